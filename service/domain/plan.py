@@ -1,0 +1,218 @@
+"""The plan: which vertebra, which needle paths, which model. The content of `plan.json`.
+
+All coordinates are patient LPS in mm of the planning CT (x to the left, y to the back, z to the head).
+Angles follow the definitions of the clinical facts sheet, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from service.errors import InputRefusedError
+
+SCHEMA = "spineprint.plan/1"
+
+Vec3 = tuple[float, float, float]
+Pedicle = Literal["left", "right"]
+
+#: Levels the product supports (paper: thoracolumbar and lumbar vertebroplasty); T8-T10 for review only.
+LEVELS = ("T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+
+
+@dataclass(frozen=True)
+class VertebraFrame:
+    """Right-handed anatomical frame of one vertebra; unit axes in LPS.
+
+    `anterior = cross(left, superior)` (facts sheet, section 3).
+    """
+
+    origin: Vec3
+    left: Vec3
+    anterior: Vec3
+    superior: Vec3
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One planned needle path, straight from `entry` (outer bone surface) to `target` (tip)."""
+
+    pedicle: Pedicle
+    entry: Vec3
+    target: Vec3
+    sagittal_deg: float
+    transverse_deg: float
+    clearance_mm: float
+
+
+@dataclass(frozen=True)
+class Vent:
+    """An opening for gas and drainage; `direction` is a unit vector pointing out of the model."""
+
+    position: Vec3
+    direction: Vec3
+    diameter_mm: float
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the solid is to be. Defaults: paper (2.0 mm shell), 13 G needle of 2.41 mm plus clearance."""
+
+    shell_mm: float = 2.0
+    channel_diameter_mm: float = 2.8
+    sleeve_wall_mm: float = 2.0
+    vents: tuple[Vent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    level: str
+    frame_of_reference_uid: str
+    vertebra_frame: VertebraFrame
+    body_centre: Vec3
+    trajectories: tuple[Trajectory, ...]
+    model: ModelSettings = field(default_factory=ModelSettings)
+
+    def trajectory(self, pedicle: Pedicle) -> Trajectory | None:
+        return next((t for t in self.trajectories if t.pedicle == pedicle), None)
+
+
+def plan_to_document(plan: Plan) -> dict[str, object]:
+    """The `spineprint.plan/1` document; floats are rounded to 1e-4 so that equal plans have equal bytes."""
+    frame = plan.vertebra_frame
+    return {
+        "schema": SCHEMA,
+        "level": plan.level,
+        "frame_of_reference_uid": plan.frame_of_reference_uid,
+        "vertebra_frame": {
+            "origin": _rounded(frame.origin),
+            "left": _rounded(frame.left, 8),
+            "anterior": _rounded(frame.anterior, 8),
+            "superior": _rounded(frame.superior, 8),
+        },
+        "body_centre": _rounded(plan.body_centre),
+        "trajectories": [
+            {
+                "pedicle": t.pedicle,
+                "entry": _rounded(t.entry),
+                "target": _rounded(t.target),
+                "sagittal_deg": round(t.sagittal_deg, 4),
+                "transverse_deg": round(t.transverse_deg, 4),
+                "clearance_mm": round(t.clearance_mm, 4),
+            }
+            for t in plan.trajectories
+        ],
+        "model": {
+            "shell_mm": plan.model.shell_mm,
+            "channel_diameter_mm": plan.model.channel_diameter_mm,
+            "sleeve_wall_mm": plan.model.sleeve_wall_mm,
+            "vents": [
+                {
+                    "position": _rounded(v.position),
+                    "direction": _rounded(v.direction, 8),
+                    "diameter_mm": v.diameter_mm,
+                }
+                for v in plan.model.vents
+            ],
+        },
+    }
+
+
+def plan_from_document(document: Mapping[str, object]) -> Plan:
+    """Read a `spineprint.plan/1` document.
+
+    Raises
+    ------
+    InputRefusedError
+        With code `plan.invalid` and the place of the first fault.
+    """
+    if document.get("schema") != SCHEMA:
+        raise _fault("schema", f"expected {SCHEMA!r}, found {document.get('schema')!r}")
+    level = document.get("level")
+    if level not in LEVELS:
+        raise _fault("level", f"expected one of {', '.join(LEVELS)}, found {level!r}")
+    frame = _mapping(document, "vertebra_frame")
+    model = _mapping(document, "model")
+    return Plan(
+        level=str(level),
+        frame_of_reference_uid=str(document.get("frame_of_reference_uid", "")),
+        vertebra_frame=VertebraFrame(
+            origin=_vec(frame, "origin"),
+            left=_vec(frame, "left"),
+            anterior=_vec(frame, "anterior"),
+            superior=_vec(frame, "superior"),
+        ),
+        body_centre=_vec(document, "body_centre"),
+        trajectories=tuple(_trajectory(t) for t in _items(document, "trajectories")),
+        model=ModelSettings(
+            shell_mm=_number(model, "shell_mm"),
+            channel_diameter_mm=_number(model, "channel_diameter_mm"),
+            sleeve_wall_mm=_number(model, "sleeve_wall_mm"),
+            vents=tuple(
+                Vent(_vec(v, "position"), _vec(v, "direction"), _number(v, "diameter_mm"))
+                for v in _items(model, "vents")
+            ),
+        ),
+    )
+
+
+def _trajectory(item: Mapping[str, object]) -> Trajectory:
+    pedicle = item.get("pedicle")
+    if pedicle not in ("left", "right"):
+        raise _fault("trajectories.pedicle", f"expected 'left' or 'right', found {pedicle!r}")
+    return Trajectory(
+        pedicle=cast(Pedicle, pedicle),
+        entry=_vec(item, "entry"),
+        target=_vec(item, "target"),
+        sagittal_deg=_number(item, "sagittal_deg"),
+        transverse_deg=_number(item, "transverse_deg"),
+        clearance_mm=_number(item, "clearance_mm"),
+    )
+
+
+def _rounded(values: Sequence[float], digits: int = 4) -> list[float]:
+    # "+ 0.0" turns a negative zero into zero, so that the same plan never differs by a sign of nothing.
+    return [round(float(v), digits) + 0.0 for v in values]
+
+
+def _mapping(document: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = document.get(key)
+    if not isinstance(value, Mapping):
+        raise _fault(key, "expected an object")
+    return value
+
+
+def _items(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
+        raise _fault(key, "expected a list of objects")
+    return value
+
+
+def _number(document: Mapping[str, object], key: str) -> float:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _fault(key, f"expected a finite number, found {value!r}")
+    return float(value)
+
+
+def _vec(document: Mapping[str, object], key: str) -> Vec3:
+    value = document.get(key)
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    ):
+        raise _fault(key, f"expected three finite numbers (LPS mm), found {value!r}")
+    return (float(value[0]), float(value[1]), float(value[2]))
+
+
+def _fault(where: str, what: str) -> InputRefusedError:
+    return InputRefusedError(
+        f"The plan is not usable: {where}: {what}.",
+        next_step="Correct this field of plan.json, or plan again with `spineprint model`.",
+        code="plan.invalid",
+        details={"where": where},
+    )

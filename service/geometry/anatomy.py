@@ -1,0 +1,84 @@
+"""What isolation finds and everything downstream starts from: one vertebra in patient space (LPS mm)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.plan import VertebraFrame
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """Points (3,) float64 LPS mm near the body centres of the target and, when known, its neighbours."""
+
+    target: Array
+    above: Array | None = None
+    below: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Endplate:
+    """Plane fitted to an endplate: `centre` (3,) LPS mm, unit `normal` pointing to the head."""
+
+    centre: Array
+    normal: Array
+    fitted: bool
+    """False when the plane was taken over from a neighbour or from the body axis (collapsed body)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pedicle:
+    """Isthmus (narrowest section) of one pedicle: `centre` (3,) LPS mm, unit `axis` pointing forward."""
+
+    side: Literal["left", "right"]
+    centre: Array
+    axis: Array
+    width_mm: float
+    height_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    frame: VertebraFrame
+    body_centre: Array
+    upper_endplate: Endplate
+    lower_endplate: Endplate
+    pedicles: tuple[Pedicle, ...]
+    canal_centre: Array
+    """(3,) LPS mm, middle of the spinal canal at pedicle height."""
+    height_mm: dict[str, float] = field(default_factory=dict)
+    """anterior, middle, posterior body height along the superior axis."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far the isolation may be trusted. `reasons` are sentences for people, worst first."""
+
+    confidence: float
+    """0..1; below the configured bar the case asks for a person."""
+    reasons: tuple[str, ...]
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Isolation:
+    """One isolated vertebra.
+
+    `mask` uint8 on the planning CT's own voxel grid (cropped), 1 inside the filled vertebra;
+    `outer` float32 signed distance to the outer bone surface, mm, negative inside, on an isotropic grid whose
+    axes are parallel to LPS, at least 4 mm wider than the bone on each side, exact to sub-voxel near zero.
+    """
+
+    level: str
+    mask: Volume
+    outer: Volume
+    landmarks: Landmarks
+    quality: Quality
+    source: Literal["fitted", "mask"]

@@ -1,0 +1,133 @@
+"""A scalar image in patient space.
+
+Frame: patient LPS, mm. Index order: `values[k, j, i]` (slice, row, column); the affine maps the index vector
+(i, j, k) of a voxel *centre* to LPS: `lps = lps_from_ijk @ (i, j, k, 1)` (DICOM PS3.3 C.7.6.2.1.1).
+A sheared affine (gantry tilt) is legal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from service.errors import GeometryError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """`values` (K, J, I), any real dtype; `lps_from_ijk` (4, 4) float64; `frame_of_reference_uid` may be ''."""
+
+    values: NDArray[Any]
+    lps_from_ijk: Array
+    frame_of_reference_uid: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.lps_from_ijk.shape != (4, 4):
+            raise GeometryError("A volume needs a 3-D array and a 4x4 affine.", code="geometry.volume")
+        if abs(np.linalg.det(self.lps_from_ijk[:3, :3])) < 1e-9:
+            raise GeometryError(
+                "The volume's affine has no extent in some direction.", code="geometry.volume"
+            )
+
+    @cached_property
+    def ijk_from_lps(self) -> Array:
+        return np.asarray(np.linalg.inv(self.lps_from_ijk), dtype=np.float64)
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along (i, j, k)."""
+        norms = np.linalg.norm(self.lps_from_ijk[:3, :3], axis=0)
+        return float(norms[0]), float(norms[1]), float(norms[2])
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.lps_from_ijk[:3, :3])) / 1000.0)
+
+    def to_lps(self, ijk: NDArray[Any]) -> Array:
+        """(N, 3) index coordinates (i, j, k) -> (N, 3) LPS mm."""
+        return np.asarray(ijk, dtype=np.float64) @ self.lps_from_ijk[:3, :3].T + self.lps_from_ijk[:3, 3]
+
+    def to_ijk(self, lps: NDArray[Any]) -> Array:
+        """(N, 3) LPS mm -> (N, 3) fractional index coordinates (i, j, k)."""
+        return np.asarray(lps, dtype=np.float64) @ self.ijk_from_lps[:3, :3].T + self.ijk_from_lps[:3, 3]
+
+    def contains(self, lps: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the (N, 3) LPS points lie between the outermost voxel centres."""
+        ijk = self.to_ijk(np.atleast_2d(lps))
+        top = np.array(self.values.shape[::-1]) - 1
+        return np.asarray(np.all((ijk >= 0) & (ijk <= top), axis=1))
+
+    def sample(self, lps: NDArray[Any], *, order: int = 1, outside: float = -1000.0) -> Array:
+        """Interpolated values at (N, 3) LPS points, (N,) float64; `outside` beyond the voxel centres."""
+        ijk = self.to_ijk(lps)
+        return np.asarray(
+            ndimage.map_coordinates(
+                self.values, ijk[:, ::-1].T, order=order, mode="constant", cval=outside, output=np.float64
+            )
+        )
+
+    def crop(self, low_ijk: tuple[int, int, int], high_ijk: tuple[int, int, int]) -> Volume:
+        """Sub-volume of index range [low, high) per axis (i, j, k), clipped to the image."""
+        size = self.values.shape[::-1]
+        low = [max(0, int(v)) for v in low_ijk]
+        high = [min(int(s), int(v)) for s, v in zip(size, high_ijk, strict=True)]
+        if any(h <= lo for lo, h in zip(low, high, strict=True)):
+            raise GeometryError(
+                "The region asked for lies outside the scan.",
+                next_step="Check that the points are LPS mm of this very scan.",
+                code="geometry.outside",
+            )
+        affine = self.lps_from_ijk.copy()
+        affine[:3, 3] = self.to_lps(np.array([low]))[0]
+        view = self.values[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+        return Volume(view, affine, self.frame_of_reference_uid)
+
+    def crop_to_lps_box(self, centre: NDArray[Any], half_mm: NDArray[Any]) -> Volume:
+        """Smallest index-aligned crop that covers the LPS box centre ± half_mm (clipped to the image)."""
+        signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
+        ijk = self.to_ijk(np.asarray(centre) + signs * np.asarray(half_mm))
+        low = np.floor(ijk.min(axis=0)).astype(int)
+        high = np.ceil(ijk.max(axis=0)).astype(int) + 1
+        return self.crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def resampled(
+        self,
+        origin: NDArray[Any],
+        axes: NDArray[Any],
+        shape_kji: tuple[int, int, int],
+        *,
+        order: int = 1,
+        outside: float = -1000.0,
+    ) -> Volume:
+        """Resample to a new grid.
+
+        Parameters
+        ----------
+        origin : (3,) LPS mm of voxel (0, 0, 0).
+        axes : (3, 3) columns are the LPS steps in mm along i, j, k.
+        shape_kji : size of the new array.
+        """
+        affine = np.eye(4)
+        affine[:3, :3] = axes
+        affine[:3, 3] = origin
+        index_from_index = self.ijk_from_lps @ affine
+        matrix = index_from_index[:3, :3][::-1, ::-1]
+        offset = index_from_index[:3, 3][::-1]
+        values = ndimage.affine_transform(
+            self.values,
+            matrix,
+            offset=offset,
+            output_shape=shape_kji,
+            order=order,
+            mode="constant",
+            cval=outside,
+            output=np.float32,
+        )
+        return Volume(values, affine, self.frame_of_reference_uid)
