@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 from service.errors import InputRefusedError
 
@@ -163,7 +163,7 @@ def _trajectory(item: Mapping[str, object]) -> Trajectory:
     if pedicle not in ("left", "right"):
         raise _fault("trajectories.pedicle", f"expected 'left' or 'right', found {pedicle!r}")
     return Trajectory(
-        pedicle=cast(Pedicle, pedicle),
+        pedicle=pedicle,
         entry=_vec(item, "entry"),
         target=_vec(item, "target"),
         sagittal_deg=_number(item, "sagittal_deg"),

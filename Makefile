@@ -1,0 +1,42 @@
+# Two commands work on a fresh Debian or Ubuntu machine: `make demo` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= demo-output
+
+.PHONY: help setup setup-test demo test lint bench run lock clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## packages, virtual environment, slicer definitions (what demo and test do first)
+	@deploy/setup.sh run
+
+setup-test:
+	@deploy/setup.sh test
+
+demo: setup ## the whole journey on simulators; CT=dir LEVEL=T11 TARGET=x,y,z [ABOVE= BELOW= MASK=] for a real study
+	@$(BIN)/python -m simulators.demo --out "$(DEMO_OUT)" \
+	  $(if $(CT),--ct "$(CT)") $(if $(LEVEL),--level "$(LEVEL)") $(if $(TARGET),--target="$(TARGET)") \
+	  $(if $(ABOVE),--above="$(ABOVE)") $(if $(BELOW),--below="$(BELOW)") $(if $(MASK),--mask "$(MASK)") $(DEMO_ARGS)
+
+test: setup-test ## lint and all tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: setup-test ## ruff, mypy strict, import directions
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup-test ## slow acceptance runs with figures
+	@$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+run: setup ## the service alone (CONFIG=file.toml)
+	@$(BIN)/spineprint serve $(if $(CONFIG),--config "$(CONFIG)")
+
+lock: ## resolve requirements again, with hashes (needs uv)
+	cd requirements && for f in runtime dev; do uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url -q --custom-compile-command "make lock" $$f.in -o $$f.txt; done
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

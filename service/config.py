@@ -1,0 +1,207 @@
+"""The one typed configuration: a TOML file, every key also as `SPINEPRINT_SECTION__KEY` in the environment.
+
+Unknown keys are faults. All faults are reported at once, with their place.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlparse
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from service.errors import ConfigError
+
+AeTitle = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
+]
+Port = Annotated[int, Field(ge=0, le=65535)]
+ENV_PREFIX = "SPINEPRINT_"
+#: Variables with our prefix that are not configuration keys.
+_ENV_OTHER = {"SPINEPRINT_CONFIG", "SPINEPRINT_DATA"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WebConfig(_Section):
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    session_hours: float = Field(12.0, gt=0)
+    or_poll_s: float = Field(1.0, gt=0, description="Retry-After given to the OR terminal")
+
+
+class PeerConfig(_Section):
+    ae_title: AeTitle
+    host: str
+    port: Port
+    roles: tuple[Literal["planning_ct", "oarm", "pacs"], ...] = ()
+
+
+class DicomConfig(_Section):
+    ae_title: AeTitle = "SPINEPRINT"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    tls_port: Port | None = None
+    quiet_s: float = Field(30.0, gt=0, description="planning study complete after this long without an image")
+    oarm_quiet_s: float = Field(3.0, gt=0)
+    require_known_peers: bool = False
+    max_associations: int = Field(32, ge=1)
+    disk_reserve_mb: int = Field(2048, ge=0)
+    peers: tuple[PeerConfig, ...] = ()
+
+
+class PrinterConfig(_Section):
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+    url: str
+    credentials_file: Path
+    poll_s: float = Field(2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _url_is_http(self) -> PrinterConfig:
+        parsed = urlparse(self.url)
+        if parsed.scheme not in ("http", "https") or not parsed.hostname:
+            raise ValueError(f"url must look like http://printer-address, found {self.url!r}")
+        return self
+
+
+class SlicerConfig(_Section):
+    engine: Path | None = None
+    resources: Path | None = None
+
+
+class ModelConfig(_Section):
+    """Paper and facts sheet: shell 2.0 mm; 13 G needle 2.413 mm; angle ranges 0-15 and 10-30 degrees."""
+
+    shell_mm: float = Field(2.0, gt=0.8, le=5)
+    channel_diameter_mm: float = Field(2.8, gt=2.413, le=6)
+    sleeve_wall_mm: float = Field(2.0, gt=0.8, le=5)
+    vent_diameter_mm: float = Field(3.0, ge=3.0, le=8)
+    target: Literal["body_centre", "anterior_third"] = "body_centre"
+    min_confidence: float = Field(0.5, ge=0, le=1)
+
+
+class SimulationConfig(_Section):
+    """Only for demonstrations and tests: lets the clock be moved forward. Refused beside real devices."""
+
+    enabled: bool = False
+
+
+class WorkerConfig(_Section):
+    executor_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "worker-1"
+    job_timeout_s: float = Field(1800, gt=0)
+
+
+class Config(_Section):
+    data_dir: Path = Path("spineprint-data")
+    database_url: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    web: WebConfig = WebConfig()
+    dicom: DicomConfig = DicomConfig()
+    printers: tuple[PrinterConfig, ...] = ()
+    slicer: SlicerConfig = SlicerConfig()
+    model: ModelConfig = ModelConfig()
+    simulation: SimulationConfig = SimulationConfig()
+    worker: WorkerConfig = WorkerConfig()
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Config:
+        faults = []
+        names = [p.name for p in self.printers]
+        faults += [
+            f"printers: name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})
+        ]
+        titles = [p.ae_title for p in self.dicom.peers]
+        faults += [
+            f"dicom.peers: {t!r} is listed twice" for t in sorted({t for t in titles if titles.count(t) > 1})
+        ]
+        if self.database_url and not self.database_url.startswith(("sqlite://", "postgresql")):
+            faults.append("database_url: expected sqlite:///... or postgresql+psycopg://...")
+        if self.simulation.enabled:
+            hosts = [urlparse(p.url).hostname or "" for p in self.printers] + [
+                p.host for p in self.dicom.peers
+            ]
+            real = [h for h in hosts if h not in ("127.0.0.1", "localhost", "::1")]
+            if real:
+                faults.append(
+                    "simulation.enabled: not allowed beside devices that are not on this machine: "
+                    + ", ".join(real)
+                )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'spineprint.sqlite3').resolve()}"
+
+    @property
+    def queue_database_url(self) -> str:
+        """The job engine's own database: disposable, rebuilt from the case states."""
+        if self.database_url.startswith("postgresql"):
+            return self.database_url
+        return f"sqlite:///{(self.data_dir / 'queue.sqlite3').resolve()}"
+
+
+def load_config(path: Path | None, environ: dict[str, str] | None = None) -> Config:
+    """Read file and environment (environment wins).
+
+    Raises
+    ------
+    ConfigError
+        Naming every fault: unreadable file, unknown key, wrong value, contradiction.
+    """
+    env = dict(os.environ if environ is None else environ)
+    chosen = path or (Path(env["SPINEPRINT_CONFIG"]) if env.get("SPINEPRINT_CONFIG") else None)
+    faults: list[str] = []
+    document: dict[str, Any] = {}
+    if chosen is not None:
+        try:
+            document = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            faults.append(f"{chosen}: cannot be read ({exc})")
+        except tomllib.TOMLDecodeError as exc:
+            faults.append(f"{chosen}: not valid TOML ({exc})")
+    faults += _merge_environment(document, env)
+    config = None
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as exc:
+        faults += [_fault_text(e) for e in exc.errors()]
+    if faults or config is None:
+        raise ConfigError(
+            "The configuration has faults:\n" + "\n".join(f"  - {f}" for f in faults),
+            next_step="Correct the file or the environment; `spineprint check-config` shows all faults at once.",
+            details={"faults": faults},
+        )
+    return config
+
+
+def _merge_environment(document: dict[str, Any], env: dict[str, str]) -> list[str]:
+    faults = []
+    for name in sorted(env):
+        if not name.startswith(ENV_PREFIX) or name in _ENV_OTHER:
+            continue
+        parts = name[len(ENV_PREFIX) :].lower().split("__")
+        field = Config.model_fields.get(parts[0])
+        if field is None or len(parts) > 2 or parts[0] == "printers":
+            faults.append(f"environment {name}: unknown key")
+            continue
+        if len(parts) == 1:
+            document[parts[0]] = env[name]
+        else:
+            section = document.setdefault(parts[0], {})
+            if isinstance(section, dict):
+                section[parts[1]] = env[name]
+    return faults
+
+
+def _fault_text(error: Any) -> str:
+    where = ".".join(str(p) for p in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    return f"{where}: {error['msg']}"
