@@ -1,0 +1,281 @@
+"""CuraEngine as the `Slicer` of the core: one separate process per job, in its own folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from adapters.cura_engine.finalise import finalise
+from adapters.cura_engine.locate import HOW_TO_INSTALL, CuraInstall, find_install
+from adapters.cura_engine.mesh_bounds import Bounds, stl_bounds
+from adapters.cura_engine.resolve import FlatDefinition, flatten
+from service.errors import GeometryError, SpineprintError, StorageError, ToolMissingError
+from service.ports import SliceResult, SliceSettings
+
+# Left head of an Ultimaker 3; 233 mm are reached only with both heads (reference/ultimaker3_api.md, 6.2).
+BED_X_MM, BED_Y_MM, BED_Z_MM = 215.0, 215.0, 200.0
+# machine_center_is_zero is false: CuraEngine puts the model's x=y=0 at half the nominal 233 x 215 plate.
+BED_FROM_PRINT_MM = (116.5, 107.5)
+_PLATE_CONTACT_TOLERANCE_MM = 0.05
+_LOG_TAIL_CHARACTERS = 2000
+_LAST_SETTING_VERSION_OF_CURA_4 = 19
+
+
+@dataclass(frozen=True)
+class CuraEngineConfig:
+    """How to run the engine. `engine` and `resources` come from [slicer] of the configuration.
+
+    The print values below are not clinical: they are Cura's, or measured on shells of 2 mm (see
+    `solid_values`). `threads` is fixed because another count changes the last digits of the file.
+    """
+
+    engine: Path | None = None
+    resources: Path | None = None
+    threads: int = 2
+    timeout_s: float = 1800.0
+    support_structure: Literal["tree", "normal"] = "tree"
+    support_angle_deg: float = 60.0
+    brim_mm: float = 7.0
+    filler_line_distance_mm: float = 4.2
+    work_folder: Path | None = None
+
+
+def solid_values() -> dict[str, object]:
+    """Walls without voids: two lines along each face, and everything between them filled completely."""
+    return {
+        "infill_sparse_density": 100,
+        "wall_line_count": 2,
+        "fill_perimeter_gaps": "everywhere",
+        "filter_out_tiny_gaps": False,
+        "top_bottom_thickness": 1.0,
+    }
+
+
+def filler_values(line_distance_mm: float) -> dict[str, object]:
+    """Settings of the cavity body: no walls or skin, sparse lightning infill under its roof only.
+
+    The engine's command line derives nothing for one mesh, so each derived value is given.
+    """
+    return {
+        "wall_line_count": 0,
+        "top_layers": 0,
+        "bottom_layers": 0,
+        "initial_bottom_layers": 0,
+        "infill_pattern": "lightning",
+        "infill_sparse_density": 10,
+        "infill_line_distance": line_distance_mm,
+        "infill_material_flow": 100,
+        "support_enable": False,
+    }
+
+
+def print_values(settings: SliceSettings, config: CuraEngineConfig) -> dict[str, object]:
+    """The user layer on top of UltiMaker's profile: the paper's print settings, literally.
+
+    The profile would print the first layer hotter (+5 C) and thicker (0.27 mm); both are pinned.
+    """
+    return {
+        "machine_extruder_count": 1,
+        "extruders_enabled_count": 1,
+        "extruder_nr": 0,
+        "material_guid": settings.material_guid,
+        "layer_height": settings.layer_mm,
+        "layer_height_0": settings.layer_mm,
+        "speed_print": settings.print_speed_mm_s,
+        **dict.fromkeys(
+            (
+                "material_print_temperature",
+                "material_print_temperature_layer_0",
+                "material_initial_print_temperature",
+                "material_final_print_temperature",
+            ),
+            settings.nozzle_c,
+        ),
+        "material_bed_temperature": settings.bed_c,
+        "material_bed_temperature_layer_0": settings.bed_c,
+        "adhesion_type": "brim" if settings.brim else "none",
+        "brim_width": config.brim_mm,
+        "support_enable": settings.support,
+        "support_structure": config.support_structure,
+        # "everywhere" fills the channel with a metre of support (reference/slicing.md, section 3)
+        "support_type": "buildplate",
+        "support_angle": config.support_angle_deg,
+        "prime_tower_enable": False,
+        **solid_values(),
+    }
+
+
+class CuraEngineSlicer:
+    """Implements `service.ports.Slicer` with an unmodified CuraEngine 4.13 or 5.x."""
+
+    def __init__(self, config: CuraEngineConfig | None = None) -> None:
+        self._config = config or CuraEngineConfig()
+
+    @cached_property
+    def _install(self) -> CuraInstall:
+        return find_install(self._config.engine, self._config.resources)
+
+    @cached_property
+    def _version(self) -> str:
+        """Version the engine states. Raises ToolMissingError when it does not run."""
+        try:
+            done = subprocess.run(
+                [str(self._install.engine), "help"], capture_output=True, timeout=60, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ToolMissingError("CuraEngine does not start.", next_step=HOW_TO_INSTALL) from error
+        text = (done.stdout + done.stderr).decode("utf-8", errors="replace")
+        match = re.search(r"version\s+(\d+(?:\.\d+)+)", text)
+        if not match:
+            raise ToolMissingError("CuraEngine does not state its version.", next_step=HOW_TO_INSTALL)
+        return match.group(1)
+
+    def describe(self) -> str:
+        """Engine and definitions in words. Raises ToolMissingError with how to install."""
+        return self._describe(self._flat(SliceSettings()))
+
+    def _describe(self, flat: FlatDefinition) -> str:
+        return f"CuraEngine {self._version}, {flat.name} definitions (setting version {flat.setting_version})"
+
+    def _flat(self, settings: SliceSettings) -> FlatDefinition:
+        flat = flatten(self._install.resources, print_values(settings, self._config))
+        engine_is_4 = self._version.startswith("4.")
+        definitions_are_4 = int(flat.setting_version or 0) <= _LAST_SETTING_VERSION_OF_CURA_4
+        if engine_is_4 != definitions_are_4:
+            raise ToolMissingError(
+                f"CuraEngine {self._version} and the printer definitions found (setting version "
+                f"{flat.setting_version}) are of different releases.",
+                next_step=HOW_TO_INSTALL,
+                code="tool.definitions",
+            )
+        return flat
+
+    def slice(
+        self,
+        part_stl: Path,
+        out: Path,
+        settings: SliceSettings,
+        *,
+        blocker_stl: Path | None = None,
+        filler_stl: Path | None = None,
+    ) -> SliceResult:
+        """Slice a closed mesh (mm, z up, on z=0, centred on x=y=0) and write the finished `out`.
+
+        Raises GeometryError (does not fit the plate), ToolMissingError, StorageError, SpineprintError
+        (`slicer.failed`, `slicer.timeout`, `slicer.empty`).
+        """
+        margin = self._config.brim_mm if settings.brim else 0.0
+        check_on_plate(stl_bounds(part_stl), margin)
+        flat = self._flat(settings)
+        meshes: dict[str, tuple[Path, Mapping[str, object]]] = {"part": (part_stl, {})}
+        if filler_stl is not None:
+            meshes["filler"] = (filler_stl, filler_values(self._config.filler_line_distance_mm))
+        if blocker_stl is not None:
+            meshes["blocker"] = (blocker_stl, {"anti_overhang_mesh": True})
+        try:
+            with tempfile.TemporaryDirectory(prefix="slicing-", dir=self._config.work_folder) as name:
+                raw, log = self._run(Path(name), flat, meshes)
+                done = finalise(raw, log, out, fixed={"EXTRUDER_TRAIN.0.MATERIAL.GUID": settings.material_guid})
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+                raise
+            raise StorageError(
+                "The sliced file could not be written: the disk is full or not writable.",
+                next_step="Free space in the data folder and the temporary folder; slicing starts again.",
+            ) from error
+        return SliceResult(
+            gcode=out,
+            print_time_s=done.print_time_s,
+            material_mm3=done.material_mm3,
+            layer_count=done.layer_count,
+            engine=self._describe(flat),
+            log_tail=_tail(log),
+        )
+
+    def _run(
+        self, folder: Path, flat: FlatDefinition, meshes: Mapping[str, tuple[Path, Mapping[str, object]]]
+    ) -> tuple[bytes, str]:
+        """Run the engine in `folder`; returns the raw file and the log."""
+        (folder / "printer.def.json").write_text(flat.to_json(), encoding="ascii")
+        threads = self._config.threads
+        command = [str(self._install.engine), "slice", "-v", f"-m{threads}", "-j", "printer.def.json", "-e0"]
+        for name, (source, values) in meshes.items():
+            # CuraEngine writes the file name into the G-code: it must say nothing about the case.
+            shutil.copyfile(source, folder / f"{name}.stl")
+            command += ["-l", f"{name}.stl"]
+            for key, value in sorted(values.items()):
+                command += ["-s", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+        command += ["-o", "raw.gcode"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LC_ALL": "C"}
+        with (folder / "engine.log").open("wb") as log_file:
+            try:
+                code = subprocess.run(
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=subprocess.STDOUT,
+                    timeout=self._config.timeout_s,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired as error:
+                raise SpineprintError(
+                    f"Slicing took longer than {self._config.timeout_s:.0f} s and was stopped.",
+                    next_step="Reduce the number of faces of the model, or raise the slicing time limit.",
+                    code="slicer.timeout",
+                ) from error
+        log = (folder / "engine.log").read_text(encoding="utf-8", errors="replace")
+        raw_path = folder / "raw.gcode"
+        if code != 0 or not raw_path.is_file():
+            raise SpineprintError(
+                f"CuraEngine {self._version} stopped with code {code} and gave no file.",
+                next_step="See the engine's last words in the details; check the model and the installation.",
+                code="slicer.failed",
+                details={"exit_code": code, "log_tail": _tail(log)},
+            )
+        return raw_path.read_bytes(), log
+
+
+def check_on_plate(bounds: Bounds, margin_mm: float) -> None:
+    """Refuse a model that is not on the plate: the engine would slice it without a word.
+
+    `bounds` in the STL's coordinates (mm); `margin_mm` is what the brim needs around it. Raises GeometryError.
+    """
+    if abs(bounds.low[2]) > _PLATE_CONTACT_TOLERANCE_MM:
+        raise GeometryError(
+            f"The model does not rest on the plate: its lowest point is at z = {bounds.low[2]:.2f} mm.",
+            next_step="Move the model so that its lowest point is at z = 0.",
+            code="geometry.off_plate",
+        )
+    limits = (BED_X_MM, BED_Y_MM)
+    for axis, (centre, limit) in enumerate(zip(BED_FROM_PRINT_MM, limits, strict=True)):
+        low = bounds.low[axis] + centre - margin_mm
+        high = bounds.high[axis] + centre + margin_mm
+        if low < 0.0 or high > limit:
+            raise GeometryError(
+                f"The model with its brim does not fit the plate along {'xy'[axis]}: it would reach from "
+                f"{low:.1f} to {high:.1f} mm of {limit:.0f} mm.",
+                next_step="Centre the model on x = y = 0 or turn it.",
+                code="geometry.off_plate",
+            )
+    if bounds.high[2] > BED_Z_MM:
+        raise GeometryError(
+            f"The model is {bounds.high[2]:.1f} mm high; the printer reaches {BED_Z_MM:.0f} mm.",
+            next_step="Turn the model so that it is lower.",
+            code="geometry.off_plate",
+        )
+
+
+def _tail(log: str) -> str:
+    """Last words of the engine without any path."""
+    return re.sub(r"(?:[A-Za-z]:)?[/\\][^\s:]+", "<path>", log[-_LOG_TAIL_CHARACTERS:]).strip()
