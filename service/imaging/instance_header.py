@@ -1,0 +1,80 @@
+"""The few facts of one stored instance that intake sorts by, read without its pixels."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from service.errors import ImagingError
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "PatientName",
+    "PatientBirthDate", "AccessionNumber", "StudyDate", "Manufacturer", "ManufacturerModelName", "SeriesDescription",
+    "StudyDescription",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InstanceHeader:
+    """Missing text is ''; UIDs are always present."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    modality: str
+    patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    accession_number: str
+    study_date: str
+    hints: str
+    """Manufacturer, model and descriptions in one line, for telling an O-arm from a planning CT."""
+
+
+def read_header(path: Path) -> InstanceHeader:
+    """Read the header of a Part-10 file.
+
+    Raises
+    ------
+    ImagingError : not DICOM, cut off inside the header, or without the UIDs that identify it.
+    """
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        values = {tag: str(dataset.get(tag) or "").strip() for tag in _TAGS}
+    except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
+            NotImplementedError, RecursionError, struct.error, OverflowError) as exc:  # fmt: skip
+        raise ImagingError(
+            f"An image file cannot be understood ({type(exc).__name__}).",
+            next_step="Send the study again; if it repeats, ask the sending system's support.",
+            code="imaging.unreadable",
+        ) from exc
+    missing = [t for t in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID") if not values[t]]
+    if missing:
+        raise ImagingError(
+            f"An image lacks {', '.join(missing)}.",
+            next_step="The sending system must supply these; send the study again from the PACS.",
+            code="imaging.no_identity",
+        )
+    hints = " | ".join(
+        values[t]
+        for t in ("Manufacturer", "ManufacturerModelName", "SeriesDescription", "StudyDescription")
+        if values[t]
+    )
+    return InstanceHeader(
+        sop_class_uid=values["SOPClassUID"],
+        sop_instance_uid=values["SOPInstanceUID"],
+        study_uid=values["StudyInstanceUID"],
+        series_uid=values["SeriesInstanceUID"],
+        modality=values["Modality"],
+        patient_id=values["PatientID"][:64],
+        patient_name=values["PatientName"][:324],
+        patient_birth_date=values["PatientBirthDate"][:8],
+        accession_number=values["AccessionNumber"][:16],
+        study_date=values["StudyDate"][:8],
+        hints=hints,
+    )

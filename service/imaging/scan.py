@@ -1,0 +1,139 @@
+"""Find the series in a folder. Any file names; files that are not DICOM images are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from service.domain.series import PatientIdentity, SeriesInfo
+from service.errors import NotFoundError
+from service.imaging import headers
+
+READ_FAILURES = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    OSError,
+)
+"""What pydicom raises for files that are not DICOM or are damaged (it has no common base class)."""
+
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One series found on disk. `files` in no particular order; `identities` has one entry when all agree."""
+
+    info: SeriesInfo
+    identities: tuple[PatientIdentity, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def identity(self) -> PatientIdentity:
+        return self.identities[0]
+
+    @property
+    def is_volume_class(self) -> bool:
+        return self.info.sop_class_uid in headers.VOLUME_CLASSES
+
+
+@dataclass(frozen=True)
+class DirectoryScan:
+    """What a folder holds. Iterating gives the series.
+
+    `skipped` are files that are not DICOM instances; `damaged` are DICOM files that cannot be parsed.
+    """
+
+    series: tuple[SeriesSummary, ...]
+    skipped: tuple[Path, ...]
+    damaged: tuple[Path, ...] = ()
+
+    def __iter__(self) -> Iterator[SeriesSummary]:
+        return iter(self.series)
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+
+def scan_directory(path: Path) -> DirectoryScan:
+    """Headers of all files below `path` (or of the one file), grouped by series."""
+    if not path.exists():
+        raise NotFoundError(
+            f"There is no folder or file '{path.name}'.",
+            next_step="Check the path.",
+            code="imaging.not_found",
+        )
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return scan_files(files)
+
+
+def scan_files(files: Sequence[Path]) -> DirectoryScan:
+    groups: dict[str, list[tuple[Path, Any]]] = {}
+    skipped, damaged = [], []
+    for file in files:
+        ds = read_header(file)
+        if ds is not None:
+            groups.setdefault(headers.text(ds, "SeriesInstanceUID") or "", []).append((file, ds))
+        elif _claims_to_be_an_instance(file):
+            damaged.append(file)
+        else:
+            skipped.append(file)
+    return DirectoryScan(
+        tuple(_summary(members) for members in groups.values()), tuple(skipped), tuple(damaged)
+    )
+
+
+def _claims_to_be_an_instance(file: Path) -> bool:
+    """Part 10 magic and not a directory file (PS3.10 section 7.1)."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+    except OSError:
+        return False
+    return head[128:132] == b"DICM" and MEDIA_DIRECTORY.encode() not in head
+
+
+def read_header(file: Path) -> Any | None:
+    """Header without pixels; None when the file is not DICOM (or a directory file) or cannot be parsed."""
+    try:
+        ds = pydicom.dcmread(file, stop_before_pixels=True)
+        for keyword in ("SOPClassUID", "SOPInstanceUID"):
+            # anonymisers empty these in the data set and leave them in the file meta
+            if not ds.get(keyword):
+                setattr(ds, keyword, ds.file_meta.get(f"MediaStorage{keyword}"))
+        if not ds.SOPClassUID or not ds.SOPInstanceUID or "DirectoryRecordSequence" in ds:
+            return None
+        # values are decoded lazily: a damaged one must show here, not later
+        headers.series_info(ds, [], 1)
+        headers.identity(ds)
+    except READ_FAILURES:
+        return None
+    return ds
+
+
+def _summary(members: Sequence[tuple[Path, Any]]) -> SeriesSummary:
+    # a localiser filed with the slices must not give the series its face
+    first = next((ds for _, ds in members if not is_localiser(ds)), members[0][1])
+    syntaxes = [str(ds.file_meta.get("TransferSyntaxUID", "")) for _, ds in members]
+    images = sum(headers.frame_count(ds) for _, ds in members)
+    info = headers.series_info(first, syntaxes, images)
+    flags = [headers.is_lossy(ds, syntax) for (_, ds), syntax in zip(members, syntaxes, strict=True)]
+    identities = list(dict.fromkeys(headers.identity(ds) for _, ds in members))
+    return SeriesSummary(
+        replace(info, lossy=headers.any_lossy(flags)), tuple(identities), tuple(file for file, _ in members)
+    )
+
+
+def is_localiser(ds: Any) -> bool:
+    return any(word in ("LOCALIZER", "SCOUT") for word in headers.texts(ds, "ImageType"))
