@@ -1,0 +1,91 @@
+"""What the CT says about bone, resampled so that fitting is fast and independent of the scan's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from service.errors import GeometryError
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+Grid = NDArray[np.float32]
+
+#: HU range in which soft tissue around the spine lies; its median is the patient's own soft-tissue level.
+SOFT_TISSUE_HU = (0.0, 110.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A 1 mm grid parallel to LPS around one vertebra and its neighbours; arrays are (Z, Y, X)."""
+
+    origin: Array
+    """(3,) LPS mm of voxel (0, 0, 0)."""
+    step_mm: float
+    hu: Grid
+    inside_scan: NDArray[np.bool_]
+    soft_hu: float
+    coarse: Grid
+    """Bone evidence -0.4..1.2 relative to soft tissue, blurred by 2 mm."""
+    fine: Grid
+    """The same, blurred by 0.7 mm."""
+
+    def volume(self, values: NDArray[Any], frame_of_reference_uid: str = "") -> Volume:
+        """Values on this grid as a volume."""
+        affine = np.diag([self.step_mm, self.step_mm, self.step_mm, 1.0])
+        affine[:3, 3] = self.origin
+        return Volume(values, affine, frame_of_reference_uid)
+
+    def index_of(self, points: Array) -> Array:
+        """(..., 3) LPS mm -> fractional (i, j, k)."""
+        return np.asarray((points - self.origin) / self.step_mm)
+
+
+def trilinear(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Array:
+    """Values at fractional (..., 3) (i, j, k) indices; `outside` beyond the grid."""
+    flat = index.reshape(-1, 3).T[::-1]
+    found = ndimage.map_coordinates(values, flat, order=1, mode="constant", cval=outside, output=np.float32)
+    return np.asarray(found).reshape(index.shape[:-1])
+
+
+def gather_evidence(ct: Volume, low_lps: Array, high_lps: Array, *, step_mm: float = 1.0) -> Evidence:
+    """Resample the LPS box [low, high] of `ct`.
+
+    Outside the scan the evidence is neutral (soft tissue), so that a shape is neither drawn to nor pushed
+    from the edge.
+
+    Raises
+    ------
+    GeometryError
+        When the box does not meet the scan or holds no soft tissue at all.
+    """
+    shape = np.ceil((high_lps - low_lps) / step_mm).astype(int) + 1
+    part = ct.crop_to_lps_box((low_lps + high_lps) / 2, (high_lps - low_lps) / 2 + 2 * max(ct.spacing_mm))
+    grid = part.resampled(
+        low_lps, np.eye(3) * step_mm, (int(shape[2]), int(shape[1]), int(shape[0])), outside=-32768.0
+    )
+    inside = grid.values > -4096.0
+    hu = np.clip(grid.values, -200.0, 1500.0).astype(np.float32)
+    soft = hu[inside & (hu > SOFT_TISSUE_HU[0]) & (hu < SOFT_TISSUE_HU[1])]
+    if soft.size < 1000:
+        raise GeometryError(
+            "There is no soft tissue around the point, so this is not the inside of a body.",
+            next_step="Check that the point is in LPS mm of this scan and lies in the vertebral body.",
+            code="geometry.seed_in_air",
+        )
+    level = float(np.median(soft))
+    hu[~inside] = level
+    bone = np.clip((hu - level) / 250.0, -0.4, 1.2)
+    return Evidence(
+        origin=np.asarray(low_lps, dtype=np.float64),
+        step_mm=step_mm,
+        hu=hu,
+        inside_scan=inside,
+        soft_hu=level,
+        coarse=ndimage.gaussian_filter(bone, 2.0 / step_mm),
+        fine=ndimage.gaussian_filter(bone, 0.7 / step_mm),
+    )
