@@ -1,0 +1,82 @@
+"""Everything about the simulated machine that can be switched, with what the reference sheet says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass
+class Options:
+    """Switches. Durations end in `_s` (machine time) or `_wall_s` (the time of the person watching)."""
+
+    name: str = "um3-sim"
+    auto_allow: bool = False
+    """Press "allow" on every pairing prompt."""
+    clear_after_wall_s: float | None = None
+    """A person takes the part off this long after the print has ended; None waits for the panel."""
+
+    firmware: str = "4.3.3.20180529"
+    """Below 4.0 the early shapes are served (no result, no validate_header, short history entries)."""
+    variant: str = "Ultimaker 3"
+    typeid: int = 9066
+
+    denied_status: int = 401
+    """Answer to credentials that are not allowed (sheet section 3: 401 or 403)."""
+    nonce_lifetime_wall_s: float = 300.0
+    check_nc: bool = False
+    stale_flag: bool = False
+    check_window_wall_s: float = 60.0
+    """How long `auth/check` says `authorized` after the press."""
+    prompt_timeout_wall_s: float = 300.0
+
+    busy_status: int = 405
+    no_file_status: int = 400
+    bad_header_status: int = 400
+    on_bad_header: str = "refuse"
+    """`refuse` with a 4xx, or `fail`: accept, then end at once with result Failed."""
+    on_mismatch: str = "prompt"
+    """Wrong core or material: `prompt` (wait_user_action), `start` or `refuse`."""
+    after_power_cut: str = "history"
+    """`history`: an entry without result or end; `reboot_job`: the job waits for clean-up, source Reboot."""
+
+    none_s: float = 1.0
+    abort_none_s: float = 3.0
+    homing_s: float = 25.0
+    levelling_s: float = 110.0
+    pausing_s: float = 4.0
+    resuming_s: float = 8.0
+    post_print_s: float = 60.0
+    boot_dead_s: float = 15.0
+    """From power on to the first HTTP answer."""
+    booting_s: float = 30.0
+    """How long the answer then is `booting`."""
+
+    ambient_c: float = 22.0
+    width_mm: float = 215.0
+    depth_mm: float = 215.0
+    height_mm: float = 200.0
+
+    @property
+    def early_firmware(self) -> bool:
+        return int(self.firmware.split(".")[0]) < 4
+
+    def change(self, name: str, value: object) -> None:
+        """Set one switch from text or JSON. Raises ValueError for an unknown name or a value of another kind."""
+        known = {f.name: f.type for f in fields(self)}
+        if name not in known:
+            raise ValueError(f"unknown option {name}; known: {', '.join(sorted(known))}")
+        setattr(self, name, _convert(name, str(known[name]), value))
+
+
+def _convert(name: str, kind: str, value: object) -> object:
+    text = str(value)
+    try:
+        if kind == "bool":
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind == "int":
+            return int(text)
+        if kind.startswith("float"):
+            return None if value is None or text.lower() == "none" else float(text)
+    except (KeyError, ValueError) as exc:
+        raise ValueError(f"option {name} wants {kind}, not {text!r}") from exc
+    return text

@@ -1,0 +1,200 @@
+"""Everything of one simulated printer in one place, and its memory on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from simulators.ultimaker.auth import Gatekeeper
+from simulators.ultimaker.clock import MachineClock
+from simulators.ultimaker.faults import EVENTS, Fault, FaultBoard
+from simulators.ultimaker.gcode import GcodeFile, plain_bytes, read_gcode
+from simulators.ultimaker.job import History, Job
+from simulators.ultimaker.machine import BusyError, Machine, Slot
+from simulators.ultimaker.options import Options
+
+SCHEMA = "um3-sim/1"
+
+
+class UploadRefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A received file, read. Made beside the event loop, since a large file takes a second or two."""
+
+    size: int
+    sha256: str
+    gcode_sha256: str = ""
+    gcode: GcodeFile | None = None
+    fault: str = ""
+
+    @classmethod
+    def read(cls, data: bytes) -> Upload:
+        sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            plain = plain_bytes(data)
+        except ValueError as exc:
+            return cls(len(data), sha256, fault=str(exc))
+        return cls(len(data), sha256, hashlib.sha256(plain).hexdigest(), read_gcode(plain))
+
+
+@dataclass
+class Simulator:
+    options: Options
+    clock: MachineClock
+    state_file: Path | None = None
+    machine: Machine = field(init=False)
+    gatekeeper: Gatekeeper = field(init=False)
+    faults: FaultBoard = field(default_factory=FaultBoard)
+    uploads: list[dict[str, Any]] = field(default_factory=list)
+    """Every body that arrived whole at POST print_job, with the status it was answered."""
+    materials: dict[str, str] = field(default_factory=dict)
+    led: dict[str, float] = field(
+        default_factory=lambda: {"brightness": 100.0, "hue": 0.0, "saturation": 0.0}
+    )
+    _saved_clients: int = 0
+
+    def __post_init__(self) -> None:
+        self.machine = Machine(self.options, self.clock)
+        self.gatekeeper = Gatekeeper(self.options)
+        if self.state_file is not None and self.state_file.exists():
+            self._load(json.loads(self.state_file.read_text()))
+
+    # --- a job arrives -----------------------------------------------------------------------------------
+
+    def begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+        """Start a print of what was received. Raises UploadRefusedError with the status to answer."""
+        note: dict[str, Any] = {"name": name, "bytes": upload.size, "received_at": _wall_now()}
+        self.uploads.append(note)
+        try:
+            job = self._begin(upload, name, user, application)
+        except UploadRefusedError as exc:
+            note["status"] = exc.status
+            raise
+        note["status"] = 201
+        # the start is on disk before the client may hear of it, as the print is on the plate
+        self.save()
+        return job
+
+    def _begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+        self.machine.advance()
+        if self.machine.status != "idle":
+            raise UploadRefusedError(self.options.busy_status, "Printer is busy")
+        gcode = upload.gcode
+        if gcode is None:
+            raise UploadRefusedError(self.options.bad_header_status, upload.fault)
+        if gcode.header_faults and self.options.on_bad_header == "refuse":
+            raise UploadRefusedError(self.options.bad_header_status, "Invalid header")
+        if self.options.on_mismatch == "refuse" and self.machine.mismatches(gcode):
+            raise UploadRefusedError(self.options.bad_header_status, "Configuration mismatch")
+        received = {
+            "sha256": upload.sha256,
+            "gcode_sha256": upload.gcode_sha256,
+            "bytes": upload.size,
+            "layers": len(gcode.layers),
+            "received_at": _wall_now(),
+        }
+        try:
+            return self.machine.start(gcode, name, user, application, received)
+        except BusyError as exc:
+            raise UploadRefusedError(self.options.busy_status, "Printer is busy") from exc
+
+    # --- things that happen ------------------------------------------------------------------------------
+
+    def happen(self, fault: Fault) -> None:
+        """Set a fault, or let a one-off event happen. Raises ValueError for an unknown kind."""
+        if fault.kind not in EVENTS:
+            self.faults.set(fault)
+            return
+        machine = self.machine
+        if fault.kind == "reboot":
+            machine.power_off()
+            machine.power_on()
+        elif fault.kind == "power_cut":
+            machine.power_off()
+        elif fault.kind == "power_on":
+            machine.power_on()
+        elif fault.kind == "panel_abort":
+            machine.abort()
+        elif fault.kind == "panel_pause":
+            machine.pause("display")
+        elif fault.kind == "wrong_core":
+            machine.set_core(0, fault.value or "BB 0.4")
+        elif fault.kind == "wrong_material":
+            machine.set_material(0, fault.value or "86a89ceb-4159-47f6-ab97-e9953803d70f")
+        elif fault.kind == "nonce_expiry":
+            self.gatekeeper.expire_nonces()
+        else:
+            self.gatekeeper.clients.clear()
+        self.save()
+
+    def tick(self) -> None:
+        """Carry the machine to the present and write down what changed."""
+        self.machine.advance()
+        if self.machine.dirty or len(self.gatekeeper.clients) != self._saved_clients:
+            self.save()
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the memory whole or not at all; without a state file there is none."""
+        self.machine.dirty = False
+        self._saved_clients = len(self.gatekeeper.clients)
+        if self.state_file is None:
+            return
+        job = self.machine.job
+        document = {
+            "schema": SCHEMA,
+            "now_s": self.clock.now_s(),
+            "clients": self.gatekeeper.document(),
+            "slots": [asdict(s) for s in self.machine.slots],
+            "history": self.machine.history.entries,
+            "events": self.machine.history.events,
+            "ledger": self.machine.ledger,
+            "job": None if job is None else _kept(job),
+        }
+        temporary = self.state_file.with_suffix(".new")
+        with temporary.open("w") as out:
+            json.dump(document, out)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(self.state_file)
+
+    def _load(self, document: Mapping[str, Any]) -> None:
+        """Come back after the power was gone: what was running then is lost, what had ended still lies there."""
+        if document.get("schema") != SCHEMA:
+            raise ValueError("the state file is of another kind")
+        self.clock.advance(max(0.0, float(document["now_s"]) - self.clock.now_s()))
+        self.gatekeeper.load(document["clients"])
+        machine = self.machine
+        machine.slots = [Slot(**s) for s in document["slots"]]
+        machine.history = History(document["history"], document["events"])
+        machine.ledger = document["ledger"]
+        if document["job"] is not None:
+            gcode = read_gcode(b"")
+            machine.job = Job(
+                gcode=gcode, phase="printing", phase_since_s=self.clock.now_s(), **document["job"]
+            )
+            machine.job.printed_s = gcode.duration_s if machine.job.result == "Finished" else 0.0
+            machine.power_off()
+        machine.on = False
+        machine.power_on()
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    names = ("uuid", "name", "user", "application", "started_s", "source", "result", "finished_s")
+    return {name: getattr(job, name) for name in names}
+
+
+def _wall_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
