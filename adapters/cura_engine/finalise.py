@@ -31,7 +31,8 @@ _KEPT_COMMENT = re.compile(
     rb"|TYPE:[A-Z-]+|MESH:(?:part|filler|blocker)\.stl|MESH:NONMESH)\Z"
 )
 _MOVE = re.compile(
-    rb"^G([01])(?: F[\d.]+)?(?: X(-?[\d.]+))?(?: Y(-?[\d.]+))?(?: Z(-?[\d.]+))?(?: E(-?[\d.]+))?$", re.MULTILINE
+    rb"^G([01])(?: F[\d.]+)?(?: X(-?[\d.]+))?(?: Y(-?[\d.]+))?(?: Z(-?[\d.]+))?(?: E(-?[\d.]+))?$",
+    re.MULTILINE,
 )
 _GZIP_LEVEL = 6
 
@@ -138,9 +139,7 @@ def _print_size(body: bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Bounds in mm on the plate of the nozzle path while it extrudes."""
     moves = _MOVE.findall(body)
     table = np.array(moves, dtype="S12").reshape(-1, 5)
-    extrudes = (
-        (table[:, 0] == b"1") & (table[:, 4] != b"") & ((table[:, 1] != b"") | (table[:, 2] != b""))
-    )
+    extrudes = (table[:, 0] == b"1") & (table[:, 4] != b"") & ((table[:, 1] != b"") | (table[:, 2] != b""))
     # A line is printed from the position before it to its own end: both count.
     involved = extrudes | np.append(extrudes[1:], False)
     if not extrudes.any():

@@ -145,6 +145,8 @@ def _is_program(path: Path) -> bool:
 
 def _install_roots(platform: str, home: Path, root: Path) -> Iterator[Path]:
     """Possible installations of UltiMaker Cura, newest version first."""
+    folders: tuple[Path, ...]
+    patterns: tuple[str, ...]
     if platform == "darwin":
         folders, patterns = (root / "Applications", home / "Applications"), ("*[Cc]ura*.app",)
     elif platform == "win32":

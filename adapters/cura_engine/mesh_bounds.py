@@ -39,4 +39,6 @@ def stl_bounds(path: Path) -> Bounds:
     if points.size == 0 or not np.isfinite(points).all():
         raise GeometryError("The model file is not a readable STL.", next_step="Build the model again.")
     low, high = points.min(axis=0), points.max(axis=0)
-    return Bounds((float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2])))
+    return Bounds(
+        (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
+    )

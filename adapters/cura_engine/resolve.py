@@ -193,7 +193,7 @@ def _typed(value: object, kind: str) -> object:
         raise ExpressionError(f"'{text}' is not a number") from error
     if kind == "bool":
         return text.lower() in {"true", "yes", "on", "1"}
-    if kind.startswith("[") or kind.startswith("polygon"):
+    if kind.startswith(("[", "polygon")):
         return json.loads(text) if text else []
     return value
 

@@ -1,0 +1,141 @@
+"""Is a channel open in the printed lines? Distances from the lines to the channel's axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gcode.reader import FloatArray, Gcode
+
+Point = Sequence[float]
+_STATION_MM = 1.0
+_WALL_SEARCH_MM = 1.5
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A straight round channel from its mouth `entry` to its blind end `target`, in print coordinates (mm)."""
+
+    entry: Point
+    target: Point
+    radius_mm: float
+
+
+@dataclass(frozen=True)
+class Openness:
+    """What was found along one channel, in mm.
+
+    `free_radius` is the smallest distance from the axis to the edge of a printed line; `nearest_model` and
+    `nearest_support` are centre-line distances (inf when there is none near); `blocked_line` is the line
+    number of the nearest move; `walled_fraction` is the share of the axis with model material around it.
+    """
+
+    free_radius: float
+    nearest_model: float
+    nearest_support: float
+    blocked_line: int
+    walled_fraction: float
+
+
+@dataclass(frozen=True)
+class Beads:
+    """Printed lines as beads in print coordinates: ends (N, 3) at mid-height, width (N), flags and line numbers."""
+
+    start: FloatArray
+    end: FloatArray
+    width: FloatArray
+    is_support: NDArray[np.bool_]
+    line: NDArray[np.int64]
+
+
+def beads(gcode: Gcode, *, bed_from_print_mm: Point, layer_mm: float, filament_mm2: float) -> Beads:
+    """All printed lines of the file. The nozzle rides on top of its line, so beads lie half a layer lower."""
+    printed = gcode.is_printed_line & ~np.isnan(gcode.start).any(axis=1)
+    shift = np.array([bed_from_print_mm[0], bed_from_print_mm[1], layer_mm / 2.0])
+    start, end = gcode.start[printed] - shift, gcode.end[printed] - shift
+    length = np.maximum(np.linalg.norm(end - start, axis=1), 1e-3)
+    # Very short moves round the extruder's counter coarsely; a line is never wider than the limit of the audit.
+    width = np.minimum(gcode.extruded[printed] * filament_mm2 / (length * layer_mm), 1.0)
+    support = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE")[printed]
+    return Beads(start, end, width, support, gcode.line[printed])
+
+
+def openness(channel: Channel, lines: Beads) -> Openness:
+    """Measure one channel. The last radius before the blind end is left out: its floor is meant to be there."""
+    entry, target = np.asarray(channel.entry, float), np.asarray(channel.target, float)
+    length = float(np.linalg.norm(target - entry))
+    direction = (target - entry) / max(length, 1e-9)
+    stop = entry + direction * max(length - channel.radius_mm, length / 2.0)
+    reach = channel.radius_mm + _WALL_SEARCH_MM + 1.0
+    near = _touches_box(lines, np.minimum(entry, stop) - reach, np.maximum(entry, stop) + reach)
+    start, end = lines.start[near], lines.end[near]
+    if not start.size:
+        return Openness(float("inf"), float("inf"), float("inf"), 0, 0.0)
+    distance = segment_distance(start, end, entry, stop)
+    support = lines.is_support[near]
+    free = distance - lines.width[near] / 2.0
+    worst = int(np.argmin(free))
+    return Openness(
+        free_radius=float(free[worst]),
+        nearest_model=_least(distance[~support]),
+        nearest_support=_least(distance[support]),
+        blocked_line=int(lines.line[near][worst]),
+        walled_fraction=_walled(start[~support], end[~support], entry, stop, channel.radius_mm),
+    )
+
+
+def _touches_box(lines: Beads, low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:
+    below = np.maximum(lines.start, lines.end) < low
+    above = np.minimum(lines.start, lines.end) > high
+    return np.asarray(~np.any(below | above, axis=1), dtype=np.bool_)
+
+
+def _least(values: FloatArray) -> float:
+    return float(values.min()) if values.size else float("inf")
+
+
+def _walled(
+    start: FloatArray, end: FloatArray, entry: FloatArray, stop: FloatArray, radius_mm: float
+) -> float:
+    """Share of stations along the axis with a model line no further than radius + 1.5 mm.
+
+    A channel looked for in the wrong place would be found wonderfully open; this tells it from a real one.
+    """
+    count = max(2, round(float(np.linalg.norm(stop - entry)) / _STATION_MM))
+    stations = entry + np.linspace(0.0, 1.0, count)[:, None] * (stop - entry)
+    limit = radius_mm + _WALL_SEARCH_MM
+    hits = [
+        bool((segment_distance(start, end, s, s) <= limit).any()) if len(start) else False for s in stations
+    ]
+    return float(np.mean(hits))
+
+
+def segment_distance(start: FloatArray, end: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Least distance (N) between segments start-end (N, 3) and the segment a-b (3). Ericson 2005, 5.1.9."""
+    d1, d2 = end - start, b - a
+    r = start - a
+    aa = np.einsum("ij,ij->i", d1, d1)
+    ee = float(d2 @ d2)
+    f = r @ d2
+    c = np.einsum("ij,ij->i", d1, r)
+    bb = d1 @ d2
+    safe_aa = np.where(aa > 1e-12, aa, 1.0)
+    if ee < 1e-12:
+        s = np.where(aa > 1e-12, np.clip(-c / safe_aa, 0, 1), 0.0)
+        t = np.zeros_like(s)
+    else:
+        denominator = aa * ee - bb * bb
+        parallel = denominator < 1e-12
+        s = np.where(parallel, 0.0, np.clip((bb * f - c * ee) / np.where(parallel, 1.0, denominator), 0, 1))
+        t = (bb * s + f) / ee
+        # where the foot falls off the axis, clamp it and take the best point of the other segment again
+        s = np.where(
+            t < 0, np.clip(-c / safe_aa, 0, 1), np.where(t > 1, np.clip((bb - c) / safe_aa, 0, 1), s)
+        )
+        s = np.where(aa > 1e-12, s, 0.0)
+        t = np.clip(t, 0.0, 1.0)
+    gap = r + s[:, None] * d1 - t[:, None] * d2
+    return np.asarray(np.linalg.norm(gap, axis=1), dtype=np.float64)

@@ -1,0 +1,264 @@
+"""The single checks of the audit. Each gets the file and what was ordered, and yields findings.
+
+No message repeats text of the file: a comment that should not be there may hold a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.gcode.expected import ExpectedPrint, Finding, PartSize
+from service.gcode.header import KNOWN_PLA_GUIDS, Header
+from service.gcode.reader import Gcode, commands
+
+MODEL_KINDS = ("WALL-OUTER", "WALL-INNER", "SKIN", "FILL")
+SUPPORT_KINDS = ("SUPPORT", "SUPPORT-INTERFACE")
+FILLER_MESH = "filler.stl"
+
+_ALLOWED: dict[str, str] = {
+    "T0": "",
+    "G90": "",
+    "G91": "",
+    "G92": r"E-?\d+(\.\d+)?",
+    "G280": r"(S1)?",
+    "M82": "",
+    "M104": r"(T0 )?S\d+(\.\d+)?",
+    "M106": r"S\d+(\.\d+)?",
+    "M107": "",
+    "M109": r"(T0 )?S\d+(\.\d+)?",
+    "M204": r"S\d+",
+    "M205": r"X\d+(\.\d+)?( Y\d+(\.\d+)?)?",
+}
+_KNOWN_COMMENTS = re.compile(
+    r";(LAYER:\d+|LAYER_COUNT:\d+|TIME_ELAPSED:\d+(\.\d+)?|MESH:(part\.stl|filler\.stl|NONMESH)"
+    r"|TYPE:(SKIRT|WALL-OUTER|WALL-INNER|SKIN|FILL|SUPPORT|SUPPORT-INTERFACE|PRIME-TOWER)"
+    r"|Generated with Cura_SteamEngine [\w.+-]+)"
+)
+_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|(^|[\s:=\"'])~?/[\w.-]+/|file:|\w/\w+/\w")
+_LONGEST_RETRACTION_MM = 8.0
+_MEAN_WIDTH_MM = (0.2, 0.6)
+_WIDEST_LINE_MM = 1.0
+_SHORT_MOVE_MM = 0.3
+
+
+def check_header(header: Header, expected: ExpectedPrint) -> Iterator[Finding]:
+    for fault in header.faults:
+        yield Finding("header.form", fault[0].upper() + fault[1:] + ".")
+    if header.values.get("HEADER_VERSION") != "0.1":
+        yield Finding("header.version", "The header version is not 0.1.")
+    if header.values.get("FLAVOR") != expected.flavour:
+        yield Finding("header.flavour", f"The G-code flavour is not {expected.flavour}.")
+    if header.values.get("TARGET_MACHINE.NAME") not in expected.machines:
+        yield Finding("header.machine", "The file is for another machine than the Ultimaker 3.")
+    if any(re.match(r"EXTRUDER_TRAIN\.(?!0\.)", key) for key in header.values):
+        yield Finding("extruder.second", "The header asks for a second extruder.")
+    train = "EXTRUDER_TRAIN.0."
+    guid = header.values.get(train + "MATERIAL.GUID", "")
+    if guid != expected.material_guid or guid not in KNOWN_PLA_GUIDS:
+        yield Finding("header.material", "The material is not the PLA that was ordered.")
+    if header.values.get(train + "NOZZLE.NAME") != expected.nozzle_name:
+        yield Finding("header.nozzle", f"The print core is not {expected.nozzle_name}.")
+    numbers = (
+        (train + "INITIAL_TEMPERATURE", expected.nozzle_c, "temperature.nozzle", "Nozzle temperature"),
+        ("BUILD_PLATE.INITIAL_TEMPERATURE", expected.bed_c, "temperature.bed", "Bed temperature"),
+        (train + "NOZZLE.DIAMETER", expected.nozzle_mm, "header.nozzle", "Nozzle diameter"),
+    )
+    for key, wanted, code, words in numbers:
+        value = header.number(key)
+        if not abs(value - wanted) <= expected.temperature_tolerance_c:
+            yield Finding(code, f"{words} in the header is {value:g}, ordered was {wanted:g}.")
+
+
+def check_comments(gcode: Gcode, forbidden_words: Sequence[str]) -> Iterator[Finding]:
+    """Only comments of a known form; no path; none of the given words anywhere, in any case."""
+    words = [word.casefold() for word in forbidden_words if len(word.strip()) >= 2]
+    for line in (*gcode.header, *gcode.others):
+        text = line.text
+        if _PATH.search(text):
+            yield Finding("comment.path", f"Line {line.number} holds a file path.")
+        if any(word in text.casefold() for word in words):
+            yield Finding(
+                "comment.forbidden", f"Line {line.number} holds a word that must not leave the house."
+            )
+    for line in gcode.others:
+        if ";" in line.text and not _KNOWN_COMMENTS.fullmatch(line.text.strip()):
+            yield Finding("comment.unknown", f"Line {line.number} has a comment of unknown form.")
+
+
+def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
+    for fault in gcode.faults:
+        yield Finding("command.unreadable", fault[0].upper() + fault[1:] + ".")
+    found = commands(gcode)
+    for word, lines in found.items():
+        if re.fullmatch(r"T\d+", word) and word != "T0":
+            yield Finding("extruder.second", f"Line {lines[0].number} changes to another extruder.")
+        elif word not in _ALLOWED:
+            yield Finding("command.forbidden", f"Line {lines[0].number} has a command that is not allowed.")
+        else:
+            pattern = re.compile(_ALLOWED[word])
+            bad = [t for t in lines if not pattern.fullmatch(t.text.strip()[len(word) :].strip())]
+            if bad:
+                yield Finding(
+                    "command.forbidden", f"Line {bad[0].number} has a command with an odd argument."
+                )
+    yield from _nozzle_temperature(gcode, expected)
+
+
+def _nozzle_temperature(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
+    heats = [
+        (line.number, float(match.group(2)))
+        for word in ("M104", "M109")
+        for line in commands(gcode).get(word, [])
+        if (match := re.search(r"(^|\s)S(\d+(?:\.\d+)?)", line.text))
+    ]
+    heats.sort()
+    printed = gcode.line[gcode.is_printed_line]
+    last = int(printed[-1]) if printed.size else 0
+    first = int(printed[0]) if printed.size else 0
+    for number, value in heats:
+        if number < last and abs(value - expected.nozzle_c) > expected.temperature_tolerance_c:
+            yield Finding(
+                "temperature.nozzle",
+                f"Line {number} sets the nozzle to {value:g}, not {expected.nozzle_c:g}.",
+            )
+    if not any(number < first for number, _ in heats):
+        yield Finding("temperature.nozzle", "The nozzle is not heated before the first line.")
+    if not heats or heats[-1][0] < last or heats[-1][1] != 0.0:
+        yield Finding("temperature.end", "The nozzle is not switched off at the end.")
+
+
+def check_layers(gcode: Gcode, header: Header, expected: ExpectedPrint, part: PartSize) -> Iterator[Finding]:
+    counts = [
+        int(m.group(1)) for t in gcode.others if (m := re.fullmatch(r";LAYER_COUNT:(\d+)", t.text.strip()))
+    ]
+    numbers = [
+        int(m.group(1)) for t in gcode.others if (m := re.fullmatch(r";LAYER:(-?\d+)", t.text.strip()))
+    ]
+    if len(counts) != 1 or counts[0] <= 0:
+        yield Finding("layer.count", "The number of layers is not stated once.")
+    elif numbers != list(range(counts[0])):
+        yield Finding("layer.missing", f"The layers are not numbered 0 to {counts[0] - 1} without a gap.")
+    height = part.high[2] - part.low[2]
+    if abs(len(numbers) - height / expected.layer_mm) > 1.5:
+        yield Finding("layer.count", f"{len(numbers)} layers do not make the model's {height:.2f} mm.")
+    printed = gcode.is_printed_line
+    layer, top = gcode.layer[printed], gcode.end[printed, 2]
+    off = np.abs(top - (layer + 1) * expected.layer_mm) > expected.layer_tolerance_mm
+    slanted = np.abs(gcode.start[printed, 2] - top) > expected.layer_tolerance_mm
+    if off.any() or slanted.any():
+        number = int(gcode.line[printed][off | slanted][0])
+        yield Finding("layer.height", f"From line {number} on layers are not {expected.layer_mm:g} mm apart.")
+    model = part_lines(gcode)
+    empty = len(numbers) - len(np.unique(gcode.layer[model]))
+    if empty > 0:
+        yield Finding("layer.missing", f"{empty} layers print nothing of the model.")
+    yield from _ending(gcode, header)
+
+
+def _ending(gcode: Gcode, header: Header) -> Iterator[Finding]:
+    times = [
+        float(t.text.split(":")[1]) for t in gcode.others if re.fullmatch(r";TIME_ELAPSED:[\d.]+", t.text)
+    ]
+    stated = header.number("PRINT.TIME")
+    if not times or not abs(times[-1] - stated) <= max(2.0, 0.01 * stated):
+        yield Finding("file.end", "The file ends at another time than its header states.")
+
+
+def check_speeds(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
+    printed = gcode.is_printed_line
+    for index, name in enumerate(gcode.kinds):
+        chosen = printed & (gcode.kind == index)
+        if not chosen.any():
+            continue
+        share = expected.speed_shares.get(name)
+        if share is None:
+            yield Finding("speed.kind", "Lines are printed outside any known feature type.")
+            continue
+        limit = share * expected.print_speed_mm_s + expected.speed_tolerance_mm_s
+        feed = gcode.feed[chosen]
+        if not np.nanmax(feed) <= limit or np.isnan(feed).any():
+            yield Finding(
+                "speed.high", f"{name} is printed at {np.nanmax(feed):.1f} mm/s, allowed {limit:.1f}."
+            )
+
+
+def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: PartSize) -> Iterator[Finding]:
+    limits = np.array(expected.volume_mm)
+    positions = gcode.end[~np.isnan(gcode.end).any(axis=1)]
+    if not len(positions) or (positions < 0.0).any() or (positions > limits).any():
+        yield Finding("extent.bed", "The nozzle would leave the build volume.")
+    printed = gcode.is_printed_line
+    if not printed.any():
+        yield Finding("extent.empty", "Nothing is printed.")
+        return
+    points = np.vstack((gcode.start[printed], gcode.end[printed]))
+    for end, found in (("MIN", np.nanmin(points, axis=0)), ("MAX", np.nanmax(points, axis=0))):
+        stated = np.array([header.number(f"PRINT.SIZE.{end}.{axis}") for axis in "XYZ"])
+        if not (np.abs(stated - found) <= 0.5).all():
+            yield Finding("extent.header", f"The header's {end} size is not that of the printed lines.")
+    model = part_lines(gcode)
+    if model.any():
+        shift = np.array([*expected.bed_from_print_mm, 0.0])
+        points = np.vstack((gcode.start[model], gcode.end[model])) - shift
+        below = np.nanmin(points, axis=0)[:2] - np.array(part.low[:2])
+        above = np.array(part.high[:2]) - np.nanmax(points, axis=0)[:2]
+        if (np.concatenate((below, above)) < -0.1).any() or (np.concatenate((below, above)) > 1.5).any():
+            yield Finding("extent.model", "The printed lines do not lie where the model lies.")
+
+
+def check_extrusion(
+    gcode: Gcode, header: Header, expected: ExpectedPrint, part: PartSize
+) -> Iterator[Finding]:
+    area = expected.filament_mm2
+    printed = gcode.is_printed_line
+    ratio = float(gcode.extruded[part_lines(gcode)].sum()) * area / part.volume_mm3
+    low, high = expected.volume_ratio
+    if not low <= ratio <= high:
+        yield Finding("extrusion.volume", f"The part gets {ratio:.2f} times the plastic of its volume.")
+    total = float(gcode.extruded[printed].sum()) * area
+    stated = header.number("EXTRUDER_TRAIN.0.MATERIAL.VOLUME_USED")
+    if not abs(total - stated) <= max(10.0, 0.01 * stated):
+        yield Finding("extrusion.header", f"{total:.0f} mm3 are extruded, the header states {stated:.0f}.")
+    moved = np.any(gcode.start[:, :2] != gcode.end[:, :2], axis=1) & (gcode.layer >= 0) & ~gcode.rapid
+    if (gcode.extruded[moved] < -1e-4).any():
+        yield Finding("extrusion.backwards", "Filament is drawn back while a line is printed.")
+    if (np.abs(gcode.extruded[~printed]) > _LONGEST_RETRACTION_MM).any():
+        yield Finding("extrusion.blob", "Filament is pushed or drawn far while the nozzle stands.")
+    # what was drawn back, less what was pushed again: never more than one retraction either way
+    standing = np.cumsum(np.where(printed, 0.0, gcode.extruded))
+    if standing.size and np.ptp(standing) > 2.0 * _LONGEST_RETRACTION_MM:
+        yield Finding("extrusion.blob", "Retractions and their returns do not cancel.")
+    yield from _line_widths(gcode, expected, printed)
+
+
+def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool_]) -> Iterator[Finding]:
+    """Plastic per length, as the width of a line one layer high: alone and as the mean of each layer."""
+    length = np.linalg.norm(gcode.end - gcode.start, axis=1)
+    scale = expected.filament_mm2 / expected.layer_mm
+    long = printed & (length > _SHORT_MOVE_MM)
+    width = gcode.extruded[long] * scale / length[long]
+    if width.size and width.max() > _WIDEST_LINE_MM:
+        number = int(gcode.line[long][int(np.argmax(width))])
+        yield Finding("extrusion.width", f"Line {number} pushes more plastic than the nozzle can lay down.")
+    model = part_lines(gcode) & (gcode.layer >= 0)
+    if not model.any():
+        return
+    plastic = np.bincount(gcode.layer[model], gcode.extruded[model] * scale)
+    path = np.bincount(gcode.layer[model], length[model])
+    mean = plastic[path > 0] / path[path > 0]
+    if mean.min() < _MEAN_WIDTH_MM[0] or mean.max() > _MEAN_WIDTH_MM[1]:
+        yield Finding(
+            "extrusion.width", f"Mean line widths reach {mean.min():.2f} to {mean.max():.2f} mm in a layer."
+        )
+
+
+def part_lines(gcode: Gcode) -> NDArray[np.bool_]:
+    """Printed lines of the part itself: neither support, brim nor the cavity filler."""
+    chosen: NDArray[np.bool_] = (
+        gcode.is_printed_line & gcode.of_kind(*MODEL_KINDS) & ~gcode.of_mesh(FILLER_MESH)
+    )
+    return chosen

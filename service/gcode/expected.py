@@ -1,0 +1,152 @@
+"""What a printed file must be, and the form of the audit's answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import GeometryError
+from service.ports import SliceSettings
+
+#: Highest share of the print speed by `;TYPE:` in UltiMaker's AA 0.4 / PLA / 0.2 mm profile, evaluated at
+#: 50 mm/s: infill 50, inner wall 40, outer wall and support 36, skin 29, first layer and brim 15.
+_SPEED_SHARES: Mapping[str, float] = {
+    "FILL": 1.0,
+    "WALL-INNER": 0.80,
+    "WALL-OUTER": 0.72,
+    "SKIN": 0.58,
+    "SUPPORT": 0.72,
+    "SUPPORT-INTERFACE": 0.58,
+    "SKIRT": 0.30,
+}
+
+
+@dataclass(frozen=True)
+class ExpectedPrint:
+    """The file that was ordered. Lengths in mm, temperatures in degrees C, speeds in mm/s.
+
+    Defaults: paper (0.2 mm, 210, 60, 50 mm/s) and Ultimaker 3 with AA 0.4 (reference/slicing.md and
+    reference/ultimaker3_api.md, 6.2). Tolerances were measured on CuraEngine 4.13 files of closed shells.
+    """
+
+    layer_mm: float = 0.2
+    nozzle_c: float = 210.0
+    bed_c: float = 60.0
+    print_speed_mm_s: float = 50.0
+    material_guid: str = "506c9f0d-e3aa-4bd4-b2d2-23e2425b1aa9"
+    flavour: str = "Griffin"
+    machines: tuple[str, ...] = ("Ultimaker 3", "Ultimaker 3 Extended")
+    nozzle_name: str = "AA 0.4"
+    nozzle_mm: float = 0.4
+    filament_mm: float = 2.85
+    volume_mm: tuple[float, float, float] = (215.0, 215.0, 200.0)
+    bed_from_print_mm: tuple[float, float] = (116.5, 107.5)
+    """Where x = y = 0 of the STL lies on the plate."""
+    speed_shares: Mapping[str, float] = field(default_factory=lambda: dict(_SPEED_SHARES))
+    layer_tolerance_mm: float = 0.001
+    temperature_tolerance_c: float = 0.01
+    speed_tolerance_mm_s: float = 0.6
+    """Cura rounds each feature's speed up to whole mm/s."""
+    volume_ratio: tuple[float, float] = (0.92, 1.08)
+    """Plastic of the part over volume of its mesh; solid parts measured 1.02 to 1.03."""
+    channel_share: float = 0.75
+    """Least free radius over the channel's radius: an oblique channel is stepped by the layers."""
+    needle_radius_mm: float = 1.205
+    """13 G needle of 2.41 mm; below it a note tells that the channel wants reaming."""
+
+    @property
+    def filament_mm2(self) -> float:
+        return math.pi * (self.filament_mm / 2.0) ** 2
+
+    @classmethod
+    def from_settings(cls, settings: SliceSettings) -> ExpectedPrint:
+        """What a file sliced with `settings` must be."""
+        return cls(
+            layer_mm=settings.layer_mm,
+            nozzle_c=settings.nozzle_c,
+            bed_c=settings.bed_c,
+            print_speed_mm_s=settings.print_speed_mm_s,
+            material_guid=settings.material_guid,
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact against the file. `severity` is 'fault' (never send it) or 'note'. No text of the file's comments."""
+
+    code: str
+    message: str
+    severity: str = "fault"
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The audit's answer; `measures` are what was read from the file, whether it passed or not."""
+
+    findings: tuple[Finding, ...]
+    measures: Mapping[str, object]
+
+    @property
+    def passed(self) -> bool:
+        return not any(finding.severity == "fault" for finding in self.findings)
+
+    def to_document(self) -> dict[str, object]:
+        """JSON form (`spineprint.gcode-audit/1`)."""
+        return {
+            "schema": "spineprint.gcode-audit/1",
+            "passed": self.passed,
+            "findings": [
+                {"code": f.code, "severity": f.severity, "message": f.message} for f in self.findings
+            ],
+            "measures": dict(self.measures),
+        }
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """Volume (mm3) and corners (mm, print coordinates) of the mesh the file was made from."""
+
+    volume_mm3: float
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+
+Mesh = tuple[Sequence[Sequence[float]] | NDArray[np.float64], Sequence[Sequence[int]] | NDArray[np.int64]]
+
+
+def part_size(mesh: Mesh | Path) -> PartSize:
+    """Size of a closed mesh given as (vertices, faces) or as a binary STL file.
+
+    Raises GeometryError when the file is no binary STL or the mesh encloses nothing.
+    """
+    corners = (
+        _stl_corners(mesh) if isinstance(mesh, Path) else np.asarray(mesh[0], float)[np.asarray(mesh[1], int)]
+    )
+    if not len(corners):
+        raise GeometryError("The model is empty.", next_step="Build the model again.")
+    # Signed tetrahedra to a point inside the box: exact for a closed mesh, cavities counted as holes.
+    middle = (corners.reshape(-1, 3).min(axis=0) + corners.reshape(-1, 3).max(axis=0)) / 2.0
+    a, b, c = (corners[:, i] - middle for i in range(3))
+    volume = float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
+    if not volume > 0.0:
+        raise GeometryError("The model encloses no volume.", next_step="Build the model again.")
+    low, high = corners.reshape(-1, 3).min(axis=0), corners.reshape(-1, 3).max(axis=0)
+    return PartSize(
+        volume,
+        (float(low[0]), float(low[1]), float(low[2])),
+        (float(high[0]), float(high[1]), float(high[2])),
+    )
+
+
+def _stl_corners(path: Path) -> NDArray[np.float64]:
+    facet = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    content = path.read_bytes()
+    count = int.from_bytes(content[80:84], "little") if len(content) >= 84 else -1
+    if count <= 0 or len(content) != 84 + count * facet.itemsize:
+        raise GeometryError("The model file is not a binary STL.", next_step="Build the model again.")
+    return np.frombuffer(content, facet, count, 84)["corners"].astype(np.float64)
