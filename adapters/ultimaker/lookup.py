@@ -1,0 +1,131 @@
+"""Is our job in the printer? The question that stands between a lost reply and a second print.
+
+FOUND and ABSENT are said only on evidence; everything else is UNSURE. ABSENT takes two looks some seconds
+apart, because an upload whose connection was cut may still be read and started by the printer a moment later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.ultimaker.client import PrinterClient, refusal
+from adapters.ultimaker.faults import PrinterOddAnswerError
+from adapters.ultimaker.reading import job_from, job_from_history, text
+from service.errors import DeviceError
+from service.ports import JobLookup, LookupOutcome, PrinterJob
+
+PAGE = 50
+MAX_PAGES = 40
+#: Status words under which a missing job is evidence; while it boots or is at work it is not.
+_TELLING = frozenset({"idle", "maintenance", "error"})
+_FILE_ENDINGS = (".gz", ".gcode")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    name: str
+    uuid: str = ""
+
+    def fits(self, job: PrinterJob | None) -> bool:
+        if job is None:
+            return False
+        if self.uuid and job.uuid == self.uuid:
+            return True
+        # some firmware takes the name from the file name (reference sheet section 4.1)
+        bare = job.name
+        for ending in _FILE_ENDINGS:
+            bare = bare.removesuffix(ending)
+        return bool(self.name) and self.name in (job.name, bare)
+
+
+def find_job(
+    client: PrinterClient,
+    wanted: Wanted,
+    settle_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> JobLookup:
+    """Look in the running job and the whole history. Never raises for the device; see JobLookup."""
+    try:
+        first = _look(client, wanted)
+        if first.outcome is not LookupOutcome.ABSENT or settle_s <= 0:
+            return first
+        sleep(settle_s)
+        return _look(client, wanted)
+    except DeviceError as exc:
+        return JobLookup(LookupOutcome.UNSURE, detail=exc.message)
+
+
+def current_job(client: PrinterClient) -> PrinterJob | None:
+    """The job in the printer; None when it says there is none. Raises DeviceError."""
+    return job_from(current_document(client))
+
+
+def current_document(client: PrinterClient) -> object:
+    """GET /print_job; None for 404, and for the 204 one client has met. Raises DeviceError."""
+    answer = client.get("/print_job")
+    if answer.status in (204, 404):
+        return None
+    if answer.status != 200:
+        raise refusal("tell its job", answer)
+    return answer.json()
+
+
+def _look(client: PrinterClient, wanted: Wanted) -> JobLookup:
+    job = current_job(client)
+    if wanted.fits(job):
+        return JobLookup(LookupOutcome.FOUND, job, "It is the printer's present job.")
+    past, seen = _search_history(client, wanted)
+    if past is not None:
+        return _found_in_history(client, wanted, past)
+    if seen < 0:
+        return JobLookup(LookupOutcome.UNSURE, detail="The printer's history could not be read to its end.")
+    if job is not None and (job.name or job.uuid):
+        # it runs one job at a time and has no queue: another job present is an answer
+        return JobLookup(
+            LookupOutcome.ABSENT, detail=f"Another job is in the printer; history of {seen} read."
+        )
+    status = text(client.get_json("/printer/status"))
+    if status not in _TELLING:
+        return JobLookup(
+            LookupOutcome.UNSURE, detail=f"The printer is {status or 'in an unknown state'} and shows no job."
+        )
+    return JobLookup(
+        LookupOutcome.ABSENT, detail=f"Not the present job, and not among {seen} in the history."
+    )
+
+
+def _found_in_history(client: PrinterClient, wanted: Wanted, past: PrinterJob) -> JobLookup:
+    if not past.result:
+        # the running job is in the history too, without result: it may have come between our two looks
+        job = current_job(client)
+        if wanted.fits(job):
+            return JobLookup(LookupOutcome.FOUND, job, "It is the printer's present job.")
+        return JobLookup(
+            LookupOutcome.FOUND,
+            past,
+            "It was started, but the history has no result: the outcome is not known.",
+        )
+    return JobLookup(LookupOutcome.FOUND, past, f"In the history: {past.result}.")
+
+
+def _search_history(client: PrinterClient, wanted: Wanted) -> tuple[PrinterJob | None, int]:
+    """(the entry, entries seen); (None, -1) when the end of the history was not reached. Raises DeviceError."""
+    seen: set[str] = set()
+    for page in range(MAX_PAGES):
+        document = client.get_json(f"/history/print_jobs?offset={page * PAGE}&count={PAGE}")
+        if not isinstance(document, list):
+            raise PrinterOddAnswerError("The printer's history is not a list.")
+        jobs = [job for entry in document if (job := job_from_history(entry)) is not None]
+        for job in jobs:
+            if wanted.fits(job):
+                return job, len(seen)
+        fresh = {job.uuid or job.name for job in jobs} - seen
+        seen |= fresh
+        if len(document) < PAGE:
+            return None, len(seen)
+        if not fresh:
+            # the same page again: this printer does not turn pages, so its older entries stay unseen
+            return None, -1
+    return None, -1
