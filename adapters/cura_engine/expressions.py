@@ -33,8 +33,8 @@ _COMPARE: Mapping[type[ast.cmpop], Callable[..., object]] = {
     ast.GtE: operator.ge,
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
-    ast.In: lambda item, box: item in box,  # type: ignore[operator]
-    ast.NotIn: lambda item, box: item not in box,  # type: ignore[operator]
+    ast.In: lambda item, box: item in box,
+    ast.NotIn: lambda item, box: item not in box,
 }
 _UNARY: Mapping[type[ast.unaryop], Callable[..., object]] = {
     ast.USub: operator.neg,
