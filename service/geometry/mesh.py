@@ -128,7 +128,7 @@ def surface_volumes(mesh: Mesh) -> tuple[Ints, Array]:
     count, of_face = face_components(mesh)
     corners = mesh.corners - mesh.vertices.mean(axis=0)
     sixth = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6.0
-    return of_face, np.bincount(of_face, weights=sixth, minlength=count)
+    return of_face, np.asarray(np.bincount(of_face, weights=sixth, minlength=count), dtype=np.float64)
 
 
 def largest_body(mesh: Mesh) -> Mesh:

@@ -88,7 +88,7 @@ def check_model(
         unreached_mm3=float(sum(p for p in pockets if p > settings.pocket_mm3)),
         surface_p99_mm=None if outer is None else _surface_deviation(view, plan, outer),
     )
-    return replace(check, failures=tuple(failures_of(check, plan, settings, sizes)))
+    return replace(check, failures=tuple(failures_of(check, plan, settings, sizes.tolist())))
 
 
 def _look(mesh: Mesh, plan: Plan, settings: CheckSettings) -> _View:
@@ -123,7 +123,8 @@ def _check_channel(view: _View, path: Trajectory, plan: Plan, settings: CheckSet
     depth = _depth_error(view, entry, axis, length)
     fit = _fit_cylinder(view, path, plan.model.channel_diameter_mm / 2.0)
     is_open = clear >= settings.needle_diameter_mm and depth is not None and abs(depth) < length / 4
-    return ChannelCheck(path.pedicle, *(fit or (None, None, None)), clear, depth, is_open)
+    offset, angle, diameter = fit or (None, None, None)
+    return ChannelCheck(path.pedicle, offset, angle, diameter, clear, depth, is_open)
 
 
 def _depth_error(view: _View, entry: Array, axis: Array, length: float) -> float | None:

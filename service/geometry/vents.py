@@ -58,8 +58,6 @@ def find_compartments(
     boxes = ndimage.find_objects(labels, max_label=count)
     rooms = []
     for number, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
         pad = int(np.ceil((ball_radius_mm + slack_mm) / grid.step_mm)) + 1
         wide = tuple(
             slice(max(0, s.start - pad), min(n, s.stop + pad)) for s, n in zip(box, void.shape, strict=True)
@@ -69,8 +67,6 @@ def find_compartments(
         centres = np.zeros(void.shape, dtype=bool)
         centres[wide] = local
         rooms.append(Compartment(centres, float(near.sum()) * grid.step_mm**3 / 1000.0))
-        if len(rooms) > 200:
-            break
     return sorted(rooms, key=lambda room: -room.volume_ml)
 
 
@@ -242,7 +238,9 @@ def tip_slots(
     around = np.cos(angles)[:, None] * side + np.sin(angles)[:, None] * across
     sleeve = plan.model.channel_diameter_mm / 2 + plan.model.sleeve_wall_mm
     lengths = np.arange(sleeve, sleeve + 4.0, grid.step_mm / 2.0)
-    for setback in np.arange(diameter_mm / 2 + 0.8, min(14.0, 0.5 * np.linalg.norm(target - entry)), 1.0):
+    for setback in np.arange(
+        diameter_mm / 2 + 0.8, min(14.0, 0.5 * float(np.linalg.norm(target - entry))), 1.0
+    ):
         centre = target - setback * axis
         points = centre + lengths[None, :, None] * around[:, None]
         k, j, i = grid.indices_of(points.reshape(-1, 3)).T
