@@ -36,6 +36,7 @@ class CaseState(enum.StrEnum):
 class CaseEvent(enum.StrEnum):
     STUDY_COMPLETE = "study_complete"
     LATE_IMAGES = "late_images"
+    IMAGES_COMPLETED = "images_completed"
     GIVE_INPUTS = "give_inputs"
     MODEL_BUILT = "model_built"
     APPROVE = "approve"
@@ -82,6 +83,9 @@ _NOT_FINISHED = tuple(s for s in ACTIVE if s is not _S.NEEDS_ATTENTION)
 RULES: Mapping[CaseEvent, Rule] = {
     CaseEvent.STUDY_COMPLETE: Rule((_S.RECEIVING,), _S.RECEIVED),
     CaseEvent.LATE_IMAGES: Rule(tuple(s for s in _NOT_FINISHED if s is not _S.RECEIVING), None),
+    CaseEvent.IMAGES_COMPLETED: Rule(
+        (_S.NEEDS_ATTENTION,), _S.RECEIVING, SYSTEM, ("attention_is_about_images",)
+    ),
     CaseEvent.GIVE_INPUTS: Rule(
         (_S.RECEIVED, _S.PLAN_READY),
         _S.BUILDING,
@@ -93,7 +97,7 @@ RULES: Mapping[CaseEvent, Rule] = {
         (_S.PLAN_READY,),
         _S.APPROVED,
         frozenset({Role.SURGEON}),
-        ("hashes_are_current", "checks_passed", "approver_is_not_planner", "signed"),
+        ("hashes_are_current", "checks_passed", "warnings_acknowledged", "approver_is_not_planner", "signed"),
     ),
     CaseEvent.REJECT: Rule((_S.PLAN_READY,), _S.RECEIVED, frozenset({Role.SURGEON}), ("reason_given",)),
     CaseEvent.GCODE_READY: Rule((_S.APPROVED,), _S.SLICED, SYSTEM, ("audit_passed", "approval_is_current")),
@@ -132,6 +136,8 @@ RULES: Mapping[CaseEvent, Rule] = {
 GUARD_TEXT: Mapping[str, str] = {
     "level_supported": "the level is not one this service models",
     "hashes_are_current": "the plan or model shown is not the current one; load the page again",
+    "attention_is_about_images": "the case waits for something else than images",
+    "warnings_acknowledged": "not every warning of the model was acknowledged",
     "checks_passed": "the model failed its own checks",
     "approver_is_not_planner": "the person who gave the inputs cannot also approve",
     "signed": "the signature (password) is missing or wrong",

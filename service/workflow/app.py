@@ -1,0 +1,37 @@
+"""What every use case needs, joined once in `service.bootstrap` and handed around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from service.config import Config
+from service.geometry.progress import Progress
+from service.ports import Clock, ImageNode, ImageSender, Notifier, Printer
+
+TaskRunner = Callable[[str, Mapping[str, Any], Progress], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class App:
+    """The wired service. `run_task` runs heavy work in a tethered child process."""
+
+    config: Config
+    engine: Engine
+    clock: Clock
+    notifier: Notifier
+    run_task: TaskRunner
+    printers: Mapping[str, Printer] = field(default_factory=dict)
+    sender: ImageSender | None = None
+    node: ImageNode | None = None
+
+    def case_folder(self, case_id: str) -> Path:
+        return self.config.data_dir / "cases" / case_id
+
+    def work_folder(self, key: str) -> Path:
+        """Where a job writes before its results are kept; emptied at the start of each run."""
+        return self.config.data_dir / "work" / key

@@ -1,0 +1,154 @@
+"""A named person approves exactly these bytes; then they are sliced and audited."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import Actor, system
+from service.errors import InputRefusedError
+from service.store import approvals, blobs, cases
+from service.store.cases import Case
+from service.store.database import reading, transaction
+from service.workflow.app import App
+from service.workflow.build import fresh_folder
+from service.workflow.jobs import entry_job, progress_for
+
+
+def approve(
+    app: App,
+    case_id: str,
+    actor: Actor,
+    *,
+    plan_sha256: str,
+    mesh_sha256: str,
+    acknowledged: Sequence[str],
+    signed: bool,
+) -> Case:
+    """Sign the plan and mesh whose hashes the person saw.
+
+    Parameters
+    ----------
+    acknowledged : codes of the warnings the person accepted, one by one.
+    signed : the person's password was checked for this very request.
+
+    Raises
+    ------
+    ConflictError, NotAllowedError : see the guards of `CaseEvent.APPROVE`.
+    """
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        current = blobs.current(connection, case_id)
+        report = (
+            json.loads(current["model_report"].path.read_text("utf-8")) if "model_report" in current else {}
+        )
+        open_warnings = {str(w["code"]) for w in report.get("warnings", [])} - set(acknowledged)
+        guards = {
+            "hashes_are_current": "plan" in current
+            and "mesh" in current
+            and current["plan"].sha256 == plan_sha256
+            and current["mesh"].sha256 == mesh_sha256,
+            "checks_passed": report.get("passed") is True,
+            "warnings_acknowledged": not open_warnings,
+            "approver_is_not_planner": case.planned_by != actor.name,
+            "signed": signed,
+        }
+        case = cases.move(
+            connection,
+            case,
+            CaseEvent.APPROVE,
+            actor=actor,
+            now=now,
+            guards=guards,
+            data={
+                "plan_sha256": plan_sha256,
+                "mesh_sha256": mesh_sha256,
+                "acknowledged": sorted(acknowledged),
+            },
+            jobs=entry_job(case, CaseState.APPROVED),
+        )
+        approvals.add(
+            connection,
+            case_id=case_id,
+            plan_sha256=plan_sha256,
+            mesh_sha256=mesh_sha256,
+            by=actor.name,
+            now=now,
+        )
+        return case
+
+
+def reject(app: App, case_id: str, actor: Actor, reason: str) -> Case:
+    """Send the case back for new inputs, with the reason."""
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        case = cases.move(
+            connection,
+            cases.get(connection, case_id),
+            CaseEvent.REJECT,
+            actor=actor,
+            now=now,
+            guards={"reason_given": bool(reason.strip())},
+            data={"reason": reason.strip()},
+        )
+        approvals.void(connection, case_id, now)
+        return case
+
+
+def slice_approved(app: App, case: Case, key: str) -> None:
+    """Job of APPROVED: slice the approved mesh, audit the G-code, keep both or neither."""
+    with reading(app.engine) as connection:
+        current = blobs.current(connection, case.id)
+        approval = approvals.standing(connection, case.id)
+    if approval is None:
+        raise InputRefusedError(
+            "There is no approval of the present plan and model.",
+            next_step="Cancel, or have the surgeon look at the plan again.",
+            code="approval.missing",
+        )
+    work = fresh_folder(app.work_folder(key))
+    argument = {
+        "print_mesh": str(current["print_mesh"].path),
+        "mesh": str(current["mesh"].path),
+        "layout": str(current["print_layout"].path),
+        "plan": str(current["plan"].path),
+        "blocker": str(current["blocker"].path) if "blocker" in current else None,
+        "filler": str(current["filler"].path) if "filler" in current else None,
+        "out": str(work),
+    }
+    result = app.run_task("slice", argument, progress_for(app, case.id))
+    audit_report = result["audit"]
+    if not audit_report["passed"]:
+        findings = "; ".join(str(f.get("message", f)) for f in audit_report["findings"][:5])
+        raise InputRefusedError(
+            f"The G-code did not pass the audit: {findings}",
+            next_step="Resume to slice again; if it repeats, change the plan.",
+            code="gcode.audit_failed",
+            details={"findings": audit_report["findings"][:20]},
+        )
+    folder = app.case_folder(case.id)
+    gcode = blobs.keep(work / "print.gcode.gz", folder, "gcode")
+    report = blobs.keep(work / "print.report.json", folder, "gcode_report")
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        blobs.record(connection, case.id, "gcode", gcode, now)
+        blobs.record(connection, case.id, "gcode_report", report, now)
+        standing = approvals.standing(connection, case.id)
+        cases.move(
+            connection,
+            cases.get(connection, case.id),
+            CaseEvent.GCODE_READY,
+            actor=system("slicer"),
+            now=now,
+            guards={"audit_passed": True, "approval_is_current": standing is not None},
+            data={
+                "gcode_sha256": gcode[1],
+                "engine": result["engine"],
+                "print_time_s": result["print_time_s"],
+                "material_mm3": result["material_mm3"],
+            },
+        )
+    shutil.rmtree(work, ignore_errors=True)

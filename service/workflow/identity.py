@@ -1,0 +1,156 @@
+"""Who is there: logging in, sessions, signatures, tokens for screens."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+
+from service.domain.people import Actor, Person, Role, Scope
+from service.errors import InputRefusedError, NotAuthenticatedError
+from service.store import audit, people, times
+from service.store.database import reading, transaction
+from service.workflow.app import App
+
+_HASHER = PasswordHasher()  # argon2id with the library's current defaults
+#: Verified against for unknown names, so that an unknown name takes as long as a wrong password.
+_DUMMY_HASH = _HASHER.hash(secrets.token_hex(16))
+_MAX_FAILED, _LOCK_MINUTES = 10, 5
+_MIN_PASSWORD = 10
+
+
+def add_user(
+    app: App, *, username: str, display_name: str, roles: Iterable[str], password: str, by: str
+) -> Person:
+    """Create a named user. Raises InputRefusedError, ConflictError."""
+    faults = []
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,31}", username):
+        faults.append("the user name must be 2-32 of a-z, 0-9, '.', '_', '-'")
+    unknown = [r for r in roles if r not in {x.value for x in Role}]
+    if unknown or not list(roles):
+        faults.append(f"roles must be among {', '.join(r.value for r in Role)}")
+    if len(password) < _MIN_PASSWORD:
+        faults.append(f"the password needs at least {_MIN_PASSWORD} characters")
+    if faults:
+        raise InputRefusedError(
+            "The user cannot be created: " + "; ".join(faults) + ".",
+            code="user.invalid",
+            next_step="Correct these points and try again.",
+        )
+    person = Person(username, display_name.strip() or username, frozenset(Role(r) for r in roles))
+    with transaction(app.engine) as connection:
+        people.add_user(connection, person, _HASHER.hash(password))
+        audit.append(
+            connection,
+            at=app.clock.now(),
+            actor=by,
+            subject=f"user:{username}",
+            event="user_added",
+            data={"roles": sorted(r.value for r in person.roles)},
+        )
+    return person
+
+
+def log_in(app: App, username: str, password: str) -> tuple[str, Person, datetime]:
+    """Check the password and open a session; returns its secret, the person and when it ends.
+
+    Raises
+    ------
+    NotAuthenticatedError : unknown user, wrong password, or locked after too many tries; it does not say which.
+    """
+    person = _check(app, username, password)
+    secret, now = secrets.token_urlsafe(32), app.clock.now()
+    expires_at = now + timedelta(hours=app.config.web.session_hours)
+    with transaction(app.engine) as connection:
+        people.add_session(connection, secret, person.username, now, expires_at)
+        audit.append(
+            connection,
+            at=now,
+            actor=person.username,
+            subject=f"user:{person.username}",
+            event="login",
+            data={},
+        )
+    return secret, person, expires_at
+
+
+def sign(app: App, actor: Actor, password: str) -> bool:
+    """Whether the person who is logged in gave their own password again, as a signature."""
+    if actor.person is None or not password:
+        return False
+    try:
+        return _check(app, actor.person.username, password).username == actor.name
+    except NotAuthenticatedError:
+        return False
+
+
+def person_of_session(app: App, secret: str) -> Person | None:
+    with reading(app.engine) as connection:
+        row = people.session_user(connection, secret, app.clock.now())
+    return row.person if row and row.active else None
+
+
+def log_out(app: App, secret: str) -> None:
+    with transaction(app.engine) as connection:
+        people.end_session(connection, secret)
+
+
+def add_token(app: App, name: str, scopes: Iterable[str], by: str) -> str:
+    """A read-only token for a screen; the secret is shown once."""
+    wanted = frozenset(Scope(s) for s in scopes)
+    secret = secrets.token_urlsafe(32)
+    with transaction(app.engine) as connection:
+        people.add_token(connection, name, secret, wanted, app.clock.now())
+        audit.append(
+            connection,
+            at=app.clock.now(),
+            actor=by,
+            subject=f"token:{name}",
+            event="token_added",
+            data={"scopes": sorted(s.value for s in wanted)},
+        )
+    return secret
+
+
+def scopes_of_token(app: App, secret: str) -> tuple[str, frozenset[Scope]] | None:
+    with reading(app.engine) as connection:
+        return people.token_scopes(connection, secret)
+
+
+def _check(app: App, username: str, password: str) -> Person:
+    now = app.clock.now()
+    with reading(app.engine) as connection:
+        row = people.find_user(connection, username)
+    locked = row is not None and row.locked_until is not None and row.locked_until > now
+    try:
+        _HASHER.verify(row.password_hash if row else _DUMMY_HASH, password)
+        good = row is not None and row.active and not locked
+    except (VerifyMismatchError, InvalidHashError):
+        good = False
+    if row is not None and not good and not locked:
+        failed = row.failed_logins + 1
+        lock = times.to_text(now + timedelta(minutes=_LOCK_MINUTES)) if failed >= _MAX_FAILED else None
+        with transaction(app.engine) as connection:
+            people.change_user(connection, username, failed_logins=failed, locked_until=lock)
+            audit.append(
+                connection,
+                at=now,
+                actor=username,
+                subject=f"user:{username}",
+                event="login_failed",
+                data={"count": failed},
+            )
+    if not good or row is None:
+        raise NotAuthenticatedError(
+            "User name or password is wrong, or the account is locked for some minutes.",
+            next_step="Try again, or ask the administrator.",
+            code="auth.failed",
+        )
+    if row.failed_logins:
+        with transaction(app.engine) as connection:
+            people.change_user(connection, username, failed_logins=0, locked_until=None)
+    return row.person

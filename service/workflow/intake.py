@@ -1,0 +1,252 @@
+"""From a stored instance to a complete, inspected study and its case.
+
+Nothing here is between the wire and Success: the node hands over what is already durable, and hands it over
+again after a crash, so every step is idempotent.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import Actor, system
+from service.errors import ConflictError, ImagingError
+from service.imaging.instance_header import InstanceHeader, read_header
+from service.ports import JobRequest, ReceivedInstance
+from service.store import audit, cases, outbox, studies, times
+from service.store.cases import Case
+from service.store.database import reading, transaction
+from service.store.studies import Study
+from service.workflow import scans
+from service.workflow.app import App
+from service.workflow.jobs import entry_job, progress_for
+
+log = logging.getLogger("spineprint.intake")
+
+_OARM_HINT = re.compile(r"o-?\s?arm|medtronic|breakaway|intra-?op", re.IGNORECASE)
+_RECEIVER = system("dicom")
+
+
+def accept_instance(app: App, instance: ReceivedInstance) -> None:
+    """Sort one durable instance into its study; the sink of the DICOM node."""
+    try:
+        header = read_header(instance.path)
+    except ImagingError as exc:
+        with transaction(app.engine) as connection:
+            fresh = studies.record_unreadable(connection, instance, exc.message)
+        if fresh:
+            app.notifier.notify("intake", f"A received file is kept but unreadable: {exc.message}")
+        return
+    with transaction(app.engine) as connection:
+        known = studies.known_digests(connection, header.sop_instance_uid)
+        if instance.sha256 in known:
+            return
+        study = studies.get(connection, header.study_uid) or _new_study(app, connection, header, instance)
+        studies.insert_instance(
+            connection,
+            instance,
+            study_uid=header.study_uid,
+            series_uid=header.series_uid,
+            sop_uid=header.sop_instance_uid,
+            patient_id=header.patient_id,
+            modality=header.modality,
+            quarantined=bool(known),
+        )
+        if known:
+            _record_conflicting_copy(app, connection, study, header)
+            return
+        _count_instance(app, connection, study, instance)
+        if study.kind == "planning_ct" and header.modality == "CT":
+            case = cases.by_study(connection, study.study_uid)
+            if case is None:
+                cases.create(connection, study_uid=study.study_uid, now=app.clock.now(), actor=_RECEIVER)
+            elif study.state != "RECEIVING":
+                _note_late_images(app, connection, case, study)
+
+
+def tick(app: App, open_associations: Mapping[str, str]) -> None:
+    """Complete the studies that have been quiet long enough and that no open association still carries."""
+    with reading(app.engine) as connection:
+        waiting = studies.listed(connection, states=("RECEIVING",))
+        carried = {
+            s.study_uid
+            for s in waiting
+            if studies.associations_of(connection, s.study_uid) & set(open_associations)
+        }
+    for study in waiting:
+        quiet = timedelta(seconds=quiet_seconds(app, study))
+        is_quiet = app.clock.now() - study.last_instance_at >= quiet and study.study_uid not in carried
+        if study.use_now or is_quiet:
+            complete(app, study)
+
+
+def quiet_seconds(app: App, study: Study) -> float:
+    return app.config.dicom.oarm_quiet_s if study.kind == "oarm" else app.config.dicom.quiet_s
+
+
+def use_now(app: App, study_uid: str, actor: Actor) -> None:
+    """A person declares the study complete as it is."""
+    with transaction(app.engine) as connection:
+        study = studies.need(connection, study_uid)
+        if study.state != "RECEIVING":
+            raise ConflictError(
+                "This study is not being received any more.", next_step="See its case.", code="study.state"
+            )
+        studies.change(connection, study_uid, use_now=True)
+        audit.append(
+            connection,
+            at=app.clock.now(),
+            actor=actor.name,
+            subject=f"study:{study_uid}",
+            event="use_now",
+            data={"instances": study.instance_count},
+        )
+
+
+def complete(app: App, study: Study) -> None:
+    """The study stopped growing: hand it on by its kind."""
+    now = app.clock.now()
+    if study.kind == "oarm":
+        with transaction(app.engine) as connection:
+            studies.change(
+                connection, study.study_uid, state="COMPLETE", completed_at=times.to_text(now), use_now=False
+            )
+        scans.match(app, study.study_uid)
+        return
+    with transaction(app.engine) as connection:
+        studies.change(
+            connection, study.study_uid, state="COMPLETE", completed_at=times.to_text(now), use_now=False
+        )
+        case = cases.by_study(connection, study.study_uid)
+        if case is None:
+            found = sorted(
+                {i.modality or "unknown" for i in studies.instances_of(connection, study.study_uid)}
+            )
+            studies.change(
+                connection, study.study_uid, state="REFUSED", reason_code="intake.not_ct",
+                reason=f"The study has no CT images (found: {', '.join(found)}).",
+                next_step="Route the spine CT instead; these images stay stored.",
+            )  # fmt: skip
+            app.notifier.notify("intake", "A study without CT images was received and set aside.")
+        elif case.state is CaseState.RECEIVING:
+            _start_inspection(app, connection, case)
+        elif (
+            case.state is CaseState.NEEDS_ATTENTION
+            and (case.attention or {}).get("resume_state") == "RECEIVING"
+        ):
+            cases.move(
+                connection, case, CaseEvent.IMAGES_COMPLETED, actor=_RECEIVER, now=now,
+                guards={"attention_is_about_images": True}, jobs=entry_job(case, CaseState.RECEIVING),
+            )  # fmt: skip
+
+
+def inspect(app: App, case: Case, _key: str) -> None:
+    """Job of RECEIVING: the geometry gate over what arrived; then RECEIVED."""
+    with reading(app.engine) as connection:
+        stored = studies.instances_of(connection, case.study_uid)
+        study = studies.need(connection, case.study_uid)
+    if study.state == "RECEIVING":
+        return  # more images came meanwhile; the next completion starts the inspection again
+    patients = sorted({i.patient_id for i in stored})
+    if len(patients) > 1:
+        raise ImagingError(
+            f"The study holds images of {len(patients)} different patient IDs.",
+            next_step="Correct the study in the PACS and send it again under a new study UID; cancel this case.",
+            code="intake.mixed_patients",
+        )
+    files = [i.path for i in stored if not i.quarantined and i.modality == "CT"]
+    result = app.run_task("inspect_study", {"files": files}, progress_for(app, case.id))
+    with transaction(app.engine) as connection:
+        fresh = cases.get(connection, case.id)
+        cases.move(
+            connection,
+            fresh,
+            CaseEvent.STUDY_COMPLETE,
+            actor=system("inspection"),
+            now=app.clock.now(),
+            data={"series": result["series_uid"], "slices": result["slices"], "warnings": result["warnings"]},
+            changes={"series_uid": result["series_uid"], "inputs": {"inspection": result}},
+        )
+
+
+def _start_inspection(app: App, connection: Connection, case: Case) -> None:
+    # The state stays RECEIVING, so the key carries the study's revision: each completion inspects once.
+    study = studies.need(connection, case.study_uid)
+    key = f"inspect.{case.id}.r{study.revision}.{case.state_version}"
+    outbox.put(connection, [JobRequest(key, "inspect", case.id, "io")], app.clock.now())
+
+
+def _new_study(app: App, connection: Connection, header: InstanceHeader, instance: ReceivedInstance) -> Study:
+    at = times.to_text(instance.received_at)
+    studies.insert_study(
+        connection,
+        {
+            "study_uid": header.study_uid,
+            "kind": study_kind(app, instance.calling_ae, header),
+            "state": "RECEIVING",
+            "patient_id": header.patient_id,
+            "patient_name": header.patient_name,
+            "patient_birth_date": header.patient_birth_date,
+            "accession_number": header.accession_number,
+            "study_date": header.study_date,
+            "calling_ae": instance.calling_ae,
+            "first_instance_at": at,
+            "last_instance_at": at,
+        },
+    )
+    return studies.need(connection, header.study_uid)
+
+
+def study_kind(app: App, calling_ae: str, header: InstanceHeader) -> str:
+    """planning_ct | oarm | unknown: the configured role of the sender decides, then the header's hints."""
+    roles = {r for p in app.config.dicom.peers if p.ae_title == calling_ae for r in p.roles}
+    if "oarm" in roles and "planning_ct" not in roles:
+        return "oarm"
+    if _OARM_HINT.search(header.hints) and header.modality in ("CT", "XA"):
+        return "oarm"
+    return "planning_ct" if header.modality == "CT" else "unknown"
+
+
+def _count_instance(app: App, connection: Connection, study: Study, instance: ReceivedInstance) -> None:
+    reopened = {} if study.state == "RECEIVING" else {"state": "RECEIVING", "revision": study.revision + 1}
+    studies.change(
+        connection,
+        study.study_uid,
+        instance_count=study.instance_count + 1,
+        last_instance_at=times.to_text(max(instance.received_at, study.last_instance_at)),
+        **reopened,
+    )
+
+
+def _note_late_images(app: App, connection: Connection, case: Case, study: Study) -> None:
+    if case.state in (CaseState.RECEIVING, CaseState.NEEDS_ATTENTION, CaseState.CLOSED, CaseState.CANCELLED):
+        return
+    cases.move(
+        connection,
+        case,
+        CaseEvent.LATE_IMAGES,
+        actor=_RECEIVER,
+        now=app.clock.now(),
+        data={"revision": study.revision + 1},
+        changes={"newer_images": True},
+    )
+    app.notifier.notify("intake", "Images arrived after the study was complete.", case_code=case.code)
+
+
+def _record_conflicting_copy(app: App, connection: Connection, study: Study, header: InstanceHeader) -> None:
+    audit.append(
+        connection,
+        at=app.clock.now(),
+        actor=_RECEIVER.name,
+        subject=f"study:{study.study_uid}",
+        event="conflicting_copy",
+        data={"sop_instance_uid": header.sop_instance_uid},
+    )
+    app.notifier.notify(
+        "intake", "An image came twice with different content; both are kept, the first is used."
+    )

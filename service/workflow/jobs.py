@@ -1,0 +1,116 @@
+"""Which job each state asks for, and how every case job starts and fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import system
+from service.errors import ConflictError, SpineprintError
+from service.geometry.progress import Progress
+from service.ports import JobHandler, JobRequest
+from service.store import blobs, cases, outbox
+from service.store.cases import Case
+from service.store.database import reading, transaction
+from service.workflow.app import App
+
+log = logging.getLogger("spineprint.jobs")
+
+
+@dataclass(frozen=True)
+class StateJob:
+    """`resume_state` is where a person continues after a failure of this job."""
+
+    kind: str
+    queue: str
+    resume_state: CaseState
+    priority: int = 10
+
+
+STATE_JOBS: Mapping[CaseState, StateJob] = {
+    CaseState.RECEIVING: StateJob("inspect", "io", CaseState.RECEIVING),
+    CaseState.BUILDING: StateJob("build", "cpu", CaseState.RECEIVED),
+    CaseState.APPROVED: StateJob("slice", "cpu", CaseState.APPROVED, priority=5),
+    CaseState.VERIFYING: StateJob("verify", "urgent", CaseState.USED, priority=1),
+}
+
+
+def entry_job(case: Case, target: CaseState) -> tuple[JobRequest, ...]:
+    """The job of the state that `case` is about to enter; its key names that very entry."""
+    job = STATE_JOBS.get(target)
+    if job is None:
+        return ()
+    return (_request(job, case.id, case.version + 1),)
+
+
+def _request(job: StateJob, case_id: str, state_version: int) -> JobRequest:
+    key = f"{job.kind}.{case_id}.{state_version}"
+    return JobRequest(key, job.kind, case_id, job.queue, job.priority)
+
+
+CaseWork = Callable[[App, Case, str], None]
+
+
+def case_job(app: App, state: CaseState, work: CaseWork) -> JobHandler:
+    """Wrap `work` for one state: skip when the case has moved on, turn failures into NEEDS_ATTENTION."""
+    job = STATE_JOBS[state]
+
+    def handle(key: str, argument: str) -> None:
+        case_id = argument
+        with reading(app.engine) as connection:
+            case = cases.get(connection, case_id)
+        if case.state is not state or not key.endswith(f".{case.state_version}"):
+            log.info("job %s: the case has moved on, nothing to do", key)
+            return
+        try:
+            work(app, case, key)
+        except SpineprintError as exc:
+            raise_attention(app, case, exc, job.resume_state)
+        except OSError as exc:
+            raise_attention(app, case, blobs.storage_error(exc, app.config.data_dir), job.resume_state)
+        finally:
+            with transaction(app.engine) as connection:
+                outbox.finish(connection, key, app.clock.now())
+
+    return handle
+
+
+def raise_attention(app: App, case: Case, error: SpineprintError, resume_state: CaseState) -> None:
+    """Park the case with what happened and what to do next. A case that moved on meanwhile is left alone."""
+    attention = {**error.to_document(), "resume_state": resume_state.value}
+    try:
+        with transaction(app.engine) as connection:
+            fresh = cases.get(connection, case.id)
+            if fresh.state is not case.state:
+                return
+            cases.move(
+                connection,
+                fresh,
+                CaseEvent.RAISE_ATTENTION,
+                actor=system("worker"),
+                now=app.clock.now(),
+                data={"code": error.code, "message": error.message, "next_step": error.next_step},
+                changes={"attention": attention},
+            )
+    except ConflictError:
+        log.info("case %s changed while a failure was recorded", case.code)
+        return
+    app.notifier.notify("attention", f"{error.message} {error.next_step}", case_code=case.code)
+
+
+def progress_for(app: App, case_id: str) -> Progress:
+    """Progress of a job onto the case, at most about three writes a second."""
+    last = 0.0
+
+    def report(stage: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last < 0.3 and fraction < 1.0:
+            return
+        last = time.monotonic()
+        with transaction(app.engine) as connection:
+            cases.set_progress(connection, case_id, stage, fraction, app.clock.now())
+
+    return report

@@ -1,0 +1,364 @@
+"""Sterile services: one function per machine, each a transaction of guards, record, audit and the case's step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from service.domain import sterilisation as rules
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import Actor
+from service.domain.sterilisation import (
+    BiologicalIndicator,
+    BiState,
+    Item,
+    ItemDesign,
+    ItemState,
+    Load,
+    PrintParameters,
+    SterilisationSettings,
+    Steriliser,
+)
+from service.errors import ConflictError, NotAllowedError, SpineprintError
+from service.ports import SliceSettings
+from service.store import approvals, audit, blobs, cases, sterile, studies
+from service.store.cases import Case
+from service.store.database import reading, transaction
+from service.store.prints import PrintJob
+from service.workflow.app import App
+from service.workflow.jobs import raise_attention
+
+SETTINGS = SterilisationSettings()
+
+#: A step of the item that is also a step of its case, with the guard it answers.
+_CASE_STEPS: Mapping[str, tuple[CaseEvent, str]] = {
+    "pass_qa": (CaseEvent.PASS_QA, "item_passed_qa"),
+    "issue": (CaseEvent.ISSUE, "item_issued"),
+    "return_unopened": (CaseEvent.RETURN_UNOPENED, "item_returned"),
+    "use": (CaseEvent.USE, "item_used"),
+}
+
+
+def patient_reference(patient_id: str) -> str:
+    """What stands for the patient on labels and records of sterile services: never the ID itself."""
+    return hashlib.sha256(f"spineprint:{patient_id}".encode()).hexdigest()[:16]
+
+
+def create_item(connection: Connection, app: App, case: Case, job: PrintJob) -> Item:
+    """The printed part enters sterile services' books as PRINTED, with what was proven about it before."""
+    current = blobs.current(connection, case.id)
+    report = json.loads(current["model_report"].path.read_text("utf-8"))
+    study = studies.need(connection, case.study_uid)
+    printing = SliceSettings()
+    gas = report.get("gas_path", {})
+    size = report.get("size_mm", [0.0, 0.0, 0.0])
+    item = Item(
+        id=job.token,
+        design=ItemDesign(
+            case_id=case.id,
+            patient_reference=patient_reference(study.patient_id),
+            level=case.level,
+            engraved_id=case.code,
+            stl_sha256=current["mesh"].sha256,
+            size_mm=(float(size[0]), float(size[1]), float(size[2])),
+            printing=PrintParameters(
+                "PLA", printing.layer_mm, printing.nozzle_c, printing.bed_c, printing.print_speed_mm_s
+            ),
+            family="vertebra-model",
+            sealed_cavities=gas.get("closed_voids"),
+            openings_per_cavity=gas.get("openings_per_cavity"),
+            narrowest_opening_mm=gas.get("narrowest_opening_mm"),
+            longest_path_mm=gas.get("longest_path_mm"),
+            ct_acquired_at=_study_time(study.study_date),
+        ),
+        printed_by=job.requested_by,
+    )
+    sterile.add(connection, item, app.clock.now())
+    return item
+
+
+def item_event(app: App, item_id: str, event: str, data: Mapping[str, object], actor: Actor) -> Item:
+    """One signed step of an item, with everything that follows from it for the case."""
+    now = app.clock.now()
+    values = dict(data)
+    if values.get("scanned_patient_id"):
+        values["scanned_patient_reference"] = patient_reference(str(values.pop("scanned_patient_id")))
+    with transaction(app.engine) as connection:
+        item = sterile.get(connection, Item, item_id)
+        load_id = str(values.get("load_id") or item.load_id)
+        load = sterile.maybe(connection, Load, load_id) if load_id else None
+        changed = rules.apply_item(
+            item,
+            event,
+            values,
+            actor.name,
+            _role(actor, rules.ITEM_TRANSITIONS, event, item.state),
+            now,
+            SETTINGS,
+            load=load,
+            bi=sterile.maybe(connection, BiologicalIndicator, load.bi_id) if load and load.bi_id else None,
+            steriliser=sterile.maybe(connection, Steriliser, load.steriliser_id) if load else None,
+            recalls=_recalls(connection),
+        )
+        _keep(connection, app, changed, item.version, event, actor, values)
+        case = cases.get(connection, item.design.case_id)
+        _step_case(connection, app, case, changed, event, actor)
+    if event == "reject":
+        _park_rejected(app, case)
+    return changed
+
+
+def load_event(app: App, load_id: str, event: str, data: Mapping[str, object], actor: Actor) -> Load:
+    """One signed step of a load."""
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        load = sterile.get(connection, Load, load_id)
+        item_id = str(data.get("item_id") or "")
+        changed = rules.apply_load(
+            load,
+            event,
+            data,
+            actor.name,
+            _role(actor, rules.LOAD_TRANSITIONS, event, load.state),
+            now,
+            SETTINGS,
+            bi=sterile.maybe(connection, BiologicalIndicator, load.bi_id) if load.bi_id else None,
+            steriliser=sterile.maybe(connection, Steriliser, load.steriliser_id),
+            recalls=_recalls(connection),
+            item=sterile.maybe(connection, Item, item_id) if item_id else None,
+        )
+        _keep(connection, app, changed, load.version, event, actor, data)
+    return changed
+
+
+def bi_event(
+    app: App, bi_id: str, event: str, data: Mapping[str, object], actor: Actor
+) -> BiologicalIndicator:
+    """One signed step of an indicator; a positive result recalls what it calls into question, at once."""
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        bi = sterile.get(connection, BiologicalIndicator, bi_id)
+        role = _role(actor, rules.BI_TRANSITIONS, event, bi.state)
+        changed = rules.apply_bi(bi, event, data, actor.name, role, now, SETTINGS)
+        _keep(connection, app, changed, bi.version, event, actor, data)
+        incidents = recall_all(connection, app)
+    for incident in incidents:
+        app.notifier.notify(
+            "recall", f"Used item {incident} is in question: tell infection control and the surgeon."
+        )
+    if changed.state is BiState.POSITIVE:
+        app.notifier.notify(
+            "recall", f"Positive indicator in steriliser {changed.steriliser_id}: items are recalled."
+        )
+    return changed
+
+
+def recall_all(connection: Connection, app: App) -> list[str]:
+    """Apply every open recall again (a growing set grows); returns items with a new incident."""
+    now = app.clock.now()
+    told: list[str] = []
+    indicators = sterile.listed(connection, BiologicalIndicator)
+    for positive in [b for b in indicators if b.state is BiState.POSITIVE]:
+        loads, items = sterile.listed(connection, Load), sterile.listed(connection, Item)
+        device = sterile.get(connection, Steriliser, positive.steriliser_id)
+        outcome = rules.apply_recall(positive, device, loads, indicators, items, now, SETTINGS)
+        before: dict[str, Any] = {r.id: r for r in (*loads, *items, device)}
+        changed: list[sterile.Record] = [outcome.steriliser, *outcome.loads, *outcome.items]
+        for record in changed:
+            if record.version != before[record.id].version:
+                sterile.save(connection, record, before[record.id].version, now)
+                audit.append(
+                    connection,
+                    at=now,
+                    actor="system:recall",
+                    subject=_subject(record),
+                    event="recall",
+                    data={"indicator": positive.id, "state": record.state.value},
+                )
+        told += [incident.item_id for incident in outcome.incidents]
+    return told
+
+
+def register_steriliser(app: App, steriliser: Steriliser, actor: Actor) -> Steriliser:
+    _need_role(actor, ("cssd_supervisor", "admin"))
+    return _register(app, steriliser, actor)
+
+
+def open_load(
+    app: App,
+    *,
+    load_id: str,
+    steriliser_id: str,
+    cycle_name: str,
+    planned_aeration_c: float,
+    purpose: str,
+    actor: Actor,
+) -> Load:
+    """A new load; its cycle number is the next of that steriliser."""
+    _need_role(actor, ("cssd_technician", "cssd_supervisor"))
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        sterile.get(connection, Steriliser, steriliser_id)
+        if SETTINGS.cycle(cycle_name) is None:
+            raise ConflictError(
+                f"The cycle {cycle_name!r} is not in the catalogue.",
+                next_step="Choose one of: " + ", ".join(c.name for c in SETTINGS.cycles) + ".",
+                code="sterilisation.cycle",
+            )
+        numbers = [
+            x.cycle_number for x in sterile.listed(connection, Load) if x.steriliser_id == steriliser_id
+        ]
+        load = Load(
+            load_id,
+            steriliser_id,
+            max(numbers, default=0) + 1,
+            cycle_name,
+            planned_aeration_c,
+            purpose,
+            operators=(actor.name,),
+        )
+        sterile.add(connection, load, now)
+        audit.append(
+            connection,
+            at=now,
+            actor=actor.name,
+            subject=_subject(load),
+            event="opened",
+            data={"steriliser": steriliser_id, "cycle": cycle_name, "number": load.cycle_number},
+        )
+        return load
+
+
+def register_bi(
+    app: App, *, bi_id: str, product: str, lot: str, expires_at: datetime, load_id: str, actor: Actor
+) -> BiologicalIndicator:
+    """An indicator for an open load."""
+    _need_role(actor, ("cssd_technician", "cssd_supervisor"))
+    with reading(app.engine) as connection:
+        load = sterile.get(connection, Load, load_id)
+    bi = BiologicalIndicator(bi_id, product, lot, expires_at, load.id, load.steriliser_id, load.cycle_number)
+    return _register(app, bi, actor)
+
+
+def _register(app: App, record: sterile.R, actor: Actor) -> sterile.R:
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        sterile.add(connection, record, now)
+        audit.append(
+            connection, at=now, actor=actor.name, subject=_subject(record), event="registered", data={}
+        )
+    return record
+
+
+def _step_case(connection: Connection, app: App, case: Case, item: Item, event: str, actor: Actor) -> None:
+    now = app.clock.now()
+    if event in _CASE_STEPS:
+        step, guard = _CASE_STEPS[event]
+        cases.move(connection, case, step, actor=actor, now=now, guards={guard: True}, data={"item": item.id})
+    elif event == "discard" and item.use is not None and case.state is CaseState.VERIFIED:
+        cases.move(
+            connection,
+            case,
+            CaseEvent.CLOSE,
+            actor=actor,
+            now=now,
+            guards={"item_discarded": True},
+            data={"item": item.id},
+        )
+    else:
+        cases.note(
+            connection,
+            case,
+            event=f"item_{event}",
+            actor=actor,
+            now=now,
+            data={"item": item.id, "to": item.state.value},
+        )
+
+
+def close_case(app: App, case_id: str, actor: Actor) -> Case:
+    """Close a case by hand, when its model was discarded before the scan was verified."""
+    with transaction(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        items = sterile.items_of_case(connection, case_id)
+        gone = bool(items) and all(i.state is ItemState.DISCARDED for i in items)
+        return cases.move(
+            connection,
+            case,
+            CaseEvent.CLOSE,
+            actor=actor,
+            now=app.clock.now(),
+            guards={"item_discarded": gone},
+        )
+
+
+def _park_rejected(app: App, case: Case) -> None:
+    error = SpineprintError(
+        "The printed part was rejected at inspection.",
+        next_step="Discard it. Resume to have the plan approved again, which allows one new print.",
+        code="part.rejected",
+    )
+    with transaction(app.engine) as connection:
+        approvals.void(connection, case.id, app.clock.now())
+        fresh = cases.get(connection, case.id)
+    raise_attention(app, fresh, error, CaseState.PLAN_READY)
+
+
+def _keep(
+    connection: Connection,
+    app: App,
+    record: Any,
+    seen_version: int,
+    event: str,
+    actor: Actor,
+    data: Mapping[str, object],
+) -> None:
+    now = app.clock.now()
+    sterile.save(connection, record, seen_version, now)
+    audit.append(
+        connection,
+        at=now,
+        actor=actor.name,
+        subject=_subject(record),
+        event=event,
+        data={"to": record.state.value, "data": dict(data)},
+    )
+
+
+def _subject(record: Any) -> str:
+    return f"{sterile.KINDS[type(record)]}:{record.id}"
+
+
+def _recalls(connection: Connection) -> tuple[rules.RecallSet, ...]:
+    return rules.open_recalls(
+        sterile.listed(connection, Load), sterile.listed(connection, BiologicalIndicator)
+    )
+
+
+def _role(actor: Actor, table: tuple[rules.Transition, ...], event: str, state: str) -> str:
+    """The role of this person that may take the step; else any of theirs, so that the refusal names it."""
+    held = sorted(r.value for r in (actor.roles or ()))
+    wanted = [t for t in table if t.event == event and state in t.sources]
+    fitting = [r for r in held if any(SETTINGS.holds(r, t.roles) for t in wanted)]
+    return (fitting or held or ["none"])[0]
+
+
+def _need_role(actor: Actor, names: tuple[str, ...]) -> None:
+    if not {r.value for r in (actor.roles or ())} & set(names):
+        raise NotAllowedError(
+            f"This needs one of these roles: {', '.join(names)}.",
+            code="auth.role",
+            next_step="Ask a person with that role.",
+        )
+
+
+def _study_time(study_date: str) -> datetime | None:
+    try:
+        return datetime.strptime(study_date, "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None

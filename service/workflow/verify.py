@@ -1,0 +1,104 @@
+"""The O-arm scan against the plan: job of VERIFYING, on its own queue so that it never waits behind a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from service.domain.case import CaseEvent
+from service.domain.people import system
+from service.errors import SpineprintError
+from service.geometry.progress import Progress
+from service.ports import JobRequest
+from service.store import blobs, cases, scans, studies
+from service.store.cases import Case
+from service.store.database import reading, transaction
+from service.store.scans import Scan
+from service.workflow.app import App
+
+
+def verify(app: App, case: Case, key: str) -> None:
+    """Measure the newest scan of the case and publish the report.
+
+    A scan that cannot be used ends as NOT_MEASURABLE with its reason and the case waits for the next scan; only
+    a failure of ours raises (and parks the case).
+    """
+    with reading(app.engine) as connection:
+        scan = next(s for s in scans.of_case(connection, case.id) if s.state == "COMPUTING")
+    try:
+        report = app.run_task("verify", _argument(app, case, scan), _progress(app, scan))
+    except SpineprintError as exc:
+        if exc.code.split(".")[0] not in ("imaging", "geometry"):
+            _set_failed(app, scan, exc)
+            raise
+        report = None
+        refusal = exc
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        fresh = cases.get(connection, case.id)
+        measured = report is not None and report["status"] == "measured"
+        values: dict[str, Any] = {
+            "state": "READY" if measured else "NOT_MEASURABLE",
+            "fraction": 1.0,
+            "stage": "done",
+        }
+        if report is not None:
+            values["report"] = report
+        else:
+            values["error"] = refusal.to_document()
+        scans.change(connection, scan.id, now, **values)
+        reason = "" if measured else (report["reason"] if report else refusal.message)
+        cases.move(
+            connection,
+            fresh,
+            CaseEvent.SCAN_MEASURED if measured else CaseEvent.SCAN_NOT_MEASURABLE,
+            actor=system("verification"),
+            now=now,
+            data={"scan": scan.id, "verdict": report.get("verdict") if report else None, "reason": reason},
+            jobs=[JobRequest(f"publish.scan.{scan.id}", "publish_scan", scan.id, "io")] if report else (),
+        )
+    if not measured:
+        app.notifier.notify("scan", f"The O-arm scan gives no measurement: {reason}", case_code=case.code)
+
+
+def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:
+    with reading(app.engine) as connection:
+        current = blobs.current(connection, case.id)
+        ct = studies.instances_of(connection, case.study_uid)
+        oarm = studies.instances_of(connection, scan.study_uid)
+    return {
+        "ct_files": [i.path for i in ct if not i.quarantined and i.series_uid == case.series_uid],
+        "scan_files": [i.path for i in oarm if not i.quarantined],
+        "mask": str(current["mask"].path),
+        "plan": str(current["plan"].path),
+        "outer": str(current["outer"].path) if "outer" in current else None,
+    }
+
+
+def _progress(app: App, scan: Scan) -> Progress:
+    last = 0.0
+
+    def report(stage: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last < 0.2:
+            return
+        last = time.monotonic()
+        with transaction(app.engine) as connection:
+            scans.change(connection, scan.id, app.clock.now(), stage=stage, fraction=round(fraction, 3))
+
+    return report
+
+
+def _set_failed(app: App, scan: Scan, error: SpineprintError) -> None:
+    with transaction(app.engine) as connection:
+        scans.change(connection, scan.id, app.clock.now(), state="FAILED", error=error.to_document())
+
+
+def recompute(app: App, case: Case) -> None:
+    """On resuming a case whose verification failed: the newest failed scan is computed again."""
+    with transaction(app.engine) as connection:
+        failed = [s for s in scans.of_case(connection, case.id) if s.state == "FAILED"]
+        if failed:
+            scans.change(
+                connection, failed[0].id, app.clock.now(), state="COMPUTING", error=None, stage="waiting"
+            )
