@@ -179,4 +179,5 @@ def _pixels(
     data.WindowCenter, data.WindowWidth = "300", "1500"
     data.RescaleIntercept = f"{header.intercept:g}"
     data.RescaleSlope = f"{header.slope:g}"
-    data.RescaleType = header.rescale_type
+    if header.rescale_type:
+        data.RescaleType = header.rescale_type

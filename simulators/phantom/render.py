@@ -16,6 +16,7 @@ from simulators.phantom.shape import (
     Vertebra,
     canal_centre_y,
     canal_half_axes,
+    local_points,
 )
 
 LABELS = {level: 16 + index for index, level in enumerate(LEVELS)}
@@ -48,13 +49,34 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class BoneMap:
-    """Per voxel: share of bone, share of marrow, grey value of the bone part, label, volumes per label (mm3)."""
+    """Per voxel: share of bone, grey value of the bone part times its share, label; volumes per label (mm3)."""
 
     bone: Single
-    marrow: Single
     grey: Single
     labels: NDArray[np.uint8]
     volume_mm3: dict[int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """Trabecular pattern of one bone, fixed to the bone: it moves with it and is the same at any voxel size."""
+
+    field: Single
+
+    STEP_MM = 0.7
+    NODES = 128
+
+    @classmethod
+    def of(cls, seed: int, bone: int) -> Texture:
+        """Unit variance, correlated over about 0.9 mm, repeating every 90 mm."""
+        rng = np.random.default_rng([seed, 1000 + bone])
+        return cls(correlated_noise(rng, (cls.NODES,) * 3, (0.9 / cls.STEP_MM,) * 3))
+
+    def at(self, local: Single) -> Single:
+        """Values (N,) at model points (N,3)."""
+        nodes = local.T / np.float32(self.STEP_MM)
+        values: Single = ndimage.map_coordinates(self.field, nodes, order=1, mode="grid-wrap")
+        return values
 
 
 def _blocks(grid: Grid) -> Iterator[tuple[slice, slice, slice]]:
@@ -67,7 +89,8 @@ def _blocks(grid: Grid) -> Iterator[tuple[slice, slice, slice]]:
 def map_bones(skeleton: Skeleton, grid: Grid, parameters: PhantomParameters) -> BoneMap:
     """Evaluate the model block by block; blocks without bone cost nothing."""
     bone = np.zeros(grid.shape, dtype=np.float32)
-    marrow, grey = np.zeros_like(bone), np.zeros_like(bone)
+    grey = np.zeros_like(bone)
+    textures = [Texture.of(parameters.seed, n) for n in range(len(skeleton.bones))]
     labels = np.zeros(grid.shape, dtype=np.uint8)
     volume: dict[int, float] = {}
     voxel = np.float32(grid.spacing.mean())
@@ -80,22 +103,26 @@ def map_bones(skeleton: Skeleton, grid: Grid, parameters: PhantomParameters) -> 
         if not any(b.near(centre, radius) for b in skeleton.bones):
             continue
         shape = (len(k), len(j), len(i))
-        for item, d, scale in skeleton.sample(grid.points(k, j, i), centre, radius):
+        points = grid.points(k, j, i)
+        for item, d, scale in skeleton.sample(points, centre, radius):
             share = np.clip(0.5 - d / voxel, 0.0, 1.0)
             if not share.any():
                 continue
             inner = np.clip(0.5 - (d + np.float32(parameters.cortex_mm) * scale) / voxel, 0.0, 1.0)
             arch = (scale - 1.0) / 0.35
             spongy = np.float32(parameters.trabecular_mean_hu) + 45.0 * arch
+            inside = np.flatnonzero(inner)
+            spongy[inside] += np.float32(parameters.trabecular_sd_hu) * textures[
+                skeleton.bones.index(item)
+            ].at(local_points(item.pose, points[inside]))
             value = (share - inner) * np.float32(parameters.cortex_hu) + inner * spongy
             label = LABELS[item.level] if isinstance(item, Vertebra) else RIB_LABEL
             bone[block] += share.reshape(shape)
-            marrow[block] += inner.reshape(shape)
             grey[block] += value.reshape(shape)
             labels[block][(d < 0).reshape(shape)] = label
             volume[label] = volume.get(label, 0.0) + float(share.sum()) * voxel_mm3
     np.clip(bone, 0.0, 1.0, out=bone)
-    return BoneMap(bone, marrow, grey, labels, volume)
+    return BoneMap(bone, grey, labels, volume)
 
 
 def correlated_noise(
@@ -243,8 +270,6 @@ def render(
     grey = render_soft_tissue(skeleton.poses, grid, rng)
     grey *= 1.0 - bones.bone
     grey += bones.grey
-    texture = correlated_noise(rng, grid.shape, tuple(float(0.9 / s) for s in spacing))
-    grey += bones.marrow * texture * np.float32(parameters.trabecular_sd_hu)
     sigma = tuple(float(parameters.psf_sigma_mm / s) for s in spacing)
     grey = ndimage.gaussian_filter(grey, sigma, truncate=3.0, mode="nearest")
     weights = slab_weights(parameters.thickness_mm, float(grid.spacing[2]))
