@@ -23,7 +23,11 @@ from skimage import measure
 
 LABEL = {"T7": 37, "T8": 36, "T9": 35, "T10": 34, "T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29}
 SHIPPED = ("T8", "T9", "T10", "T11", "T12", "L1", "L2")
-MEANS = {"mean_T9_T11": ("T9", "T10", "T11"), "mean_T11_L1": ("T11", "T12", "L1"), "mean_T12_L2": ("T12", "L1", "L2")}
+MEANS = {
+    "mean_T9_T11": ("T9", "T10", "T11"),
+    "mean_T11_L1": ("T11", "T12", "L1"),
+    "mean_T12_L2": ("T12", "L1", "L2"),
+}
 HALF_MM = np.array([60.0, 80.0, 60.0])
 FACES = 6000
 
@@ -93,8 +97,16 @@ def symmetric_shape(field, affine, centre, above, below) -> Shape:
         values = np.clip(sample(field, affine, centre, base, coarse, yaw, roll, shift), -4, 4)
         return float(np.mean(np.abs(values - values[:, :, ::-1])))
 
-    best = optimize.minimize(cost, [0.0, 0.0, 0.0], method="Nelder-Mead", options={"initial_simplex": np.array(
-        [[0, 0, 0], [0.15, 0, 0], [0, 0.1, 0], [0, 0, 2.0]]), "xatol": 1e-3, "fatol": 1e-5}).x
+    best = optimize.minimize(
+        cost,
+        [0.0, 0.0, 0.0],
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": np.array([[0, 0, 0], [0.15, 0, 0], [0, 0.1, 0], [0, 0, 2.0]]),
+            "xatol": 1e-3,
+            "fatol": 1e-5,
+        },
+    ).x
     values = sample(field, affine, centre, base, grid_points(1.0), *best)
     return Shape(ndimage.gaussian_filter(0.5 * (values + values[:, :, ::-1]), 0.8), float(gap))
 
@@ -111,7 +123,9 @@ def sample(field, affine, centre, base, points, yaw, roll, shift) -> np.ndarray:
     lps = (points + [shift, 0, 0]) @ (base @ turn).T + centre
     inverse = np.linalg.inv(affine)
     ijk = lps @ inverse[:3, :3].T + inverse[:3, 3]
-    return ndimage.map_coordinates(field, np.moveaxis(ijk[..., ::-1], -1, 0), order=1, mode="constant", cval=12.0)
+    return ndimage.map_coordinates(
+        field, np.moveaxis(ijk[..., ::-1], -1, 0), order=1, mode="constant", cval=12.0
+    )
 
 
 def mean_shape(shapes: list[Shape]) -> Shape:
@@ -121,9 +135,12 @@ def mean_shape(shapes: list[Shape]) -> Shape:
     total = np.zeros_like(shapes[0].field)
     for shape in shapes:
         scale = shape.gap_mm / gap
-        total += ndimage.affine_transform(
-            shape.field, np.eye(3) * scale, offset=centre * (1 - scale), order=1, mode="nearest"
-        ) / scale
+        total += (
+            ndimage.affine_transform(
+                shape.field, np.eye(3) * scale, offset=centre * (1 - scale), order=1, mode="nearest"
+            )
+            / scale
+        )
     return Shape(total / len(shapes), gap)
 
 
@@ -146,7 +163,9 @@ def mesh_of(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decimated(vertices: np.ndarray, faces: np.ndarray):
-    result = igl.decimate(np.ascontiguousarray(vertices, dtype=np.float64), np.ascontiguousarray(faces, dtype=np.int64), FACES)
+    result = igl.decimate(
+        np.ascontiguousarray(vertices, dtype=np.float64), np.ascontiguousarray(faces, dtype=np.int64), FACES
+    )
     arrays = [r for r in result if isinstance(r, np.ndarray) and r.ndim == 2]
     return arrays[0], arrays[1]
 
@@ -159,10 +178,17 @@ def save(out: Path, shapes: dict[str, Shape]) -> None:
         data[f"vertices_{name}"] = np.round(vertices * 100).astype(np.int16)
         data[f"faces_{name}"] = faces.astype(np.uint16)
         levels.append(MEANS[name][1] if name in MEANS else name)
-        print(f"{name}: {len(vertices)} vertices, {len(faces)} faces, spacing {shape.gap_mm:.1f} mm, extent", np.ptp(vertices, axis=0).round(1))
+        print(
+            f"{name}: {len(vertices)} vertices, {len(faces)} faces, spacing {shape.gap_mm:.1f} mm, extent",
+            np.ptp(vertices, axis=0).round(1),
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
-        out, names=np.array(list(shapes)), levels=np.array(levels), gaps_mm=np.array([s.gap_mm for s in shapes.values()]), **data
+        out,
+        names=np.array(list(shapes)),
+        levels=np.array(levels),
+        gaps_mm=np.array([s.gap_mm for s in shapes.values()]),
+        **data,
     )
 
 

@@ -155,7 +155,9 @@ def _threshold_offset(hu: Grid, soft: Grid, use: SurfaceSettings) -> tuple[Grid,
     return (*_spread(near, np.where(known, found, 0.0), known, use), share)
 
 
-def _spread(near: NDArray[np.bool_], offset: Grid, known: NDArray[np.bool_], use: SurfaceSettings) -> tuple[Grid, Grid]:
+def _spread(
+    near: NDArray[np.bool_], offset: Grid, known: NDArray[np.bool_], use: SurfaceSettings
+) -> tuple[Grid, Grid]:
     """Carry values from the boundary band to the space around it, smoothed along the surface."""
     band = np.zeros(near.shape, dtype=np.float32)
     trust, value = band.copy(), band.copy()

@@ -204,7 +204,9 @@ def _deform_one(
             kernel = _surface_kernel(rest, wide + (narrow - wide) * share)
         normals = vertex_normals(points, shape.template.faces)
         limit = reach + (2.5 - reach) * share
-        shift, weight = _edge_shift(evidence, field, points, normals, limit, 0.012 * (1.5 if share > 0.5 else 1))
+        shift, weight = _edge_shift(
+            evidence, field, points, normals, limit, 0.012 * (1.5 if share > 0.5 else 1)
+        )
         weighted = np.column_stack([normals * (shift * weight)[:, None], weight])
         smooth = kernel @ weighted
         points = points + 0.6 * smooth[:, :3] / np.maximum(smooth[:, 3:], 1e-9)

@@ -1,0 +1,201 @@
+"""Isolate one vertebra from a CT: by fitting shapes to it, or from a mask made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from service.errors import GeometryError
+from service.geometry.anatomy import Isolation, Seeds
+from service.geometry.evidence import Evidence, trilinear
+from service.geometry.isolation_checks import (
+    GateSettings,
+    check_seeds,
+    judge,
+    refuse_cut_vertebra,
+    refuse_implausible,
+    refuse_weak_fit,
+)
+from service.geometry.labelling import LabellingSettings, label_target, solid_of
+from service.geometry.landmarks import find_landmarks
+from service.geometry.outer_surface import SurfaceSettings, outer_surface
+from service.geometry.progress import Progress, silent
+from service.geometry.spine_fit import FitSettings, SpineFit, fit_spine
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class IsolationSettings:
+    """Settings of all stages; the defaults are the ones measured."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    labelling: LabellingSettings = field(default_factory=LabellingSettings)
+    surface: SurfaceSettings = field(default_factory=SurfaceSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    crop_margin_mm: float = 12.0
+
+
+def isolate_vertebra(
+    ct: Volume,
+    level: str,
+    seeds: Seeds,
+    *,
+    settings: IsolationSettings | None = None,
+    progress: Progress = silent,
+) -> Isolation:
+    """Isolate `level` by fitting vertebra shapes to it and its neighbours.
+
+    Parameters
+    ----------
+    ct : HU; any grid.
+    seeds : LPS mm near the body centres; the neighbours are searched when not given.
+
+    Raises
+    ------
+    GeometryError
+        `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.cut_vertebra`,
+        `geometry.no_vertebra`, `geometry.landmarks`: nothing that could be trusted was found.
+    """
+    use = settings or IsolationSettings()
+    check_seeds(ct, seeds, use.gates)
+    fit = fit_spine(
+        ct, level, seeds, settings=use.fit, progress=lambda stage, part: progress(stage, 0.8 * part)
+    )
+    refuse_weak_fit(fit, level, seeds, use.gates)
+    refuse_cut_vertebra(ct, fit.target.vertices, level, use.gates)
+    progress("labelling the bone", 0.75)
+    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
+    mask = _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)
+    refuse_implausible(mask, level, use.gates)
+    progress("taking the surface", 0.82)
+    surface = outer_surface(ct, mask, settings=use.surface)
+    progress("finding the landmarks", 0.94)
+    landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
+    quality = judge(ct, mask, surface, landmarks, level, use.gates, fit=fit, seeds=seeds)
+    progress("isolated", 1.0)
+    return Isolation(level, mask, surface.field, landmarks, quality, "fitted")
+
+
+def isolation_from_mask(
+    ct: Volume,
+    mask: Volume,
+    level: str,
+    *,
+    settings: IsolationSettings | None = None,
+    progress: Progress = silent,
+) -> Isolation:
+    """The same from a mask of the one vertebra (non-zero inside; any grid in the CT's frame).
+
+    The mask is brought to the CT's grid, its largest body kept and filled.
+
+    Raises
+    ------
+    GeometryError
+        `geometry.empty_mask`, `geometry.mask_frame`, `geometry.no_vertebra`, `geometry.landmarks`.
+    """
+    use = settings or IsolationSettings()
+    _same_frame(ct, mask)
+    progress("reading the mask", 0.1)
+    native = _mask_on_ct(ct, mask, use.crop_margin_mm)
+    refuse_implausible(native, level, use.gates)
+    progress("taking the surface", 0.4)
+    surface = outer_surface(ct, native, settings=use.surface)
+    progress("finding the landmarks", 0.8)
+    landmarks = find_landmarks(surface.field, level)
+    quality = judge(ct, native, surface, landmarks, level, use.gates)
+    progress("isolated", 1.0)
+    return Isolation(level, native, surface.field, landmarks, quality, "mask")
+
+
+def fitted_mask(ct: Volume, fit: SpineFit, settings: IsolationSettings | None = None) -> Volume:
+    """Mask (uint8) on the CT's grid, cropped, from a fit; for measuring the labelling on its own."""
+    use = settings or IsolationSettings()
+    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
+    return _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)
+
+
+def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], margin_mm: float) -> Volume:
+    solid = solid_of(soft)
+    index = np.argwhere(solid)
+    if not len(index):
+        raise GeometryError(
+            "No bone was found for this vertebra.",
+            next_step="Check seed and level, or give a mask.",
+            code="geometry.no_vertebra",
+        )
+    low = evidence.origin + evidence.step_mm * index.min(axis=0)[::-1]
+    high = evidence.origin + evidence.step_mm * index.max(axis=0)[::-1]
+    part = ct.crop_to_lps_box((low + high) / 2, (high - low) / 2 + margin_mm)
+    # The filled solid, with the soft boundary kept where there is one, so that the CT's finer grid is used.
+    member = np.where(solid, np.maximum(soft, 0.501), np.minimum(soft, 0.499)).astype(np.float32)
+    values = _sampled(evidence, member, part) > 0.5
+    return _cleaned(values, part, ct)
+
+
+def _sampled(evidence: Evidence, values: NDArray[np.float32], part: Volume) -> NDArray[np.float32]:
+    out = np.empty(part.values.shape, dtype=np.float32)
+    rows, columns = np.indices(part.values.shape[1:])
+    for k in range(part.values.shape[0]):
+        ijk = np.column_stack([columns.ravel(), rows.ravel(), np.full(rows.size, k)])
+        out[k] = trilinear(values, evidence.index_of(part.to_lps(ijk))).reshape(rows.shape)
+    return out
+
+
+def _cleaned(values: NDArray[np.bool_], part: Volume, ct: Volume) -> Volume:
+    body = cc3d.largest_k(values, k=1, connectivity=6) > 0
+    filled = ndimage.binary_fill_holes(body).astype(np.uint8)
+    return Volume(filled, part.lps_from_ijk, ct.frame_of_reference_uid)
+
+
+def _same_frame(ct: Volume, mask: Volume) -> None:
+    known = ct.frame_of_reference_uid and mask.frame_of_reference_uid
+    if known and ct.frame_of_reference_uid != mask.frame_of_reference_uid:
+        raise GeometryError(
+            "The mask belongs to another frame of reference than the CT.",
+            next_step="Give the mask that was made on this very series.",
+            code="geometry.mask_frame",
+        )
+
+
+def _mask_on_ct(ct: Volume, mask: Volume, margin_mm: float) -> Volume:
+    index = np.argwhere(mask.values)
+    if not len(index):
+        raise GeometryError(
+            "The mask of the vertebra is empty.",
+            next_step="Give a mask in which the vertebra's voxels are not zero.",
+            code="geometry.empty_mask",
+        )
+    points = mask.to_lps(np.array([index.min(axis=0)[::-1], index.max(axis=0)[::-1]]))
+    corners = mask.to_lps(
+        np.array(
+            [
+                [index[:, 2 - a].min() if n >> a & 1 else index[:, 2 - a].max() for a in range(3)]
+                for n in range(8)
+            ]
+        )
+    )
+    low, high = np.vstack([points, corners]).min(axis=0), np.vstack([points, corners]).max(axis=0)
+    if not ct.contains(((low + high) / 2)[None])[0]:
+        raise GeometryError(
+            "The mask lies outside the CT.",
+            next_step="Give the mask that was made on this very series.",
+            code="geometry.mask_frame",
+        )
+    part = ct.crop_to_lps_box((low + high) / 2, (high - low) / 2 + margin_mm)
+    # A coarser mask is taken over as a distance, which does not carry its voxels' stairs to the finer grid.
+    ijk_from_ijk = np.linalg.inv(mask.lps_from_ijk) @ part.lps_from_ijk
+    values = ndimage.affine_transform(
+        (mask.values != 0).astype(np.float32),
+        ijk_from_ijk[:3, :3][::-1, ::-1],
+        offset=ijk_from_ijk[:3, 3][::-1],
+        output_shape=part.values.shape,
+        order=1,
+        cval=0.0,
+    )
+    return _cleaned(values > 0.5, part, ct)

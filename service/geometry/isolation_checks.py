@@ -1,0 +1,221 @@
+"""Gates of the isolation: what is refused in words, and how far the rest may be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage import measure
+
+from service.errors import GeometryError
+from service.geometry.anatomy import Landmarks, Quality, Seeds
+from service.geometry.outer_surface import OuterSurface
+from service.geometry.spine_fit import SpineFit
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Limits of the gates; ours, set on the data described in the accuracy notes."""
+
+    volume_ml: tuple[float, float] = (12.0, 110.0)
+    usual_volume_ml: tuple[float, float] = (20.0, 90.0)
+    air_hu: float = -250.0
+    bone_above_soft_hu: float = 90.0
+    min_bone_share: float = 0.05
+    bone_radius_mm: float = 18.0
+    max_outside_share: float = 0.05
+    min_fit_score: float = 0.22
+    moved_seed_mm: float = 8.0
+    lost_seed_mm: float = 16.0
+    weak_surface_share: float = 0.35
+    template_spread_mm: float = 1.2
+    review_levels: tuple[str, ...] = ("T8", "T9", "T10")
+    """Levels at which the method is known to be weak: always for a person to look at."""
+    confidence_bar: float = 0.5
+
+
+def check_seeds(ct: Volume, seeds: Seeds, gates: GateSettings) -> None:
+    """Refuse seeds outside the scan, in air, or far from any bone."""
+    for name, point in (("target", seeds.target), ("upper", seeds.above), ("lower", seeds.below)):
+        if point is None:
+            continue
+        if not np.all(np.isfinite(point)) or not ct.contains(np.asarray(point)[None])[0]:
+            raise GeometryError(
+                f"The {name} point lies outside the scan.",
+                next_step="Give the point in LPS mm of this CT (x to the left, y to the back, z to the head).",
+                code="geometry.seed_outside",
+            )
+        values = ct.sample(_ball(np.asarray(point, dtype=np.float64), gates.bone_radius_mm), outside=-1000.0)
+        near = ct.sample(_ball(np.asarray(point, dtype=np.float64), 5.0), outside=-1000.0)
+        if float(np.median(near)) < gates.air_hu:
+            raise GeometryError(
+                f"The {name} point lies in air.",
+                next_step="Place it in the middle of the vertebral body.",
+                code="geometry.seed_in_air",
+            )
+        soft = values[(values > 0) & (values < 110)]
+        level = float(np.median(soft)) if soft.size else 50.0
+        if float(np.mean(values > level + gates.bone_above_soft_hu)) < gates.min_bone_share:
+            raise GeometryError(
+                f"There is hardly any bone around the {name} point.",
+                next_step="Place it in the middle of the vertebral body.",
+                code="geometry.seed_off_bone",
+            )
+
+
+def _ball(centre: Array, radius: float) -> Array:
+    ticks = np.linspace(-radius, radius, 13)
+    grid = np.stack(np.meshgrid(ticks, ticks, ticks), axis=-1).reshape(-1, 3)
+    return np.asarray(centre + grid[np.linalg.norm(grid, axis=1) <= radius])
+
+
+def refuse_weak_fit(fit: SpineFit, level: str, seeds: Seeds, gates: GateSettings) -> None:
+    """Refuse when nothing like a vertebra was found near the seed."""
+    moved = float(np.linalg.norm(fit.rigid_centre - seeds.target))
+    if fit.target.score < gates.min_fit_score or moved > gates.lost_seed_mm:
+        raise GeometryError(
+            f"No vertebra like {level} was found at the point given.",
+            next_step="Place the point in the middle of the body, check the level, or give a mask.",
+            code="geometry.no_vertebra",
+            details={"fit_score": round(fit.target.score, 3), "moved_mm": round(moved, 1)},
+        )
+
+
+def outside_share(ct: Volume, vertices: Array) -> float:
+    """Share 0..1 of surface points (N, 3) beyond the scan."""
+    return float(1.0 - ct.contains(vertices).mean())
+
+
+def refuse_cut_vertebra(ct: Volume, vertices: Array, level: str, gates: GateSettings) -> None:
+    """Refuse a vertebra of which the scan holds only a part."""
+    share = outside_share(ct, vertices)
+    if share > gates.max_outside_share:
+        raise GeometryError(
+            f"{level} is cut by the edge of the scan: about {100 * share:.0f} % of its surface lies beyond.",
+            next_step="Choose a vertebra that the scan shows whole, or use a longer scan.",
+            code="geometry.cut_vertebra",
+            details={"outside_share": round(share, 3)},
+        )
+
+
+def refuse_implausible(mask: Volume, level: str, gates: GateSettings) -> None:
+    """Refuse a mask that is far from the size of a vertebra."""
+    volume = float(np.count_nonzero(mask.values)) * mask.voxel_ml
+    low, high = gates.volume_ml
+    if not low <= volume <= high:
+        raise GeometryError(
+            f"What was isolated as {level} measures {volume:.1f} mL; a vertebra has {low:g} to {high:g} mL.",
+            next_step="Check seeds, level or mask.",
+            code="geometry.no_vertebra",
+            details={"volume_ml": round(volume, 1)},
+        )
+
+
+def judge(
+    ct: Volume,
+    mask: Volume,
+    surface: OuterSurface,
+    landmarks: Landmarks,
+    level: str,
+    gates: GateSettings,
+    *,
+    fit: SpineFit | None = None,
+    seeds: Seeds | None = None,
+) -> Quality:
+    """Confidence 0..1 with reasons, worst first. Each finding takes its share off; they multiply."""
+    measures = _measures(ct, mask, surface)
+    found: list[tuple[float, str]] = []
+    _judge_shape(found, measures, landmarks, level, gates)
+    if fit is not None and seeds is not None:
+        _judge_fit(found, measures, fit, seeds, gates)
+    found.sort(key=lambda item: item[0])
+    confidence = float(np.prod([factor for factor, _ in found])) if found else 1.0
+    return Quality(round(confidence, 3), tuple(text for _, text in found), measures)
+
+
+def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, float]:
+    field = surface.field
+    index = np.argwhere(mask.values)[:, ::-1].astype(np.float64)
+    at = ct.to_ijk(mask.to_lps(index))
+    top = np.array(ct.values.shape[::-1]) - 1
+    # Face-, edge- and vertex-consistent Euler number of the solid: 1 body - tunnels + voids.
+    euler = int(measure.euler_number(field.values < 0, connectivity=1))
+    return {
+        "volume_ml": round(float(np.count_nonzero(field.values < 0)) * field.voxel_ml, 2),
+        "share_without_threshold": round(surface.share_without_threshold, 4),
+        "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
+        "tunnels": float(1 - euler),
+    }
+
+
+def _judge_shape(
+    found: list[tuple[float, str]],
+    measures: dict[str, float],
+    landmarks: Landmarks,
+    level: str,
+    gates: GateSettings,
+) -> None:
+    low, high = gates.usual_volume_ml
+    if not low <= measures["volume_ml"] <= high:
+        found.append((0.6, f"The volume of {measures['volume_ml']:.0f} mL is unusual for a vertebra."))
+    if measures["edge_voxels"] > 0:
+        found.append((0.6, "The vertebra touches the edge of the scan and may be cut."))
+    if measures["tunnels"] > 1:
+        found.append(
+            (
+                0.8,
+                f"The bone has {measures['tunnels']:.0f} openings through it; the canal should be the only one.",
+            )
+        )
+    if len(landmarks.pedicles) < 2:
+        found.append((0.4, "Not both pedicles were found."))
+    for name, plate in (("upper", landmarks.upper_endplate), ("lower", landmarks.lower_endplate)):
+        if not plate.fitted:
+            found.append(
+                (0.7, f"The {name} endplate could not be fitted and was taken from the body's axis.")
+            )
+    heights = [h for h in landmarks.height_mm.values() if np.isfinite(h)]
+    if heights and min(heights) < 0.75 * max(heights):
+        found.append((0.75, "The body is deformed (fracture?): check the endplates against the CT."))
+    if measures["share_without_threshold"] > gates.weak_surface_share:
+        share = 100 * measures["share_without_threshold"]
+        found.append(
+            (
+                0.8,
+                f"{share:.0f} % of the surface never reaches the bone threshold and follows the soft boundary.",
+            )
+        )
+    if level in gates.review_levels:
+        found.append((0.7, f"At {level} the method is known to be weak: a person has to look at the result."))
+
+
+def _judge_fit(
+    found: list[tuple[float, str]],
+    measures: dict[str, float],
+    fit: SpineFit,
+    seeds: Seeds,
+    gates: GateSettings,
+) -> None:
+    moved = float(np.linalg.norm(fit.rigid_centre - seeds.target))
+    inside = np.count_nonzero((fit.distance < -1.0) & (fit.neighbour_distance < -1.0))
+    overlap = float(inside) / max(1, np.count_nonzero(fit.distance < 0))
+    measures.update(
+        fit_score=round(fit.target.score, 4),
+        seed_moved_mm=round(moved, 2),
+        neighbour_overlap=round(overlap, 4),
+        template_spread_mm=round(fit.template_spread_mm, 3),
+    )
+    if moved > gates.moved_seed_mm:
+        found.append((0.6, f"The body found lies {moved:.0f} mm from the point given."))
+    if overlap > 0.03:
+        found.append(
+            (0.6, f"The shapes of neighbouring vertebrae overlap by {100 * overlap:.0f} % of this one.")
+        )
+    if fit.template_spread_mm > gates.template_spread_mm:
+        found.append(
+            (0.7, f"Two fits from different shapes differ by {fit.template_spread_mm:.1f} mm on average.")
+        )
