@@ -15,6 +15,9 @@ from typing import Any
 
 import requests
 
+from simulators.ultimaker.server import address, listen, make_server
+from simulators.ultimaker.simulator import Simulator
+
 READY_WITHIN_S = 20.0
 
 
@@ -24,7 +27,8 @@ class RunningSimulator:
 
     url: str
     pid: int
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None
+    """None when it runs in a thread of the test (`in_process`)."""
 
     def panel(self, path: str, **body: object) -> Any:
         """POST to /panel/<path>; the JSON of the answer. Raises requests.HTTPError when it says no."""
@@ -50,6 +54,7 @@ class RunningSimulator:
 
     def kill(self) -> None:
         """kill -9: the power is gone. Start again with the same state file to see the boot."""
+        assert self.process is not None
         self.process.kill()
         self.process.wait(10)
 
@@ -95,14 +100,16 @@ def start_simulator(
 
 
 def stop_simulator(running: RunningSimulator) -> None:
-    running.process.terminate()
+    process = running.process
+    assert process is not None
+    process.terminate()
     try:
-        running.process.wait(5)
+        process.wait(5)
     except subprocess.TimeoutExpired:
-        running.process.kill()
-        running.process.wait(5)
-    if running.process.stdout is not None:
-        running.process.stdout.close()
+        process.kill()
+        process.wait(5)
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 @contextmanager
@@ -113,6 +120,23 @@ def simulator(**settings: Any) -> Iterator[RunningSimulator]:
         yield running
     finally:
         stop_simulator(running)
+
+
+@contextmanager
+def in_process(sim: Simulator) -> Iterator[RunningSimulator]:
+    """The same server in a thread: starts in milliseconds, and the test may set `sim` up beforehand."""
+    ready = threading.Event()
+    sock = listen("127.0.0.1", 0)
+    server = make_server(sim, ready.set)
+    thread = threading.Thread(target=lambda: server.run(sockets=[sock]), daemon=True)
+    thread.start()
+    assert ready.wait(READY_WITHIN_S), "the printer simulator did not start"
+    try:
+        yield RunningSimulator(address(sock), os.getpid(), None)
+    finally:
+        server.should_exit = True
+        thread.join(5)
+        sock.close()
 
 
 def small_gcode(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 
 from simulators.ultimaker import tree
 from simulators.ultimaker.auth import Client, DeniedError
@@ -46,7 +47,7 @@ async def admit(request: Request) -> Client:
 async def payload(request: Request) -> Any:
     """JSON, urlencoded or multipart: whatever the client likes (sheet section 1)."""
     if "form" in request.headers.get("content-type", ""):
-        return dict(await request.form())
+        return {name: part.text for name, part in (await _form(request)).items()}
     try:
         return json.loads(await request.body() or b"null")
     except ValueError as exc:
@@ -93,34 +94,58 @@ async def auth_verify(request: Request) -> dict[str, str]:
 async def post_print_job(request: Request) -> Response:
     client = await admit(request)
     sim = sim_of(request)
-    form = await _form(request)
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(sim.options.no_file_status, "No file")
-    data = await upload.read()
-    name = await _job_name(form, upload.filename or "")
+    upload, parts = await _file(request, sim.options.no_file_status)
+    name = _job_name(parts, upload.filename or "")
     try:
         # only the reading leaves the event loop; the start itself is one step, so that two cannot both get in
-        read = await asyncio.to_thread(Upload.read, data)
+        read = await asyncio.to_thread(Upload.read, upload.data)
         job = sim.begin(read, name, client.user, client.application)
     except UploadRefusedError as exc:
         raise ApiError(exc.status, str(exc)) from exc
     return JSONResponse({"message": "Print job accepted", "uuid": job.uuid}, 201)
 
 
-async def _form(request: Request) -> FormData:
+@dataclass(frozen=True)
+class Part:
+    """One part of a form: a plain field has no filename."""
+
+    name: str
+    data: bytes
+    filename: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+
+async def _form(request: Request) -> dict[str, Part]:
+    """The parts by name, whatever the encoding; empty when the body is no form."""
     if "form" not in request.headers.get("content-type", ""):
-        return FormData()
-    return await request.form(max_part_size=512 * 1024 * 1024)
+        return {}
+    parts = {}
+    async with request.form(max_part_size=512 * 1024 * 1024) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                parts[name] = Part(name, await value.read(), value.filename or "")
+            else:
+                parts[name] = Part(name, str(value).encode())
+    return parts
 
 
-async def _job_name(form: FormData, filename: str) -> str:
+async def _file(request: Request, missing_status: int) -> tuple[Part, dict[str, Part]]:
+    """The part `file`, and all parts. Raises ApiError when there is none."""
+    parts = await _form(request)
+    upload = parts.get("file")
+    if upload is None or upload.filename is None:
+        raise ApiError(missing_status, "No file")
+    return upload, parts
+
+
+def _job_name(parts: dict[str, Part], filename: str) -> str:
     """`jobname`, or the odd `job_name` sent as a file part, or the file name (sheet section 4.1)."""
-    given = form.get("jobname") or form.get("job_name")
-    if isinstance(given, UploadFile):
-        given = (await given.read()).decode("utf-8", "replace")
-    if given:
-        return str(given)
+    given = parts.get("jobname") or parts.get("job_name")
+    if given is not None and given.text:
+        return given.text
     return filename.removesuffix(".gz").removesuffix(".gcode")
 
 
@@ -175,15 +200,11 @@ async def history_events(
 async def post_history_event(request: Request) -> dict[str, Any]:
     await admit(request)
     sim = sim_of(request)
-    form = await _form(request)
-    if str(form.get("type_id")) != "4":
+    parts = await _form(request)
+    if "type_id" not in parts or parts["type_id"].text != "4":
         raise ApiError(400, "Only maintenance events can be entered")
-    sim.machine.history.event(
-        sim.machine.now_s(),
-        4,
-        "Maintenance",
-        *[str(p) for p in form.getlist("parameters")],
-    )
+    given = [p.text for name, p in parts.items() if name.startswith("parameters")]
+    sim.machine.history.event(sim.machine.now_s(), 4, "Maintenance", *given)
     return {"message": "Event added", "result": True}
 
 
@@ -204,11 +225,9 @@ async def validate_header(request: Request) -> list[dict[str, Any]]:
     sim = sim_of(request)
     if sim.options.early_firmware:
         raise ApiError(404, "Not found")
-    upload = (await _form(request)).get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(400, "No file")
+    upload, _ = await _file(request, 400)
     try:
-        plain = plain_bytes(await upload.read())
+        plain = plain_bytes(upload.data)
     except ValueError as exc:
         raise ApiError(400, str(exc)) from exc
     gcode = await asyncio.to_thread(read_gcode, plain)
@@ -319,10 +338,8 @@ async def material(request: Request, guid: str) -> str:
 @router.post("/materials")
 async def post_material(request: Request) -> dict[str, Any]:
     await admit(request)
-    upload = (await _form(request)).get("file")
-    if not isinstance(upload, UploadFile):
-        raise ApiError(400, "No file")
-    xml = (await upload.read()).decode("utf-8", "replace")
+    upload, _ = await _file(request, 400)
+    xml = upload.text
     guid = xml.partition("<GUID>")[2].partition("</GUID>")[0].strip()
     if guid:
         sim_of(request).materials[guid] = xml

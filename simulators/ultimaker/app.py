@@ -36,7 +36,7 @@ def build(sim: Simulator) -> App:
     app.add_exception_handler(DeniedError, api.denied)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    return Gate(app, sim.faults, lambda: sim.machine.answering)
+    return Gate(app, sim.faults, lambda: sim.machine.answering, sim.gatekeeper.expire_nonces)
 
 
 @asynccontextmanager

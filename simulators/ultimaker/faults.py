@@ -22,6 +22,7 @@ WIRE = (
     "drop_reply",  # the work is done, the connection is cut before the answer
     "work_then_500",  # the work is done, the answer is 500
     "garbage",  # 200 with something that is not JSON
+    "nonce_expired",  # every nonce is forgotten the moment this request comes
 )
 #: Faults of what is told; looked up by the endpoints.
 TOLD = (
@@ -93,8 +94,10 @@ class FaultBoard:
 class Gate:
     """ASGI application around the real one. The panel is never disturbed."""
 
-    def __init__(self, app: App, board: FaultBoard, answering: Callable[[], bool]) -> None:
-        self._app, self._board, self._answering = app, board, answering
+    def __init__(
+        self, app: App, board: FaultBoard, answering: Callable[[], bool], expire: Callable[[], None]
+    ) -> None:
+        self._app, self._board, self._answering, self._expire = app, board, answering, expire
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/panel"):
@@ -115,7 +118,12 @@ class Gate:
         if fault.kind == "silent":
             await self._hang(fault, receive)
         elif fault.kind == "slow":
+            # the front web server takes the body in whatever becomes of the client
+            whole = await _taken_in(receive)
             await asyncio.sleep(fault.seconds)
+            await self._app(scope, whole, send)
+        elif fault.kind == "nonce_expired":
+            self._expire()
             await self._app(scope, receive, send)
         elif fault.kind == "error_500":
             await _drain(receive, None)
@@ -160,6 +168,21 @@ async def _drain(receive: Receive, limit: int | None) -> None:
         got += len(message.get("body", b""))
         if not message.get("more_body"):
             return
+
+
+async def _taken_in(receive: Receive) -> Receive:
+    """Read the body to its end now; a `receive` that hands it out later."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    kept: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+    async def replay() -> Message:
+        return kept.pop() if kept else await receive()
+
+    return replay
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:
