@@ -179,7 +179,11 @@ def soft_tissue(poses: dict[str, VertebraPose], p: Single, streaks: Single, edge
     line = Centreline.of(poses)
     x, y = line.offsets(p, line.body)
     grey = np.where(streaks > 0.9, np.float32(-85.0), np.float32(42.0) + 4.0 * streaks)
-    grey = np.where((y > -34.0) & (np.abs(x) < 75.0), np.float32(FAT_HU) + 6.0 * streaks, grey)
+    grey = np.where(
+        (y > -35.0 + 3.0 * streaks) & (np.abs(x) < 75.0 + 3.0 * streaks),
+        np.float32(FAT_HU) + 6.0 * streaks,
+        grey,
+    )
     fleshy = np.float32(MUSCLE_HU) - np.where(streaks > 1.5, 45.0, 0.0) + 3.0 * streaks
     for side in (1, -1):
         grey = _paint(grey, _oval(x, y, (side * 33.0, 3.0), (14.0, 19.0), edge), fleshy)

@@ -170,8 +170,8 @@ def body_distance(pose: VertebraPose, p: Single) -> Single:
     lower = -(z + half - dish)
     column = smooth_max(smooth_max(upper, lower, 1.5), side, 3.0)
     # basivertebral vein: a dip in the back wall at mid height
-    vein = np.sqrt((x / 4.5) ** 2 + ((y - np.float32(0.5 * size.depth_mm)) / 5.0) ** 2 + (z / 3.0) ** 2)
-    return smooth_max(column, ((1.0 - vein) * 3.0).astype(np.float32), 1.5)
+    vein = np.sqrt((x / 4.0) ** 2 + ((y - np.float32(0.5 * size.depth_mm)) / 3.8) ** 2 + (z / 2.4) ** 2)
+    return smooth_max(column, ((1.0 - vein) * 2.8).astype(np.float32), 1.5)
 
 
 def canal_half_axes(pose: VertebraPose) -> tuple[float, float]:
@@ -211,47 +211,61 @@ def pedicle_limb(pose: VertebraPose, side: int) -> Limb:
 def vertebra_limbs(pose: VertebraPose) -> list[Limb]:
     """All limbs of one vertebra in its model frame."""
     size = pose.size
-    back, half = 0.5 * size.depth_mm, pose.half_height_mm
+    back = 0.5 * size.depth_mm
     limbs: list[Limb] = []
     thoracic = pose.level.startswith("T")
     x = canal_half_axes(pose)[0] + 0.4 + 0.5 * size.pedicle_width_mm
     x_joint = canal_half_axes(pose)[0] + 4.0
     z = 0.21 * size.height_mm * pose.scale
-    tip = (-0.6, back + 21.0 + size.spinous_mm, -5.0 - size.spinous_drop_mm)
     for side in (1, -1):
         limbs.append(pedicle_limb(pose, side))
         limbs.append(
-            Limb((side * x_joint, back + 13.0, -1.0), (0.0, back + 20.0, -5.5), (3.0, 3.2), (9.0, 9.0))
+            Limb((side * x_joint, back + 13.0, -2.0), (0.0, back + 20.0, -7.0), (3.0, 3.3), (9.5, 11.0))
         )
         reach = size.transverse_mm + (pose.long_left_mm if side > 0 else 0.0)
-        rise = 1.0 if thoracic else 3.0
+        behind, rise = (20.0, 1.0) if thoracic else (15.5, 3.0)
         limbs.append(
             Limb(
                 (side * x, back + 12.5, z - 2.0),
-                (side * (x + reach), back + (20.0 if thoracic else 15.5), z - 2.0 + rise),
-                (3.4, 2.8),
-                (5.4, 4.6 if thoracic else 3.8),
+                (side * (x + reach), back + behind, z - 2.0 + rise),
+                (3.4, 2.6),
+                (5.4, 4.8),
             )
         )
-        limbs.append(
-            Limb(
-                (side * (x_joint + 1.0), back + 13.0, 2.0),
-                (side * (x_joint + 2.0), back + 14.0, half + 6.5),
-                (4.6, 3.4),
-                (5.6, 4.6),
-                up=(0.0, 1.0, 0.0),
-            )
-        )
-        limbs.append(
-            Limb(
-                (side * (x_joint - 3.0), back + 17.0, -5.0),
-                (side * (x_joint - 4.2), back + 19.0, -half - size.disc_below_mm - 2.5),
-                (4.6, 3.6),
-                (4.4, 4.0),
-                up=(0.0, 1.0, 0.0),
-            )
-        )
-    limbs.append(Limb((0.0, back + 20.0, -5.0), tip, (3.0, 3.6), (8.0, 6.5 if thoracic else 8.5)))
+        limbs.extend(_joint_limbs(pose, side, x_joint))
+    root, tip = (0.0, back + 20.0, -6.0), (-0.6, back + 21.0 + size.spinous_mm, -6.0 - size.spinous_drop_mm)
+    waist = (0.0, 0.5 * (root[1] + tip[1]), 0.5 * (root[2] + tip[2]))
+    limbs.append(Limb(root, waist, (3.2, 2.5), (9.0, 6.0 if thoracic else 8.0)))
+    limbs.append(Limb(waist, tip, (2.5, 3.6), (6.0 if thoracic else 8.0, 5.0 if thoracic else 9.0)))
+    return limbs
+
+
+def _joint_limbs(pose: VertebraPose, side: int, x: float) -> list[Limb]:
+    """Superior and inferior articular process and, in the lumbar spine, the mammillary knob.
+
+    Lumbar facets stand oblique to the sagittal plane, thoracic ones nearly coronal; T12 changes from one to the
+    other.
+    """
+    back, half = 0.5 * pose.size.depth_mm, pose.half_height_mm
+    upper_lumbar = pose.level.startswith("L")
+    lower_lumbar = upper_lumbar or pose.level == "T12"
+    oblique, coronal = (0.45 * side, 0.9, 0.0), (0.97 * side, -0.2, 0.0)
+    top, end = half + 6.0, -half - pose.size.disc_below_mm - 2.0
+    limbs = []
+    if upper_lumbar:
+        start, stop = (side * (x + 0.5), back + 12.5, 1.0), (side * (x + 2.6), back + 14.0, top)
+        limbs.append(Limb(start, stop, (4.4, 3.2), (5.6, 6.4), up=oblique))
+        knob = (side * (x + 4.2), back + 18.5, half - 1.0)
+        limbs.append(Limb((side * (x + 2.5), back + 15.0, 4.0), knob, (3.6, 2.8), (3.6, 2.8)))
+    else:
+        start, stop = (side * (x - 0.5), back + 12.5, 1.0), (side * (x - 0.5), back + 12.5, top)
+        limbs.append(Limb(start, stop, (3.4, 2.6), (5.0, 5.4), up=coronal))
+    if lower_lumbar:
+        start, stop = (side * (x - 3.0), back + 17.0, -8.0), (side * (x - 3.4), back + 18.6, end)
+        limbs.append(Limb(start, stop, (4.6, 4.0), (5.0, 5.2), up=oblique))
+    else:
+        start, stop = (side * (x - 2.5), back + 17.0, -7.0), (side * (x - 2.0), back + 18.2, end)
+        limbs.append(Limb(start, stop, (3.2, 2.8), (5.6, 5.4), up=coronal))
     return limbs
 
 
