@@ -7,6 +7,7 @@ The transport is pynetdicom with its known defects mended (`guarded_socket`, `co
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import uuid
 from collections import Counter
@@ -35,9 +36,14 @@ _PROCESSING_FAILURE = 0x0110
 _OUT_OF_RESOURCES = 0xA700
 _CLASS_MISMATCH = 0xA900
 _CANNOT_UNDERSTAND = 0xC000
-_REJECTED_PERMANENT, _BY_USER, _CALLING_UNKNOWN, _CALLED_UNKNOWN = 0x01, 0x01, 0x03, 0x07
+_CALLING_UNKNOWN = (0x01, 0x01, 0x03)
+_CALLED_UNKNOWN = (0x01, 0x01, 0x07)
+_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
+"""A-ASSOCIATE-RJ result, source and reason (PS3.8 section 9.3.4)."""
 
 _LONGEST_NEGOTIATION_BYTES = 1 << 20
+_MOST_CONNECTIONS = 1000
+"""Open sockets, two threads each, before negotiation sorts them out."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class DicomNode(ImageNode):
         self._handover.start()
         # the library's per-PDU log handlers cost a third of the speed; ours say what matters
         _config.LOG_HANDLER_LEVEL = "none"
+        # it writes a stack trace for every client that hangs up; `_on_open` says the same in one line
+        logging.getLogger("pynetdicom.dul").setLevel(logging.CRITICAL)
         try:
             self._server = self._application_entity().start_server(
                 (self._config.host, self._config.port), block=False, evt_handlers=self._handlers()
@@ -157,7 +165,8 @@ class DicomNode(ImageNode):
 
     def _application_entity(self) -> AE:
         entity = AE(ae_title=self._config.ae_title)
-        entity.maximum_associations = self._config.max_associations
+        # the library also counts connections that never asked for anything; _on_requested counts real ones
+        entity.maximum_associations = _MOST_CONNECTIONS
         entity.maximum_pdu_size = self._config.max_pdu_bytes
         entity.acse_timeout = self._config.acse_timeout_s
         entity.dimse_timeout = self._config.dimse_timeout_s
@@ -170,7 +179,6 @@ class DicomNode(ImageNode):
         return [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_ABORTED, self._on_aborted),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -180,6 +188,9 @@ class DicomNode(ImageNode):
     def _on_open(self, event: Any) -> None:
         address = str(event.address[0])
         wire = event.assoc.dul.socket
+        if self._server is not None and len(self._server.active_associations) > _MOST_CONNECTIONS:
+            self._count("rejected_connections")
+            wire.socket.shutdown(socket.SHUT_RDWR)
 
         def fault(what: str) -> None:
             self._count("faults")
@@ -198,33 +209,23 @@ class DicomNode(ImageNode):
         proposed = request.presentation_context_definition_list
         association.acceptor.supported_contexts = supported_for(proposed)
         calling, called = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
-        address = str(association.requestor.address)
         if self._config.require_called_ae and called != self._config.ae_title.strip():
             why = f"it called {printable(called)}, this node is {self._config.ae_title}"
-            self._reject(association, calling, address, _CALLED_UNKNOWN, "called_ae", why)
-            return
-        if not self._config.require_known_callers or asks_only_for_echo(proposed):
-            return
-        peer, why = known_peer(self._config.peers, calling, address)
-        if peer is None:
-            self._reject(association, calling, address, _CALLING_UNKNOWN, "calling_ae", why)
+            self._reject(association, _CALLED_UNKNOWN, "called_ae", why)
+        elif len(self.open_associations()) >= self._config.max_associations:
+            why = f"{self._config.max_associations} associations are open already"
+            self._reject(association, _LIMIT_EXCEEDED, "limit", why)
+        elif self._config.require_known_callers and not asks_only_for_echo(proposed):
+            peer, why = known_peer(self._config.peers, calling, str(association.requestor.address))
+            if peer is None:
+                self._reject(association, _CALLING_UNKNOWN, "calling_ae", why)
 
-    def _reject(
-        self, association: Any, calling: str, address: str, diagnostic: int, counter: str, why: str
-    ) -> None:
+    def _reject(self, association: Any, answer: tuple[int, int, int], counter: str, why: str) -> None:
         self._count(f"rejected_{counter}")
-        _log.warning("association from %s at %s rejected: %s", printable(calling), address, why)
-        association.acse.send_reject(_REJECTED_PERMANENT, _BY_USER, diagnostic)
+        calling = printable(str(association.requestor.primitive.calling_ae_title))
+        _log.warning("association from %s at %s rejected: %s", calling, association.requestor.address, why)
+        association.acse.send_reject(*answer)
         association.kill()
-
-    def _on_rejected(self, event: Any) -> None:
-        self._count("rejected_limit")
-        _log.warning(
-            "association from %s at %s rejected: %d associations are open already",
-            printable(str(event.assoc.requestor.ae_title)),
-            event.assoc.requestor.address,
-            self._config.max_associations,
-        )
 
     def _on_accepted(self, event: Any) -> None:
         self._count("associations")

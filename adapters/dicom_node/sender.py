@@ -160,9 +160,8 @@ def _why_not_established(association: Any) -> str:
         answer = association.acceptor.primitive
         reason = getattr(answer, "reason_str", "") if answer is not None else ""
         return f"the destination rejected the association: {reason or 'no reason given'}"
-    if association.is_aborted:
-        return "the destination aborted the association or does not answer"
-    return "no connection"
+    # the library sets the same flag when the port is closed and when the peer aborts the negotiation
+    return "no connection, or the destination aborted the negotiation"
 
 
 def _close(association: Any) -> None:
