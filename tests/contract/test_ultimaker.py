@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -39,8 +39,9 @@ from tests.support_ultimaker import (
     stop_simulator,
 )
 
-SHORT = Timeouts(connect_s=0.4, read_s=0.4, upload_s=0.6)
-SETTINGS = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=SHORT)
+SETTINGS = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=Timeouts(2.0, 5.0, 5.0))
+#: For tests in which the printer is silent on purpose.
+HASTY = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=Timeouts(0.5, 0.5, 0.5))
 
 
 @dataclass
@@ -58,6 +59,11 @@ class Room:
 
     def state(self) -> PrinterState:
         return self.printer.read().state
+
+    def hasty(self, settle_s: float = HASTY.settle_s) -> UltimakerPrinter:
+        """A client that does not wait long for the same printer."""
+        settings = replace(HASTY, settle_s=settle_s)
+        return UltimakerPrinter("um3", self.device.url, self.credentials, settings)
 
     def start(self, name: str = "case-1") -> str:
         result = self.printer.send(self.gcode, name)
@@ -279,19 +285,18 @@ def test_an_upload_that_did_not_get_through_is_unsure_then_absent(room: Room, ki
 
 
 def test_silence_after_the_upload_is_unsure_and_so_is_the_lookup(room: Room) -> None:
+    printer = room.hasty()
     room.device.fault("silent", match="/print_job", method="POST", count=1, seconds=2)
-    assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.UNSURE
+    assert printer.send(room.gcode, "case-1").outcome is SendOutcome.UNSURE
     room.device.fault("silent")
-    assert room.printer.find("case-1").outcome is LookupOutcome.UNSURE
+    assert printer.find("case-1").outcome is LookupOutcome.UNSURE
     room.device.lift_faults()
-    assert room.printer.find("case-1").outcome is LookupOutcome.ABSENT
+    assert printer.find("case-1").outcome is LookupOutcome.ABSENT
 
 
 def test_absent_is_not_said_on_one_look(room: Room) -> None:
     """The upload's connection is gone, the printer still reads the file and starts a moment later."""
-    printer = UltimakerPrinter(
-        "um3", room.device.url, room.credentials, PrinterSettings(settle_s=1.0, timeouts=SHORT)
-    )
+    printer = room.hasty(settle_s=1.5)
     room.device.fault("slow", match="/print_job", method="POST", count=1, seconds=1.2)
     assert printer.send(room.gcode, "case-1").outcome is SendOutcome.UNSURE
     assert room.device.ledger() == []
@@ -336,13 +341,14 @@ def test_odd_job_names_are_refused_before_anything_is_sent(room: Room, name: str
 
 
 def test_silence_keeps_the_time_of_the_last_answer(room: Room) -> None:
-    last = room.printer.read()
+    printer = room.hasty()
+    last = printer.read()
     room.device.fault("silent")
     time.sleep(0.05)
-    silent = room.printer.read()
+    silent = printer.read()
     assert (silent.state, silent.read_at) == (PrinterState.SILENT, last.read_at)
     room.device.lift_faults()
-    assert room.printer.read().read_at > last.read_at
+    assert printer.read().read_at > last.read_at
 
 
 @pytest.mark.parametrize("kind", ["error_500", "garbage"])
