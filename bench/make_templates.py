@@ -17,7 +17,7 @@ from pathlib import Path
 import edt
 import igl
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from scipy import ndimage, optimize
 from skimage import measure
 
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("labels", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    image = sitk.ReadImage(str(args.labels))
-    values = sitk.GetArrayFromImage(image)
+    image = SimpleITK.ReadImage(str(args.labels))
+    values = SimpleITK.GetArrayFromImage(image)
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
@@ -120,7 +120,7 @@ def grid_points(step: float) -> np.ndarray:
 def sample(field, affine, centre, base, points, yaw, roll, shift) -> np.ndarray:
     cy, sy, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll)
     turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]) @ np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
-    lps = (points + [shift, 0, 0]) @ (base @ turn).T + centre
+    lps = (points + np.array([shift, 0.0, 0.0])) @ (base @ turn).T + centre
     inverse = np.linalg.inv(affine)
     ijk = lps @ inverse[:3, :3].T + inverse[:3, 3]
     return ndimage.map_coordinates(

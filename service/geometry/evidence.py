@@ -45,11 +45,11 @@ class Evidence:
         return np.asarray((points - self.origin) / self.step_mm)
 
 
-def trilinear(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Array:
+def trilinear(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Grid:
     """Values at fractional (..., 3) (i, j, k) indices; `outside` beyond the grid."""
     flat = index.reshape(-1, 3).T[::-1]
     found = ndimage.map_coordinates(values, flat, order=1, mode="constant", cval=outside, output=np.float32)
-    return np.asarray(found).reshape(index.shape[:-1])
+    return np.asarray(found, dtype=np.float32).reshape(index.shape[:-1])
 
 
 def gather_evidence(ct: Volume, low_lps: Array, high_lps: Array, *, step_mm: float = 1.0) -> Evidence:

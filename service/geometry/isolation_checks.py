@@ -201,8 +201,8 @@ def _judge_fit(
     gates: GateSettings,
 ) -> None:
     moved = float(np.linalg.norm(fit.rigid_centre - seeds.target))
-    inside = np.count_nonzero((fit.distance < -1.0) & (fit.neighbour_distance < -1.0))
-    overlap = float(inside) / max(1, np.count_nonzero(fit.distance < 0))
+    inside = int(np.sum((fit.distance < -1.0) & (fit.neighbour_distance < -1.0)))
+    overlap = float(inside) / float(max(1, int(np.sum(fit.distance < 0))))
     measures.update(
         fit_score=round(fit.target.score, 4),
         seed_moved_mm=round(moved, 2),

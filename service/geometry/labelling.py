@@ -86,7 +86,7 @@ def _total_variation_cut(force: Grid, weight: Grid, iterations: int) -> Grid:
         divergence[1:] -= dual[0, :-1]
         divergence[:, 1:] -= dual[1, :, :-1]
         divergence[:, :, 1:] -= dual[2, :, :, :-1]
-        new = np.clip(u + step * (divergence + force), 0.0, 1.0)
+        new: Grid = np.clip(u + step * (divergence + force), 0.0, 1.0)
         bar = 2.0 * new - u
         u = new
-    return u
+    return np.asarray(u, dtype=np.float32)

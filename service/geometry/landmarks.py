@@ -156,7 +156,7 @@ def _deep_centre(outer: Volume) -> Array:
     spacing = tuple(s * every for s in outer.spacing_mm[::-1])
     depth = -signed_edt(solid, spacing)
     index = (np.argwhere(depth > 0.6 * depth.max()).mean(axis=0) - 1)[::-1] * every
-    return outer.to_lps(index[None])[0]
+    return np.asarray(outer.to_lps(index[None])[0])
 
 
 def _resample(outer: Volume, centre: Array, axes: Array, use: LandmarkSettings) -> _Local:
@@ -172,7 +172,7 @@ def _resample(outer: Volume, centre: Array, axes: Array, use: LandmarkSettings) 
 def _canal(local: _Local, use: LandmarkSettings, level: str) -> _Canal:
     """The hole behind the body that stays open looking along the superior axis."""
     low, high = local.index(2, -14.0), local.index(2, 22.0)
-    shadow = (local.field[low:high] < 0).any(axis=0)
+    shadow = np.asarray((local.field[low:high] < 0).any(axis=0), dtype=np.bool_)
     holes = ndimage.binary_fill_holes(shadow) & ~shadow
     labels, count = ndimage.label(holes)
     best: tuple[float, NDArray[np.intp]] | None = None

@@ -11,6 +11,9 @@ from service.geometry.evidence import Evidence
 
 Array = NDArray[np.float64]
 
+#: Beyond this (mm) nothing asks how far away a surface is.
+FAR_MM = 12.0
+
 
 def inside_grid(index: Array, faces: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Which voxels (Z, Y, X) lie inside a closed mesh given in fractional (i, j, k) coordinates.
@@ -49,17 +52,24 @@ def grid_signed_distance(
 ) -> NDArray[np.float32]:
     """Signed distance (mm, negative inside) of a closed mesh in LPS on the evidence's grid.
 
-    Good to about half a voxel; within `exact_band_mm` of the surface the distance is exact.
+    Good to about half a voxel and capped outside at `FAR_MM`; within `exact_band_mm` of the surface exact.
     """
-    shape = evidence.hu.shape
-    inside = inside_grid(evidence.index_of(vertices), faces, shape)
-    distance = signed_edt(inside, (evidence.step_mm,) * 3)
+    index = evidence.index_of(vertices)
+    reach = FAR_MM / evidence.step_mm
+    low = np.maximum(np.floor(index.min(axis=0) - reach), 0).astype(int)
+    high = np.minimum(np.ceil(index.max(axis=0) + reach) + 1, evidence.hu.shape[::-1]).astype(int)
+    whole = np.full(evidence.hu.shape, FAR_MM, dtype=np.float32)
+    if np.any(high <= low):
+        return whole
+    inside = inside_grid(index - low, faces, tuple(int(n) for n in (high - low)[::-1]))
+    distance = np.minimum(signed_edt(inside, (evidence.step_mm,) * 3), FAR_MM)
     if exact_band_mm > 0.0:
         k, j, i = np.nonzero(np.abs(distance) < exact_band_mm)
-        points = evidence.origin + evidence.step_mm * np.column_stack([i, j, k])
+        points = evidence.origin + evidence.step_mm * (np.column_stack([i, j, k]) + low)
         exact = point_mesh_distance(points, vertices, faces)
         distance[k, j, i] = np.where(inside[k, j, i], -exact, exact)
-    return distance
+    whole[low[2] : high[2], low[1] : high[1], low[0] : high[0]] = distance
+    return whole
 
 
 def signed_edt(inside: NDArray[np.bool_], spacing_zyx: tuple[float, ...]) -> NDArray[np.float32]:

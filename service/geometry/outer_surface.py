@@ -127,7 +127,7 @@ def _threshold_offset(hu: Grid, soft: Grid, use: SurfaceSettings) -> tuple[Grid,
     """
     near = np.abs(soft) < 0.75
     places = np.argwhere(near)
-    gradient = np.stack([g[near] for g in np.gradient(soft)], axis=1)
+    gradient = np.stack([np.gradient(soft, axis=a)[near] for a in range(3)], axis=1)
     normal = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
     step = 0.25
     outward, inward = round(use.search_outward_mm / step), round(use.search_inward_mm / step)
@@ -192,7 +192,9 @@ def _metric(surface: Grid, solid: NDArray[np.bool_], grid: Volume, use: SurfaceS
     band = (distance > -use.exact_inside_mm) & (distance < use.exact_outside_mm)
     index = np.argwhere(band)
     exact = point_mesh_distance(
-        index * use.grid_mm, vertices.astype(np.float64) * use.grid_mm, faces.astype(np.int32)
+        np.asarray(index * use.grid_mm, dtype=np.float64),
+        np.asarray(vertices * use.grid_mm, dtype=np.float64),
+        faces.astype(np.int32),
     )
     distance[band] = np.where(solid[band], -exact, exact)
     return np.clip(distance, -use.cap_mm, use.cap_mm).astype(np.float32)

@@ -136,9 +136,10 @@ class _Search:
         turn = _rotations(trial[:, 3:6])
         scale = np.exp(trial[:, 6:9]) * self.start.scale
         axes = self.start.axes @ turn
-        points = np.einsum("pij,pnj->pni", axes, self.vertices[chosen] * scale[:, None, :])
+        back = np.swapaxes(axes, 1, 2)
+        points = (self.vertices[chosen] * scale[:, None, :]) @ back
         points += (self.start.centre + trial[:, :3])[:, None, :]
-        normals = np.einsum("pij,pnj->pni", axes, self.normals[chosen] / scale[:, None, :])
+        normals = (self.normals[chosen] / scale[:, None, :]) @ back
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
         inner = trilinear(field, self.evidence.index_of(points - 1.2 * normals))
         outer = trilinear(field, self.evidence.index_of(points + 2.5 * normals))
@@ -168,17 +169,19 @@ def deform(
     evidence: Evidence,
     shapes: Sequence[PlacedShape],
     *,
+    fixed: Sequence[PlacedShape] = (),
     rounds: int = 2,
     iterations: int = 30,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[PlacedShape, ...]:
-    """Deform all shapes together; each sees the bone of the others faded out (`ownership`)."""
+    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out."""
+    still = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fixed]
     current = list(shapes)
     done = 0
     for turn in range(rounds):
         distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in current]
         for place_, shape in enumerate(current):
-            others = [d for n, d in enumerate(distances) if n != place_]
+            others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
             field = evidence.fine
             if others:
                 gap = np.minimum.reduce(others) - distances[place_]
@@ -200,15 +203,16 @@ def _deform_one(
     kernel = _surface_kernel(rest, wide)
     for step in range(iterations):
         share = step / max(1, iterations - 1)
-        if step and step % max(1, iterations // 5) == 0:
+        if step and step % max(1, iterations // 3) == 0:
             kernel = _surface_kernel(rest, wide + (narrow - wide) * share)
         normals = vertex_normals(points, shape.template.faces)
         limit = reach + (2.5 - reach) * share
         shift, weight = _edge_shift(
             evidence, field, points, normals, limit, 0.012 * (1.5 if share > 0.5 else 1)
         )
-        weighted = np.column_stack([normals * (shift * weight)[:, None], weight])
-        smooth = kernel @ weighted
+        # Single precision throughout: a mixed product would convert the whole kernel each time.
+        weighted = np.column_stack([normals * (shift * weight)[:, None], weight]).astype(np.float32)
+        smooth = np.asarray(kernel @ weighted, dtype=np.float64)
         points = points + 0.6 * smooth[:, :3] / np.maximum(smooth[:, 3:], 1e-9)
     return points
 
@@ -217,7 +221,7 @@ def _surface_kernel(points: Array, sd_mm: float) -> NDArray[np.float32]:
     single = points.astype(np.float32)
     square = np.sum(single**2, axis=1)
     distance = np.maximum(square[:, None] + square[None] - 2.0 * single @ single.T, 0.0)
-    return np.exp(-distance / np.float32(2.0 * sd_mm**2), dtype=np.float32)
+    return np.asarray(np.exp(-distance / np.float32(2.0 * sd_mm**2)), dtype=np.float32)
 
 
 def _edge_shift(

@@ -86,22 +86,22 @@ def fit_spine(
     candidates = _recentred(evidence, level, candidates, neighbours, use)
     progress("fitting the shapes", 0.4)
     chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
-    fits = []
-    for number, candidate in enumerate(chosen):
-        fits.append(
-            deform(
-                evidence,
-                [candidate, *neighbours],
-                tick=lambda f, n=number: progress("fitting the shapes", 0.4 + 0.5 * (n + f) / len(chosen)),
-            )
+    fits = [
+        deform(
+            evidence,
+            [chosen[0], *neighbours],
+            tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
         )
+    ]
+    progress("fitting a second shape", 0.8)
+    fits.extend(deform(evidence, [other], fixed=fits[0][1:]) for other in chosen[1:])
     distances = [
         grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0) for f in fits
     ]
     near = np.minimum.reduce(
         [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fits[0][1:]]
     )
-    mean = np.mean(distances, axis=0, dtype=np.float32)
+    mean = np.asarray(np.mean(distances, axis=0), dtype=np.float32)
     spread = float(np.abs(distances[0] - mean)[np.abs(mean) < 1.0].mean() * 2) if len(distances) > 1 else 0.0
     return SpineFit(
         evidence=evidence,
