@@ -1,0 +1,69 @@
+"""Distances to a channel's axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.gcode.channel import Beads, Channel, openness, segment_distance
+
+
+def sampled_distance(start, end, a, b, count: int = 801) -> float:
+    s = np.linspace(0, 1, count)[:, None]
+    p, q = start + s * (end - start), a + s * (b - a)
+    return float(np.linalg.norm(p[:, None] - q[None], axis=2).min())
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_segment_distance_agrees_with_sampling(seed):
+    random = np.random.default_rng(seed)
+    start, end, a, b = random.uniform(-5, 5, (4, 3))
+    if seed % 5 == 0:
+        end = start + (b - a) * random.uniform(-1, 1)  # parallel
+    if seed % 7 == 0:
+        end = start  # a point
+    found = segment_distance(start[None], end[None], a, b)[0]
+    assert found == pytest.approx(sampled_distance(start, end, a, b), abs=0.01)
+
+
+def ring(radius: float, z_values) -> Beads:
+    angle = np.linspace(0, 2 * np.pi, 73)
+    starts, ends = [], []
+    for z in z_values:
+        circle = np.column_stack((radius * np.cos(angle), radius * np.sin(angle), np.full(73, z)))
+        starts.append(circle[:-1])
+        ends.append(circle[1:])
+    start, end = np.vstack(starts), np.vstack(ends)
+    count = len(start)
+    return Beads(start, end, np.full(count, 0.4), np.zeros(count, bool), np.arange(count))
+
+
+def test_a_clean_ring_is_as_wide_as_it_was_drawn():
+    found = openness(Channel((0, 0, 10), (0, 0, 0), 1.4), ring(1.6, np.arange(0.1, 10, 0.2)))
+    assert found.free_radius == pytest.approx(1.4, abs=0.01)
+    assert found.nearest_support == float("inf")
+    assert found.walled_fraction == 1.0
+
+
+def test_the_floor_of_the_blind_end_is_not_an_obstruction_but_a_plug_is():
+    walls = ring(1.6, np.arange(0.1, 10, 0.2))
+
+    def with_line(z: float) -> Beads:
+        return Beads(
+            np.vstack((walls.start, [[-1, 0, z]])),
+            np.vstack((walls.end, [[1, 0, z]])),
+            np.append(walls.width, 0.4),
+            np.append(walls.is_support, False),
+            np.append(walls.line, 99_999),
+        )
+
+    channel = Channel((0, 0, 10), (0, 0, 0), 1.4)
+    assert openness(channel, with_line(-0.1)).free_radius > 1.2
+    plugged = openness(channel, with_line(5.0))
+    assert plugged.free_radius < 0
+    assert plugged.blocked_line == 99_999
+
+
+def test_a_channel_looked_for_in_the_wrong_place_has_no_walls():
+    found = openness(Channel((30, 0, 10), (30, 0, 0), 1.4), ring(1.6, np.arange(0.1, 10, 0.2)))
+    assert found.walled_fraction == 0.0
