@@ -39,6 +39,18 @@ def smooth_max(a: Single, b: Single, k: float) -> Single:
     return result
 
 
+def along_ray(size: Single, gauge: Single, innermost: Single | float) -> Single:
+    """Signed distance to an oval along the ray from its middle.
+
+    `size` is the distance from the middle, `gauge` the size in units of the oval's own radius in that direction;
+    on the axis, where no ray is defined, the value is `-innermost`.
+    """
+    near_axis = gauge < 1e-3
+    ray = size * (1.0 - 1.0 / np.where(near_axis, 1.0, gauge))
+    result: Single = np.where(near_axis, -innermost, ray).astype(np.float32)
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class Limb:
     """Rounded rod from `start` to `end` (model mm) with elliptic section.
@@ -83,11 +95,9 @@ class Limb:
         thick = (self.thick_mm[0] + np.float32(self.thick_mm[1] - self.thick_mm[0]) * t) * swell
         tall = (self.tall_mm[0] + np.float32(self.tall_mm[1] - self.tall_mm[0]) * t) * swell
         cap = np.minimum(thick, tall)
-        gauge = np.sqrt((q[:, 1] / thick) ** 2 + (q[:, 2] / tall) ** 2 + (over / cap) ** 2) + 1e-6
+        gauge = np.sqrt((q[:, 1] / thick) ** 2 + (q[:, 2] / tall) ** 2 + (over / cap) ** 2)
         size = np.sqrt(q[:, 1] ** 2 + q[:, 2] ** 2 + over**2)
-        near_axis = gauge < 1e-3
-        result: Single = np.where(near_axis, -cap, size * (1.0 - 1.0 / gauge)).astype(np.float32)
-        return result
+        return along_ray(size, gauge, cap)
 
 
 class Rib:
@@ -161,8 +171,8 @@ def body_distance(pose: VertebraPose, p: Single) -> Single:
     waist = 1.0 - 0.10 * (1.0 - level * level) + bulge
     a, b = np.float32(0.5 * size.width_mm) * waist, np.float32(0.5 * size.depth_mm) * waist
     u, v = (x / a) ** 2, (y / b) ** 2
-    gauge = 0.6 * np.sqrt(u + v) + 0.4 * np.sqrt(np.sqrt(u * u + v * v)) + 1e-5
-    side = np.sqrt(x * x + y * y) * (1.0 - 1.0 / gauge)
+    gauge = 0.6 * np.sqrt(u + v) + 0.4 * np.sqrt(np.sqrt(u * u + v * v))
+    side = along_ray(np.sqrt(x * x + y * y), gauge, 0.5 * size.depth_mm)
     inside = np.clip(1.0 - gauge, 0.0, 1.0)
     dish = 1.7 * np.sqrt(inside)
     slope = np.float32(1.0 / np.hypot(1.0, pose.wedge_drop_mm / size.depth_mm))
@@ -187,9 +197,7 @@ def canal_distance(pose: VertebraPose, p: Single) -> Single:
     """Elliptic spinal canal, endless along the model's z."""
     a, b = canal_half_axes(pose)
     x, y = p[:, 0], p[:, 1] - np.float32(canal_centre_y(pose))
-    gauge = np.sqrt((x / a) ** 2 + (y / b) ** 2) + 1e-5
-    result: Single = (np.sqrt(x * x + y * y) * (1.0 - 1.0 / gauge)).astype(np.float32)
-    return result
+    return along_ray(np.sqrt(x * x + y * y), np.sqrt((x / a) ** 2 + (y / b) ** 2), b)
 
 
 def pedicle_limb(pose: VertebraPose, side: int) -> Limb:
