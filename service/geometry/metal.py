@@ -1,0 +1,184 @@
+"""Reading an O-arm scan whose grey values are not HU: what is field, soft tissue, bone and metal.
+
+O-arm grey values are an unknown affine image of attenuation, sometimes clipped, so nothing here uses an
+absolute value: soft tissue is the brightest populated mode of the histogram, bone is what lies above it, metal
+is what lies far above bone and is later required to have a needle's shape (`service.geometry.needles`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, signal
+
+from service.errors import GeometryError
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MetalSettings:
+    working_spacing_mm: float = 0.8
+    """Registration and search work on block means of about this spacing."""
+    top_mm3: float = 60.0
+    """The `top` grey value is exceeded by this volume only; 13 mm of a 13 G needle fill it."""
+    share_of_top: float = 0.5
+    """Metal threshold between soft tissue (0) and `top` (1): half-maximum, the least biased edge."""
+    dense_bone_ml: float = 10.0
+    """Dense bone is what only this volume exceeds: more than needles and their blur, less than any spine."""
+    min_over_bone: float = 2.2
+    """`top` must exceed the dense bone of the scan by this factor (both above soft tissue), else no metal."""
+    margin_mm: float = 2.5
+    """Tissue this close to metal is not used for registration (blur and streaks)."""
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """Grey values of one scan: `soft` and `dense_bone` levels, `top` (brightest `top_mm3`), `noise` (sd)."""
+
+    soft: float
+    noise: float
+    dense_bone: float
+    top: float
+    clipped: bool
+    """A noticeable part of the brightest voxels shares exactly one value: the range was cut."""
+
+    @property
+    def metal_over_bone(self) -> float:
+        return (self.top - self.soft) / max(self.dense_bone - self.soft, 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanView:
+    """A scan made ready for registration.
+
+    `volume` float32 at about `working_spacing_mm`, NaN outside the reconstructed field and near metal;
+    `filled` the same with soft tissue in place of NaN; `metal` bool on the same grid.
+    """
+
+    full: Volume
+    volume: Volume
+    filled: Volume
+    metal: NDArray[np.bool_]
+    grey: GreyScale
+    metal_threshold: float
+    has_metal: bool
+
+
+def read_scan(scan: Volume, settings: MetalSettings | None = None) -> ScanView:
+    """Reduce a scan, find its field, grey levels and metal.
+
+    Raises
+    ------
+    GeometryError
+        `verify.scan_empty` when the scan holds a single grey value or is far too small.
+    """
+    settings = settings or MetalSettings()
+    reduced = reduce(scan, settings.working_spacing_mm)
+    field = _field(scan, reduced)
+    values = reduced.values
+    inside = values[field]
+    if inside.size < 1000 or float(np.ptp(inside)) <= 0:
+        raise GeometryError(
+            "The O-arm scan holds no image (one grey value only).",
+            next_step="Send the reconstructed series again, or scan again.",
+            code="verify.scan_empty",
+        )
+    grey = _grey_scale(scan, reduced, inside, settings)
+    threshold = grey.soft + settings.share_of_top * (grey.top - grey.soft)
+    has_metal = grey.metal_over_bone >= settings.min_over_bone
+    metal = (values > threshold) & field if has_metal else np.zeros(values.shape, dtype=bool)
+    blocked = _grown(metal, reduced, settings.margin_mm) | ~field
+    filled = np.where(blocked, np.float32(grey.soft), values).astype(np.float32)
+    usable = np.where(blocked, np.float32(np.nan), values).astype(np.float32)
+    return ScanView(
+        full=scan,
+        volume=Volume(usable, reduced.lps_from_ijk, scan.frame_of_reference_uid),
+        filled=Volume(filled, reduced.lps_from_ijk, scan.frame_of_reference_uid),
+        metal=metal,
+        grey=grey,
+        metal_threshold=threshold,
+        has_metal=has_metal,
+    )
+
+
+def reduce(volume: Volume, spacing_mm: float) -> Volume:
+    """Block means by whole factors towards `spacing_mm`, float32; the affine follows the block centres."""
+    factors = [max(1, round(spacing_mm / s)) for s in volume.spacing_mm]
+    fi, fj, fk = factors
+    k, j, i = (n // f * f for n, f in zip(volume.values.shape, (fk, fj, fi), strict=True))
+    block = volume.values[:k, :j, :i]
+    # Summing strided views is several times faster than a mean over a reshaped 6-D array.
+    total = np.zeros((k // fk, j // fj, i // fi), dtype=np.float32)
+    for a in range(fk):
+        for b in range(fj):
+            for c in range(fi):
+                total += block[a::fk, b::fj, c::fi]
+    total /= fi * fj * fk
+    affine = volume.lps_from_ijk.copy()
+    affine[:3, 3] = volume.to_lps((np.array([factors], dtype=np.float64) - 1) / 2)[0]
+    affine[:3, :3] = volume.lps_from_ijk[:3, :3] * factors
+    return Volume(total, affine, volume.frame_of_reference_uid)
+
+
+def _field(scan: Volume, reduced: Volume) -> NDArray[np.bool_]:
+    """Voxels that were reconstructed: not the constant that pads the square around the round field."""
+    corners = scan.values[:, [0, 0, -1, -1], [0, -1, 0, -1]].ravel()
+    pad = np.median(corners)
+    if np.mean(corners == pad) < 0.9:
+        return np.ones(reduced.values.shape, dtype=bool)
+    low = reduced.values == pad
+    # Noise may reach the pad value inside the field; only padding connected to the border counts.
+    labels, _ = ndimage.label(low)
+    border = np.unique(np.concatenate([labels[:, 0].ravel(), labels[:, -1].ravel(), labels[:, :, 0].ravel()]))
+    outside = np.isin(labels, border[border > 0])
+    # Block means at the rim mix padding and image.
+    return ~ndimage.binary_dilation(outside, iterations=1)
+
+
+def _grey_scale(scan: Volume, reduced: Volume, inside: NDArray[Any], settings: MetalSettings) -> GreyScale:
+    soft, noise = _soft_tissue(inside)
+    ordered = np.sort(inside[inside > soft])
+
+    def exceeded_by(ml: float) -> float:
+        return float(ordered[-min(max(8, int(ml / reduced.voxel_ml)), ordered.size)])
+
+    top, dense = exceeded_by(settings.top_mm3 / 1000), exceeded_by(settings.dense_bone_ml)
+    highest = scan.values.max()
+    clipped = bool(np.count_nonzero(scan.values == highest) * scan.voxel_ml * 1000 > 5.0)
+    return GreyScale(soft, noise, dense, top, clipped)
+
+
+def _soft_tissue(inside: NDArray[Any]) -> tuple[float, float]:
+    """(mode, sd) of soft tissue: the brightest well-populated peak of the histogram."""
+    low, high = np.percentile(inside[:: max(1, inside.size // 400_000)], [0.5, 99.0])
+    counts, edges = np.histogram(inside, bins=200, range=(float(low), float(high)))
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 3.0)
+    padded = np.concatenate([[0.0], smooth, [0.0]])
+    peaks, _ = signal.find_peaks(
+        padded, height=0.2 * float(smooth.max()), prominence=0.1 * float(smooth.max())
+    )
+    index = int(peaks[-1]) - 1 if peaks.size else int(np.argmax(smooth))
+    width = float(edges[1] - edges[0])
+    falling = np.flatnonzero(smooth[index:] < 0.5 * smooth[index])
+    half_width = float(falling[0]) if falling.size else 10.0
+    return float(edges[index] + width / 2), max(half_width * width / 1.177, width)
+
+
+def _grown(mask: NDArray[np.bool_], grid: Volume, margin_mm: float) -> NDArray[np.bool_]:
+    if not mask.any():
+        return mask
+    grown = mask
+    steps = max(1, round(margin_mm / min(grid.spacing_mm)))
+    ball = ndimage.generate_binary_structure(3, 1)
+    where = np.argwhere(mask)
+    low = np.maximum(where.min(axis=0) - steps - 1, 0)
+    high = where.max(axis=0) + steps + 2
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    grown = mask.copy()
+    grown[box] = ndimage.binary_dilation(mask[box], ball, iterations=steps)
+    return grown

@@ -1,0 +1,153 @@
+"""Registration of one planned vertebra to an O-arm scan: search, refine twice, compare with its rivals.
+
+Method and figures to head for: geometry reference, section 5. Transforms read `b_from_a`, LPS mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.geometry import pose
+from service.geometry.metal import ScanView
+from service.geometry.registration_fit import (
+    FitSettings,
+    IntensityFit,
+    SurfaceFit,
+    blurred,
+    fit_intensity,
+    fit_surface,
+)
+from service.geometry.registration_model import VertebraModel
+from service.geometry.registration_search import SearchSettings, search
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    search: SearchSettings = field(default_factory=SearchSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+    coarse_blur_mm: float = 2.0
+    fine_blur_mm: float = 0.6
+    level_steps_mm: tuple[float, ...] = (-40.0, -33.0, -26.0, 26.0, 33.0, 40.0)
+    """Starts one level up and down from the best pose: spans the pitch of T8 to L5."""
+    rival_apart_mm: float = 8.0
+    """Poses whose vertebra centres differ by more than this are different answers."""
+    scan_geometry_mm: float = 0.1
+    """Scanner geometry and sampling, common to both refinements and therefore not seen by their agreement."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Pose of the planned vertebra in the scan with all that decides whether it may be trusted."""
+
+    scan_from_preop: Array
+    preop_from_scan: Array
+    intensity: IntensityFit
+    surface: SurfaceFit
+    agreement_mm: float
+    """Largest displacement over the vertebra's surface between the two refinements."""
+    agreement_deg: float
+    rival_ncc: float
+    """Best correlation reached anywhere else in the field (neighbour levels included); 0 when there is none."""
+    expected_tre_mm: float
+    """One-sigma estimate of the displacement of a point inside the vertebra."""
+
+
+def register(
+    view: ScanView,
+    model: VertebraModel,
+    superior: Array,
+    settings: RegistrationSettings | None = None,
+) -> Registration | None:
+    """Find the vertebra of `model` in the scan.
+
+    Parameters
+    ----------
+    superior : (3,) unit vector to the head in the planning frame, for the starts at the neighbour levels.
+
+    Returns
+    -------
+    The best pose, judged by nobody yet (`service.geometry.registration_check`), or None when no start at all
+    led to a pose with enough of the vertebra inside the field.
+    """
+    settings = settings or RegistrationSettings()
+    coarse = blurred(view.volume, view.filled, settings.coarse_blur_mm)
+    fine = blurred(view.volume, view.filled, settings.fine_blur_mm)
+
+    def refine(start: Array) -> IntensityFit | None:
+        return fit_intensity(
+            coarse,
+            model,
+            start,
+            points=settings.fit.coarse_points,
+            step_mm=1.6,
+            settings=settings.fit,
+        )
+
+    found = [fit for c in search(view, model, settings.search) if (fit := refine(c.scan_from_preop))]
+    if not found:
+        return None
+    leader = max(found, key=lambda fit: fit.ncc)
+    for step in settings.level_steps_mm:
+        moved = leader.scan_from_preop @ pose.about(np.eye(3), np.zeros(3), step * superior)
+        fit = refine(moved)
+        if fit is not None:
+            found.append(fit)
+    places = _places(found, model, settings)
+    refined = [
+        fit
+        for start in places[:4]
+        if (fit := fit_intensity(fine, model, start.scan_from_preop, settings=settings.fit))
+    ]
+    if not refined:
+        return None
+    best = max(refined, key=lambda fit: fit.ncc)
+    start = next(p for p in places if _apart(p, best, model) <= settings.rival_apart_mm)
+    surface = fit_surface(fine, model, start.scan_from_preop, settings.fit)
+    if surface is None:
+        return None
+    rivals = [fit.ncc for fit in refined if _apart(fit, best, model) > settings.rival_apart_mm]
+    return _joined(best, surface, max([0.0, *rivals]), model, settings)
+
+
+def _apart(first: IntensityFit, second: IntensityFit, model: VertebraModel) -> float:
+    shift = pose.displacement_mm(first.scan_from_preop, second.scan_from_preop, model.centre[None])
+    return float(shift[0])
+
+
+def _places(
+    found: list[IntensityFit], model: VertebraModel, settings: RegistrationSettings
+) -> list[IntensityFit]:
+    """One fit for each distinct place, best correlation first."""
+    places: list[IntensityFit] = []
+    for fit in sorted(found, key=lambda f: -f.ncc):
+        if all(_apart(fit, other, model) > settings.rival_apart_mm / 2 for other in places):
+            places.append(fit)
+    return places
+
+
+def _joined(
+    intensity: IntensityFit,
+    surface: SurfaceFit,
+    rival_ncc: float,
+    model: VertebraModel,
+    settings: RegistrationSettings,
+) -> Registration:
+    apart = pose.displacement_mm(intensity.scan_from_preop, surface.scan_from_preop, model.surface)
+    statistical = float(np.sqrt(np.trace(intensity.covariance[3:, 3:])))
+    typical = float(np.sqrt(np.mean(apart**2)))
+    expected = float(np.sqrt(settings.scan_geometry_mm**2 + statistical**2 + typical**2))
+    return Registration(
+        scan_from_preop=intensity.scan_from_preop,
+        preop_from_scan=pose.invert(intensity.scan_from_preop),
+        intensity=intensity,
+        surface=surface,
+        agreement_mm=float(apart.max()),
+        agreement_deg=pose.angle_deg(intensity.scan_from_preop, surface.scan_from_preop),
+        rival_ncc=rival_ncc,
+        expected_tre_mm=expected,
+    )

@@ -1,0 +1,298 @@
+"""From a planning CT, a plan and an O-arm scan to the verification report (`spineprint.verification/1`).
+
+No user, no HU in the scan, no shared frame of reference is needed. All results are planning LPS, mm. The report
+is either measured, with an uncertainty beside every figure, or says in words why it is not measurable.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.plan import Plan
+from service.domain.verification import Decision, NeedleReadings, Tolerances, decide
+from service.geometry import pose
+from service.geometry.heights import BodyHeights, body_heights
+from service.geometry.metal import MetalSettings, ScanView, read_scan
+from service.geometry.metrics import NeedleFigures, measure, outer_from_mask, side_of
+from service.geometry.needle_tip import TipSettings, fit_tip
+from service.geometry.needles import Axis, MetalLine, NeedleSettings, find_lines, fit_axis
+from service.geometry.progress import Progress, silent
+from service.geometry.registration import Registration, RegistrationSettings, register
+from service.geometry.registration_check import GateSettings, refusal
+from service.geometry.registration_model import ModelSettings, build_model
+from service.geometry.verification_document import to_document
+from service.geometry.volume import Volume
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class VerificationSettings:
+    metal: MetalSettings = field(default_factory=MetalSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    registration: RegistrationSettings = field(default_factory=RegistrationSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    needle: NeedleSettings = field(default_factory=NeedleSettings)
+    tip: TipSettings = field(default_factory=TipSettings)
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    bone_surface_sigma_mm: float = 0.3
+    """One sigma of the planning CT's outer bone surface; part of the breach only."""
+    reach_mm: float = 8.0
+    """A needle whose axis stays further than this from the planned vertebra belongs to something else."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredNeedle:
+    """Figures of one needle with half intervals at k = 2."""
+
+    figures: NeedleFigures
+    tip_uncertainty_mm: float
+    lateral_uncertainty_mm: float
+    breach_uncertainty_mm: float
+    angle_uncertainty_deg: float
+    tip_shape: str
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """The typed report; `document` is its JSON form. `reason` and `reason_code` are '' when measured."""
+
+    measured: bool
+    reason: str
+    reason_code: str
+    registration: Registration | None
+    needles: tuple[MeasuredNeedle, ...]
+    heights: BodyHeights | None
+    decision: Decision
+    clipped: bool
+    timings_s: dict[str, float]
+
+
+class _Watch:
+    """Collects wall times by stage and tells the progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.timings_s: dict[str, float] = {}
+        self._progress = progress
+        self._last = time.monotonic()
+
+    def done(self, stage: str, fraction: float) -> None:
+        now = time.monotonic()
+        self.timings_s[stage] = round(now - self._last, 3)
+        self._last = now
+        self._progress(stage, fraction)
+
+
+def verify_scan(
+    ct: Volume,
+    mask: Volume,
+    outer: Volume | None,
+    plan: Plan,
+    scan: Volume,
+    *,
+    settings: VerificationSettings | None = None,
+    progress: Progress = silent,
+) -> dict[str, object]:
+    """The report document, every key of the contract present; see `verify` for the arguments."""
+    return to_document(verify(ct, mask, outer, plan, scan, settings=settings, progress=progress))
+
+
+def verify(
+    ct: Volume,
+    mask: Volume,
+    outer: Volume | None,
+    plan: Plan,
+    scan: Volume,
+    *,
+    settings: VerificationSettings | None = None,
+    progress: Progress = silent,
+) -> Verification:
+    """Measure the needles of an O-arm scan against the plan.
+
+    Parameters
+    ----------
+    ct : planning CT in HU. mask : uint8, 1 inside the filled target vertebra, same frame as `ct`.
+    outer : signed distance (mm, negative inside) to the outer bone surface, or None to derive it from `mask`.
+    scan : O-arm grey values, any affine scale, any frame of reference.
+
+    Raises
+    ------
+    GeometryError
+        When the inputs cannot be used at all (empty mask, scan without an image). A scan that is readable but
+        does not allow a measurement is not an error: the result says `not_measurable` and why.
+    """
+    settings = settings or VerificationSettings()
+    watch = _Watch(progress)
+    view = read_scan(scan, settings.metal)
+    watch.done("read scan", 0.1)
+    model = build_model(ct, mask, settings.model)
+    watch.done("prepare vertebra", 0.2)
+    superior = np.asarray(plan.vertebra_frame.superior, dtype=np.float64)
+    registration = register(view, model, superior, settings.registration)
+    watch.done("register", 0.7)
+    outer = outer_from_mask(mask) if outer is None else outer
+    heights = body_heights(outer, plan)
+    watch.done("bone surface", 0.8)
+    gate = refusal(registration, settings.gates)
+    if gate is not None or registration is None:
+        reason = gate.reason if gate is not None else ""
+        return _refused(reason, gate.code if gate else "", registration, heights, view, watch)
+    lines = find_lines(view, settings.needle)
+    near = [line for line in lines if _near(line, registration, outer, plan, settings)]
+    needles = _measure_all(near, registration, view, outer, plan, settings)
+    watch.done("needles", 0.95)
+    if not needles:
+        code, reason = _why_no_needle(bool(lines), bool(near))
+        return _refused(reason, code, registration, heights, view, watch)
+    decision = decide([_readings(n) for n in needles], settings.tolerances)
+    watch.done("verdict", 1.0)
+    return Verification(
+        measured=True,
+        reason="",
+        reason_code="",
+        registration=registration,
+        needles=needles,
+        heights=heights,
+        decision=decision,
+        clipped=view.grey.clipped,
+        timings_s=watch.timings_s,
+    )
+
+
+def _why_no_needle(any_line: bool, any_near: bool) -> tuple[str, str]:
+    if any_near:
+        return "needle_unclear", (
+            "A needle was found but its tip or side cannot be told apart: it ends outside the field, or two "
+            "needles share one pedicle. Look at the images."
+        )
+    if any_line:
+        return "needle_elsewhere", (
+            "The metal found does not reach the planned vertebra. Check the level, then place the needle and "
+            "scan again."
+        )
+    return "no_needle", "No needle was found in the scan. Scan again with the needle in place."
+
+
+def _refused(
+    reason: str,
+    code: str,
+    registration: Registration | None,
+    heights: BodyHeights | None,
+    view: ScanView,
+    watch: _Watch,
+) -> Verification:
+    return Verification(
+        measured=False,
+        reason=reason,
+        reason_code=code,
+        registration=registration,
+        needles=(),
+        heights=heights,
+        decision=decide(()),
+        clipped=view.grey.clipped,
+        timings_s=watch.timings_s,
+    )
+
+
+def _ends(line: MetalLine, registration: Registration, plan: Plan) -> tuple[Array, Array]:
+    """(tip, hub) ends of a line in the scan frame: the tip is the end nearer to the body's centre."""
+    centre = pose.apply(registration.scan_from_preop, np.asarray(plan.body_centre)[None])[0]
+    ends = sorted((line.start, line.end), key=lambda e: float(np.linalg.norm(e - centre)))
+    return ends[0], ends[1]
+
+
+def _near(
+    line: MetalLine,
+    registration: Registration,
+    outer: Volume,
+    plan: Plan,
+    settings: VerificationSettings,
+) -> bool:
+    tip, hub = _ends(line, registration, plan)
+    direction = (tip - hub) / np.linalg.norm(tip - hub)
+    s = np.arange(-40.0, 40.0, 0.5)
+    path = pose.apply(registration.preop_from_scan, tip + s[:, None] * direction)
+    return bool(outer.sample(path, outside=50.0).min() < settings.reach_mm)
+
+
+def _measure_all(
+    lines: list[MetalLine],
+    registration: Registration,
+    view: ScanView,
+    outer: Volume,
+    plan: Plan,
+    settings: VerificationSettings,
+) -> tuple[MeasuredNeedle, ...]:
+    """All needles, left before right; empty when any of them is unclear."""
+    found = [_measure_one(line, registration, view, outer, plan, settings) for line in lines]
+    measured = [needle for needle in found if needle is not None]
+    sides = [needle.figures.pedicle for needle in measured]
+    if len(measured) < len(found) or len(set(sides)) < len(sides):
+        return ()
+    return tuple(sorted(measured, key=lambda n: n.figures.pedicle))
+
+
+def _measure_one(
+    line: MetalLine,
+    registration: Registration,
+    view: ScanView,
+    outer: Volume,
+    plan: Plan,
+    settings: VerificationSettings,
+) -> MeasuredNeedle | None:
+    rough_tip, _ = _ends(line, registration, plan)
+    axis = fit_axis(view.full, line, rough_tip, settings.needle)
+    tip = fit_tip(axis, clipped=view.grey.clipped, settings=settings.tip)
+    if tip is None:
+        return None
+    preop = registration.preop_from_scan
+    place = pose.apply(preop, (axis.origin + tip.s_mm * axis.direction)[None])[0]
+    direction = np.asarray(preop[:3, :3] @ axis.direction)
+    side = side_of(plan, place, direction)
+    figures = measure(plan, outer, place, direction, side, settings.needle.radius_mm)
+    return _with_uncertainty(figures, registration, axis, tip.sigma_mm, tip.shape, settings)
+
+
+def _with_uncertainty(
+    figures: NeedleFigures,
+    registration: Registration,
+    axis: Axis,
+    tip_sigma_mm: float,
+    tip_shape: str,
+    settings: VerificationSettings,
+) -> MeasuredNeedle:
+    """Root sum of squares of registration, tip and axis; doubled (k = 2)."""
+    registered = registration.expected_tre_mm
+    beside = float(np.hypot(registered, axis.scatter_mm))
+    turn = np.degrees(np.sqrt(np.trace(registration.intensity.covariance[:3, :3])))
+    angle = float(np.sqrt(turn**2 + axis.direction_sigma_deg**2 + registration.agreement_deg**2 + 0.1**2))
+    return MeasuredNeedle(
+        figures=figures,
+        tip_uncertainty_mm=2 * float(np.hypot(beside, tip_sigma_mm)),
+        lateral_uncertainty_mm=2 * beside,
+        breach_uncertainty_mm=2 * float(np.hypot(beside, settings.bone_surface_sigma_mm)),
+        angle_uncertainty_deg=2 * angle,
+        tip_shape=tip_shape,
+    )
+
+
+def _readings(needle: MeasuredNeedle) -> NeedleReadings:
+    f = needle.figures
+    breach = f.breach
+    return NeedleReadings(
+        pedicle=f.pedicle,
+        planned=f.planned,
+        tip_to_target_mm=f.tip_to_target_mm,
+        lateral_mm=f.lateral_mm,
+        angle_deg=f.angle_deg,
+        breach_mm=None if breach is None else -breach.margin_mm,
+        breach_direction=None if breach is None else breach.direction,
+        tip_uncertainty_mm=needle.tip_uncertainty_mm,
+        lateral_uncertainty_mm=needle.lateral_uncertainty_mm,
+        breach_uncertainty_mm=needle.breach_uncertainty_mm,
+        angle_uncertainty_deg=needle.angle_uncertainty_deg,
+    )

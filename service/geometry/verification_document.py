@@ -1,0 +1,120 @@
+"""The JSON form of a verification (`spineprint.verification/1`). Every key is always present; null says why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.geometry.heights import BodyHeights
+from service.geometry.metrics import Breach
+from service.geometry.registration import Registration
+
+if TYPE_CHECKING:
+    from service.geometry.verification import MeasuredNeedle, Verification
+
+SCHEMA = "spineprint.verification/1"
+
+
+def to_document(result: Verification) -> dict[str, object]:
+    """JSON-able report; lengths rounded to 0.001 mm, angles to 0.001 degree."""
+    advice = result.decision.advice if result.measured else result.reason
+    return {
+        "schema": SCHEMA,
+        "status": "measured" if result.measured else "not_measurable",
+        "reason": result.reason or None,
+        "reason_code": result.reason_code or None,
+        "registration": _registration(result.registration, trusted=result.reason_code in _AFTER_GATES),
+        "needles": [_needle(n) for n in result.needles],
+        "cement": None,
+        "vertebral_height_mm": _heights(result.heights),
+        "verdict": str(result.decision.verdict),
+        "advice": advice,
+        "findings": list(result.decision.findings),
+        "grey_values_clipped": result.clipped,
+        "timings_s": {**result.timings_s, "total": round(sum(result.timings_s.values()), 3)},
+    }
+
+
+#: Reasons given after the registration passed its gates ('' is a measured scan): the pose may be shown.
+_AFTER_GATES = ("", "no_needle", "needle_elsewhere", "needle_unclear")
+
+
+def _registration(r: Registration | None, *, trusted: bool) -> dict[str, object]:
+    """A pose that failed its gates is not passed on; the figures that speak against it are."""
+    if r is None:
+        keys = ("preop_from_scan", "surface_rms_mm", "agreement_mm", "expected_tre_mm", "agreement_deg")
+        return dict.fromkeys((*keys, "correlation", "best_rival_correlation", "matched", "usable"))
+    return {
+        "preop_from_scan": [[float(v) for v in row] for row in r.preop_from_scan] if trusted else None,
+        "surface_rms_mm": _round(r.surface.rms_mm),
+        "agreement_mm": _round(r.agreement_mm),
+        "agreement_deg": _round(r.agreement_deg),
+        "expected_tre_mm": _round(r.expected_tre_mm) if trusted else None,
+        "correlation": _round(r.intensity.ncc),
+        "best_rival_correlation": _round(r.rival_ncc),
+        "matched": _round(r.surface.matched),
+        "usable": _round(r.intensity.usable),
+    }
+
+
+def _needle(needle: MeasuredNeedle) -> dict[str, object]:
+    f = needle.figures
+    return {
+        "pedicle": f.pedicle,
+        "planned": f.planned,
+        "tip": _vector(f.tip),
+        "axis": _vector(f.axis, 6),
+        "entry": None if f.entry is None else _vector(f.entry),
+        "tip_to_target_mm": _round(f.tip_to_target_mm),
+        "tip_to_body_centre_mm": _round(f.tip_to_body_centre_mm),
+        "lateral_mm": _round(f.lateral_mm),
+        "depth_mm": _round(f.depth_mm),
+        "entry_deviation_mm": _round(f.entry_deviation_mm),
+        "sagittal_deg": _round(f.sagittal_deg),
+        "transverse_deg": _round(f.transverse_deg),
+        "sagittal_deviation_deg": _round(f.sagittal_deviation_deg),
+        "transverse_deviation_deg": _round(f.transverse_deviation_deg),
+        "angle_deg": _round(f.angle_deg),
+        "breach": _breach(f.breach),
+        "uncertainty_mm": _round(needle.tip_uncertainty_mm),
+        "uncertainty": {
+            "tip_mm": _round(needle.tip_uncertainty_mm),
+            "lateral_mm": _round(needle.lateral_uncertainty_mm),
+            "breach_mm": _round(needle.breach_uncertainty_mm),
+            "angle_deg": _round(needle.angle_uncertainty_deg),
+            "coverage_k": 2,
+        },
+        "tip_shape_fitted": needle.tip_shape,
+    }
+
+
+def _breach(breach: Breach | None) -> dict[str, object]:
+    if breach is None:
+        return {"grade": None, "mm": None, "direction": None, "margin_mm": None}
+    return {
+        "grade": breach.grade,
+        "mm": _round(breach.mm),
+        "direction": breach.direction if breach.mm > 0 else None,
+        "margin_mm": _round(breach.margin_mm),
+    }
+
+
+def _heights(heights: BodyHeights | None) -> dict[str, object]:
+    found = heights is not None
+    return {
+        "anterior": _round(heights.anterior) if heights is not None else None,
+        "middle": _round(heights.middle) if heights is not None else None,
+        "posterior": _round(heights.posterior) if heights is not None else None,
+        "image": "planning_ct",
+        "reason": None if found else "The body could not be followed in the planning mask.",
+    }
+
+
+def _round(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(float(value), digits) + 0.0
+
+
+def _vector(values: NDArray[np.float64], digits: int = 4) -> list[float]:
+    return [round(float(v), digits) + 0.0 for v in values]

@@ -1,0 +1,117 @@
+"""Needles in noise: found, their axis and their tip, whatever the tip's shape; blocks and specks are no needles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from service.geometry.metal import read_scan
+from service.geometry.needle_tip import TipSettings, fit_tip
+from service.geometry.needles import across, find_lines, fit_axis
+from service.geometry.volume import Volume
+from tests.unit import spine_scene as scene
+
+SPACING = (0.5, 0.5, 0.833)
+
+
+def tank(shapes, *, seed=0, clip=None, noise=50.0, metal=6000.0, size_mm=(50, 90, 50)):
+    """Needles in soft tissue with a slab of bone, as grey values of no particular scale."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(s / p) for s, p in zip(size_mm[::-1], SPACING[::-1], strict=True))
+    affine, points = scene.grid(shape, SPACING, (0, 0, 0))
+    hu = 40.0 + np.where((points[:, 1] < -25), 350.0, 0.0)
+    for body in shapes:
+        inside = np.clip(0.5 - body(points) / 0.5, 0, 1)
+        hu += inside * (metal - hu)
+    hu = ndimage.gaussian_filter(hu.reshape(shape), [0.34 / s for s in SPACING[::-1]])
+    hu += rng.normal(0, noise, shape)
+    if clip is not None:
+        hu = np.minimum(hu, clip)
+    return Volume(np.round(0.7 * hu + 120).astype(np.int16), affine)
+
+
+def needle(*, tip=(3.2, -20.3, -4.1), axis=(-0.2, -0.95, 0.15), **shape):
+    direction = np.asarray(axis) / np.linalg.norm(axis)
+    return scene.Needle(np.asarray(tip, float), direction, length_mm=120.0, **shape)
+
+
+def nearest_end(line, point):
+    return min((line.start, line.end), key=lambda e: float(np.linalg.norm(e - point)))
+
+
+@pytest.mark.parametrize(
+    ("tip_shape", "tip_mm", "clip", "bar_mm"),
+    [
+        ("cone", 3.0, None, 0.8),
+        ("bevel", 4.5, None, 0.8),
+        ("flat", 3.0, None, 0.8),
+        ("diamond", 2.5, None, 0.8),
+        ("cone", 3.0, 3071, 1.2),
+    ],
+)
+def test_axis_and_tip_do_not_depend_on_the_tips_shape(tip_shape, tip_mm, clip, bar_mm):
+    made = needle(tip_shape=tip_shape, tip_mm=tip_mm)
+    view = read_scan(tank([made.sdf], clip=clip))
+    assert view.grey.clipped == (clip is not None)
+    (line,) = find_lines(view)
+    axis = fit_axis(view.full, line, nearest_end(line, made.tip))
+    tip = fit_tip(axis, clipped=view.grey.clipped)
+    assert tip is not None
+    error = axis.origin + tip.s_mm * axis.direction - made.tip
+    assert np.linalg.norm(error) < bar_mm
+    assert np.linalg.norm(error - (error @ made.axis) * made.axis) < 0.1
+    assert np.degrees(np.arccos(min(1.0, float(axis.direction @ made.axis)))) < 0.15
+    assert abs(error @ made.axis) < 2 * tip.sigma_mm
+
+
+def test_a_bench_offset_moves_the_tip_along_the_axis():
+    view = read_scan(tank([needle().sdf]))
+    (line,) = find_lines(view)
+    axis = fit_axis(view.full, line, nearest_end(line, needle().tip))
+    plain = fit_tip(axis, clipped=False)
+    moved = fit_tip(axis, clipped=False, settings=TipSettings(offset_mm=0.4))
+    assert plain is not None
+    assert moved is not None
+    assert moved.s_mm - plain.s_mm == pytest.approx(0.4)
+
+
+def test_two_needles_are_two():
+    left = needle(tip=(8, -15, 2), axis=(-0.25, -0.96, 0.05))
+    right = needle(tip=(-8, -14, 1), axis=(0.25, -0.96, 0.05))
+    lines = find_lines(read_scan(tank([left.sdf, right.sdf])))
+    assert len(lines) == 2
+    for made in (left, right):
+        line = min(lines, key=lambda c: float(np.linalg.norm(nearest_end(c, made.tip) - made.tip)))
+        assert abs(float(line.direction @ made.axis)) > np.cos(np.radians(1.0))
+        assert np.linalg.norm(nearest_end(line, made.tip) - made.tip) < 3.0
+
+
+def test_without_metal_there_is_no_needle():
+    assert find_lines(read_scan(tank([]))) == []
+
+
+def test_a_ball_and_a_thick_rod_are_no_needles():
+    def ball(p):
+        return np.linalg.norm(p - np.array([5, 0, 3]), axis=1) - 5.0
+
+    def rod(p):
+        return scene.capsule(p, (0, -30, 0), (0, 30, 0), 5.0)
+
+    assert find_lines(read_scan(tank([ball]))) == []
+    assert find_lines(read_scan(tank([rod]))) == []
+
+
+def test_a_needle_that_leaves_the_field_at_its_tip_has_no_tip():
+    made = needle(tip=(0, -80, 0), axis=(0, -1, 0))
+    view = read_scan(tank([made.sdf]))
+    (line,) = find_lines(view)
+    end = min((line.start, line.end), key=lambda e: e[1])
+    axis = fit_axis(view.full, line, end)
+    assert fit_tip(axis, clipped=False) is None
+
+
+def test_across_gives_a_frame():
+    for direction in np.eye(3):
+        u, v = across(direction)
+        assert np.allclose(np.stack([u, v, direction]) @ np.stack([u, v, direction]).T, np.eye(3))
