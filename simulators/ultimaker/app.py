@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from simulators.ultimaker import api, panel
+from simulators.ultimaker import api, api_machine, panel, web
 from simulators.ultimaker.auth import DeniedError
 from simulators.ultimaker.faults import App, Gate
 from simulators.ultimaker.simulator import Simulator
@@ -31,9 +31,11 @@ def build(sim: Simulator) -> App:
     app.state.sim = sim
     app.include_router(panel.router)
     app.include_router(api.router)
+    # last: it answers every GET that nothing else does
+    app.include_router(api_machine.router)
     app.add_api_route("/", _front_page, methods=["GET"], include_in_schema=False)
-    app.add_exception_handler(api.ApiError, _api_error)
-    app.add_exception_handler(DeniedError, api.denied)
+    app.add_exception_handler(web.ApiError, _api_error)
+    app.add_exception_handler(DeniedError, web.denied)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     return Gate(app, sim.faults, lambda: sim.machine.answering, sim.gatekeeper.expire_nonces)
@@ -64,7 +66,7 @@ async def _front_page() -> Response:
 
 
 async def _api_error(_request: Request, exc: Exception) -> Response:
-    status, message = (exc.status, exc.message) if isinstance(exc, api.ApiError) else (500, str(exc))
+    status, message = (exc.status, exc.message) if isinstance(exc, web.ApiError) else (500, str(exc))
     return JSONResponse({"message": message}, status)
 
 

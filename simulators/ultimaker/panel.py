@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from simulators.ultimaker import tree
-from simulators.ultimaker.api import ApiError, note_pairing, payload, sim_of
+from simulators.ultimaker.auth import Client
 from simulators.ultimaker.faults import EVENTS, TOLD, WIRE, Fault
+from simulators.ultimaker.job import EVENT_KEY_ADDED
 from simulators.ultimaker.simulator import Simulator
+from simulators.ultimaker.web import ApiError, payload, sim_of
 
 router = APIRouter(prefix="/panel")
 
@@ -221,3 +223,15 @@ def auto_answer(sim: Simulator) -> None:
     if sim.options.auto_allow:
         while (client := sim.gatekeeper.press(allow=True)) is not None:
             note_pairing(sim, client)
+
+
+def note_pairing(sim: Simulator, client: Client) -> None:
+    """Pairing shows up in the event list."""
+    sim.machine.history.event(
+        sim.machine.now_s(),
+        EVENT_KEY_ADDED,
+        "API key added",
+        client.id,
+        client.application,
+        client.user,
+    )
