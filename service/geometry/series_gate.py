@@ -277,9 +277,10 @@ class _Stack:
         steps = np.diff(along)
         real = steps[steps > 1e-3]
         spacing = float(np.median(real)) if real.size else float(places[kept[0]].thickness or 1.0)
-        lattice = np.round((along - along[0]) / spacing)
+        # summed step by step: with rounded positions the median is off, and would drift over the stack
+        lattice = np.concatenate([[0.0], np.cumsum(np.round(steps / spacing))])
         step = normal * spacing
-        if lattice.max(initial=0) > 0:
+        if lattice[-1] > 0:
             centred = lattice - lattice.mean()
             step = (centred @ (points - points.mean(axis=0))) / (centred @ centred)
             spacing = float(step @ normal)

@@ -114,6 +114,9 @@ def read_header(file: Path) -> Any | None:
                 setattr(ds, keyword, ds.file_meta.get(f"MediaStorage{keyword}"))
         if not ds.SOPClassUID or not ds.SOPInstanceUID or "DirectoryRecordSequence" in ds:
             return None
+        if ds.SOPClassUID in headers.VOLUME_CLASSES and "Rows" not in ds:
+            # a file cut off in its header still parses up to there
+            return None
         # values are decoded lazily: a damaged one must show here, not later
         headers.series_info(ds, [], 1)
         headers.identity(ds)

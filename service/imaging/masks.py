@@ -1,0 +1,289 @@
+"""A vertebra mask made elsewhere (DICOM SEG, NIfTI, NRRD), brought onto the planning CT's grid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+
+from service.errors import ImagingError, NotFoundError
+from service.geometry.volume import Volume
+from service.imaging.nifti import read_nifti
+from service.imaging.scan import READ_FAILURES
+
+SEGMENTATION_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.66.7",
+}
+TOTALSEGMENTATOR_LABELS = dict(
+    zip(
+        ["S1", *(f"L{n}" for n in range(5, 0, -1)), *(f"T{n}" for n in range(12, 0, -1)), "C7", "C6", "C5"],
+        range(26, 47),
+        strict=True,
+    )
+)
+"""TotalSegmentator 2 "total" task: S1 = 26, L5 = 27 up to L1 = 31, T12 = 32 up to T1 = 43, C7 = 44 ..."""
+VERSE_LABELS = {
+    **{f"C{n}": n for n in range(1, 8)},
+    **{f"T{n}": 7 + n for n in range(1, 13)},
+    **{f"L{n}": 19 + n for n in range(1, 6)},
+}
+"""VerSe challenge: C1..C7 = 1..7, T1..T12 = 8..19, L1..L5 = 20..24 (Sekuboyina et al. 2021)."""
+
+_LEAST_INSIDE = 0.99
+_ALIGNED_VOXELS = 0.05
+_AIRY_HU = -100.0
+"""Mean below fat: a filled vertebra is between 50 and 500 HU, so such a mask covers air or lies elsewhere."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    number: int
+    label: str
+    region: str
+
+    def is_level(self, level: str) -> bool:
+        """Whether label or anatomic region names this level ("L1", "vertebrae_L1", "L1 vertebra")."""
+        pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(level)}(?![0-9])", re.IGNORECASE)
+        return any(pattern.search(words.replace("_", " ")) for words in (self.label, self.region))
+
+
+def read_mask(
+    path: Path, ct: Volume, *, level: str, label: int | None = None, allow_other_frame: bool = False
+) -> Volume:
+    """The mask of one vertebra on the CT's own grid, uint8 0/1.
+
+    Parameters
+    ----------
+    path : DICOM SEG (any name), .nii, .nii.gz or .nrrd.
+    ct : the planning CT.
+    level : the vertebra asked for, "L1"; chooses the segment of a SEG by its name, and speaks in messages.
+    label : the value (NIfTI, NRRD) or segment number (SEG) to take. Needed when the file holds several and a SEG
+        does not name the level: label numbers of other programs are never guessed.
+    allow_other_frame : accept a SEG of another frame of reference (after someone checked that it fits).
+
+    Raises ImagingError when the label is not clear or absent, the mask is empty, lies outside the CT, on air, or
+    belongs to another frame of reference; NotFoundError when there is no such file.
+    """
+    if not path.is_file():
+        raise NotFoundError(
+            "There is no such mask file.", next_step="Check the path.", code="imaging.not_found"
+        )
+    lower = path.name.lower()
+    if lower.endswith((".nii", ".nii.gz")):
+        mask = _one_label(read_nifti(path), level, label)
+    elif lower.endswith((".nrrd", ".nhdr")):
+        mask = _one_label(_read_nrrd(path), level, label)
+    else:
+        mask = _read_seg(path, ct, level, label, allow_other_frame)
+    placed = onto_grid(mask, ct)
+    _require_plausible(placed, ct, level)
+    return placed
+
+
+# --- sources ----------------------------------------------------------------------------------------------
+
+
+def _read_nrrd(path: Path) -> Volume:
+    import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _refused("The mask file cannot be read.", "Export the mask again.") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise _refused("The mask file is not one three-dimensional image.", "Export a single label map.")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image), affine)
+
+
+def _one_label(volume: Volume, level: str, label: int | None) -> Volume:
+    values = volume.values
+    if values.dtype.kind == "f":
+        if not np.all(values == np.round(values)):
+            raise _refused(
+                "The mask holds fractions, not labels: it looks like a probability map or an image.",
+                "Export a label map.",
+            )
+        values = values.astype(np.int32)
+    present = [int(v) for v in np.unique(values) if v != 0]
+    if not present:
+        raise _refused("The mask is empty.", "Export the mask again.")
+    if label is None:
+        if len(present) > 1:
+            raise _refused(
+                f"The mask holds {len(present)} labels ({_listed(present)}); which one is {level} is not said.",
+                f"Name the label number.{_label_hint(level, present)}",
+                code="imaging.mask_label",
+            )
+        label = present[0]
+    elif label not in present:
+        raise _refused(
+            f"Label {label} is not in the mask; it holds {_listed(present)}.",
+            "Name one of these labels.",
+            code="imaging.mask_label",
+        )
+    return Volume((values == label).astype(np.uint8), volume.lps_from_ijk, volume.frame_of_reference_uid)
+
+
+def _label_hint(level: str, present: Sequence[int]) -> str:
+    hints = [
+        f"{number} if it was made by {maker}"
+        for maker, table in (("TotalSegmentator", TOTALSEGMENTATOR_LABELS), ("VerSe numbering", VERSE_LABELS))
+        if (number := table.get(level.upper())) in present
+    ]
+    return f" {level} would be {' or '.join(hints)}." if hints else ""
+
+
+def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other_frame: bool) -> Volume:
+    import highdicom
+
+    try:
+        ds = pydicom.dcmread(path)
+        sop_class = str(ds.get("SOPClassUID", ""))
+    except READ_FAILURES as error:
+        raise _refused(
+            "The mask file is neither DICOM SEG nor NIfTI nor NRRD, or it is cut off.",
+            "Give the mask as one of these.",
+        ) from error
+    if sop_class not in SEGMENTATION_CLASSES:
+        raise _refused(
+            f"The mask file is DICOM but no segmentation ({pydicom.uid.UID(sop_class).name}).",
+            "Choose the DICOM SEG object.",
+        )
+    own = str(ds.get("FrameOfReferenceUID", "") or "")
+    if ct.frame_of_reference_uid and own != ct.frame_of_reference_uid and not allow_other_frame:
+        raise _refused(
+            "The segmentation belongs to another frame of reference than the planning CT.",
+            "Choose the segmentation made on this CT.",
+            code="imaging.mask_frame",
+        )
+    number = _segment_number(_segments(ds), level, label)
+    try:
+        seg = highdicom.seg.Segmentation.from_dataset(ds, copy=False)
+        found = seg.get_volume(segment_numbers=[number], combine_segments=False, rescale_fractional=True)
+    except (*READ_FAILURES, RuntimeError, IndexError) as error:
+        raise _refused(
+            "The frames of the segmentation do not make one regular volume, or they cannot be decoded.",
+            "Export the segmentation again.",
+        ) from error
+    return Volume((np.asarray(found.array)[..., 0] >= 0.5).astype(np.uint8), _lps_from_ijk(found.affine), own)
+
+
+def _lps_from_ijk(affine_kji: NDArray[Any]) -> NDArray[np.float64]:
+    """highdicom orders its affine by (slice, row, column); ours is (column, row, slice)."""
+    return np.asarray(affine_kji, dtype=np.float64)[:, [2, 1, 0, 3]]
+
+
+def _segments(ds: Any) -> list[_Segment]:
+    found = []
+    for item in ds.get("SegmentSequence") or []:
+        regions = item.get("AnatomicRegionSequence") or item.get("SegmentedPropertyTypeCodeSequence") or []
+        region = str(regions[0].get("CodeMeaning", "")) if regions else ""
+        found.append(_Segment(int(item.SegmentNumber), str(item.get("SegmentLabel", "")), region))
+    return found
+
+
+def _segment_number(segments: Sequence[_Segment], level: str, label: int | None) -> int:
+    numbers = [s.number for s in segments]
+    listed = ", ".join(f"{s.number} {s.label}".strip() for s in segments[:30])
+    if label is not None:
+        if label not in numbers:
+            raise _refused(
+                f"Segment {label} is not in the segmentation; it holds {listed or 'none'}.",
+                "Name one of these segments.",
+                code="imaging.mask_label",
+            )
+        return label
+    if len(segments) == 1:
+        return numbers[0]
+    named = [s.number for s in segments if s.is_level(level)]
+    if len(named) != 1:
+        raise _refused(
+            f"Which of the {len(segments)} segments is {level} is not clear ({listed}).",
+            "Name the segment number.",
+            code="imaging.mask_label",
+        )
+    return named[0]
+
+
+# --- geometry ---------------------------------------------------------------------------------------------
+
+
+def onto_grid(mask: Volume, ct: Volume) -> Volume:
+    """A 0/1 mask on the grid of `ct`: copied when the grids share their voxels, else interpolated at half height.
+
+    Raises ImagingError (`imaging.mask_outside`) when more than 1 % of the mask lies outside the CT.
+    """
+    inside = np.argwhere(mask.values > 0)
+    if not inside.size:
+        raise _refused("The mask is empty.", "Export the mask again.")
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    points = ct.to_ijk(mask.to_lps(inside[:, ::-1]))
+    top = np.array(ct.values.shape[::-1])
+    within = np.all((points >= -0.5) & (points <= top - 0.5), axis=1)
+    if within.mean() < _LEAST_INSIDE:
+        raise _refused(
+            f"{100 * (1 - within.mean()):.0f} % of the mask lies outside the CT: it was made on another scan or is "
+            "flipped.",
+            "Export the mask with the geometry of this CT.",
+            code="imaging.mask_outside",
+        )
+    result = np.zeros(ct.values.shape, np.uint8)
+    index = np.round(points).astype(np.int64)
+    steps = (ct.ijk_from_lps @ mask.lps_from_ijk)[:3, :3]
+    signed_permutation = bool(
+        np.allclose(np.abs(steps), np.abs(np.round(steps)), atol=1e-3)
+        and np.all(np.abs(np.round(steps)).sum(axis=0) == 1)
+        and np.all(np.abs(np.round(steps)).sum(axis=1) == 1)
+    )
+    if signed_permutation and np.abs(points - index).max() < _ALIGNED_VOXELS:
+        i, j, k = index[within].T
+        result[k, j, i] = 1
+        return Volume(result, ct.lps_from_ijk, ct.frame_of_reference_uid)
+    box = mask.crop(
+        (int(low[2]) - 1, int(low[1]) - 1, int(low[0]) - 1),
+        (int(high[2]) + 2, int(high[1]) + 2, int(high[0]) + 2),
+    )
+    start = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, top - 1)
+    stop = np.clip(np.ceil(points.max(axis=0)).astype(int) + 2, 1, top)
+    i0, j0, k0 = (int(v) for v in start)
+    size = stop - start
+    part = Volume(box.values.astype(np.float32), box.lps_from_ijk).resampled(
+        ct.to_lps(start[None].astype(np.float64))[0],
+        ct.lps_from_ijk[:3, :3],
+        (int(size[2]), int(size[1]), int(size[0])),
+        outside=0.0,
+    )
+    result[k0 : k0 + size[2], j0 : j0 + size[1], i0 : i0 + size[0]] = part.values >= 0.5
+    return Volume(result, ct.lps_from_ijk, ct.frame_of_reference_uid)
+
+
+def _require_plausible(mask: Volume, ct: Volume, level: str) -> None:
+    covered = ct.values[mask.values > 0]
+    if not covered.size:
+        raise _refused("The mask is empty on the grid of the CT.", "Export the mask again.")
+    if float(covered.mean()) < _AIRY_HU:
+        raise _refused(
+            f"The mask of {level} covers air or fat (mean {covered.mean():.0f} HU): it is flipped or belongs "
+            "to another scan.",
+            "Export the mask with the geometry of this CT.",
+            code="imaging.mask_place",
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(n) for n in numbers[:30])
+    return f"{shown} and {len(numbers) - 30} more" if len(numbers) > 30 else shown
+
+
+def _refused(message: str, next_step: str, *, code: str = "imaging.mask") -> ImagingError:
+    return ImagingError(message, next_step=next_step, code=code)
