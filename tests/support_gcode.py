@@ -5,7 +5,9 @@ A hollow box of 2 mm walls with a vent, an oblique blind channel in a sleeve, an
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,7 @@ def build(folder: Path) -> tuple[Path, Path, Path]:
 def sliced_part() -> SlicedPart:
     """The part sliced once per test run; skips with words where no engine is installed."""
     folder = Path(tempfile.mkdtemp(prefix="sliced-part-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     part, blocker, filler = build(folder)
     slicer = CuraEngineSlicer()
     try:

@@ -47,7 +47,10 @@ GENERIC_PLA: Mapping[str, object] = {
     "cool_fan_speed": 100,
 }
 
-_REINSTALL = "Fetch the definitions again (`make definitions`) or reinstall UltiMaker Cura."
+_REINSTALL = (
+    "Fetch the definitions again (`deploy/fetch-cura-definitions.sh .cache/cura-resources`) or reinstall "
+    "UltiMaker Cura."
+)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ _LONGEST_RETRACTION_MM = 8.0
 _MEAN_WIDTH_MM = (0.2, 0.6)
 _WIDEST_LINE_MM = 1.0
 _SHORT_MOVE_MM = 0.3
+_EMPTY_TOP_LAYERS = 2
+_LAYER_COUNT_TOLERANCE = 2.5
+# A line ends short of a pointed tip; it never lies outside the model by more than the slicer's rounding.
+_OUTSIDE_MODEL_MM, _SHORT_OF_MODEL_MM = 0.1, 2.5
 
 
 def check_header(header: Header, expected: ExpectedPrint) -> Iterator[Finding]:
@@ -143,7 +147,7 @@ def check_layers(gcode: Gcode, header: Header, expected: ExpectedPrint, part: Pa
     elif numbers != list(range(counts[0])):
         yield Finding("layer.missing", f"The layers are not numbered 0 to {counts[0] - 1} without a gap.")
     height = part.high[2] - part.low[2]
-    if abs(len(numbers) - height / expected.layer_mm) > 1.5:
+    if abs(len(numbers) - height / expected.layer_mm) > _LAYER_COUNT_TOLERANCE:
         yield Finding("layer.count", f"{len(numbers)} layers do not make the model's {height:.2f} mm.")
     printed = gcode.is_printed_line
     layer, top = gcode.layer[printed], gcode.end[printed, 2]
@@ -152,10 +156,12 @@ def check_layers(gcode: Gcode, header: Header, expected: ExpectedPrint, part: Pa
     if off.any() or slanted.any():
         number = int(gcode.line[printed][off | slanted][0])
         yield Finding("layer.height", f"From line {number} on layers are not {expected.layer_mm:g} mm apart.")
-    model = part_lines(gcode)
-    empty = len(numbers) - len(np.unique(gcode.layer[model]))
-    if empty > 0:
-        yield Finding("layer.missing", f"{empty} layers print nothing of the model.")
+    present = np.unique(gcode.layer[part_lines(gcode)])
+    if present.size:
+        # the last layers of a rounded top can be thinner than any line; nowhere else may one be empty
+        holes = int(present[-1]) + 1 - present.size
+        if holes > 0 or len(numbers) - 1 - int(present[-1]) > _EMPTY_TOP_LAYERS:
+            yield Finding("layer.missing", "There are layers that print nothing of the model.")
     yield from _ending(gcode, header)
 
 
@@ -206,7 +212,8 @@ def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: P
         points = np.vstack((gcode.start[model], gcode.end[model])) - shift
         below = np.nanmin(points, axis=0)[:2] - np.array(part.low[:2])
         above = np.array(part.high[:2]) - np.nanmax(points, axis=0)[:2]
-        if (np.concatenate((below, above)) < -0.1).any() or (np.concatenate((below, above)) > 1.5).any():
+        gap = np.concatenate((below, above))
+        if (gap < -_OUTSIDE_MODEL_MM).any() or (gap > _SHORT_OF_MODEL_MM).any():
             yield Finding("extent.model", "The printed lines do not lie where the model lies.")
 
 
