@@ -37,6 +37,7 @@ class LandmarkSettings:
     max_endplate_tilt_deg: float = 28.0
     max_endplate_rms_mm: float = 1.8
     frame_iterations: int = 4
+    pedicle_iterations: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +108,16 @@ def find_landmarks(
         body = _body(local, canal)
         upper, lower = _endplates(local, canal, body)
         centre, trial = _next_frame(local, canal, body, upper, lower, use)
-    local = _resample(outer, centre, trial, use)
-    canal = _canal(local, use, level)
-    pedicles = tuple(p for p in (_pedicle(local, canal, s) for s in (1, -1)) if p is not None)
-    if len(pedicles) == 2:
-        left, anterior, superior = frame_axes(pedicles[0].centre - pedicles[1].centre, trial[:, 2])
-        local = _resample(outer, centre, np.column_stack([left, -anterior, superior]), use)
+    # The isthmus is sought in coronal slices of the frame, and the frame is turned by the isthmuses found.
+    for _ in range(use.pedicle_iterations):
+        local = _resample(outer, centre, trial, use)
         canal = _canal(local, use, level)
         pedicles = tuple(p for p in (_pedicle(local, canal, s) for s in (1, -1)) if p is not None)
-    return _assemble(local, canal, pedicles, use)
+        if len(pedicles) < 2:
+            break
+        left, anterior, superior = frame_axes(pedicles[0].centre - pedicles[1].centre, trial[:, 2])
+        trial = np.column_stack([left, -anterior, superior])
+    return _assemble(_resample(outer, centre, trial, use), canal, pedicles, use)
 
 
 def _assemble(

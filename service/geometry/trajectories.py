@@ -37,9 +37,10 @@ class PlanningLimits:
     target: Literal["body_centre", "anterior_third"] = "body_centre"
     min_margin_mm: float = 1.0
     """Bone that must remain between needle and cortex in the pedicle (our proposal)."""
-    target_tolerance_mm: float = 4.0
-    """How far the tip may lie from the wanted target for the sake of clearance."""
-    offset_cost: float = 0.08
+    target_tolerance_mm: float = 7.0
+    """How far the tip may lie from the wanted target for the sake of clearance: wide pedicles in front of a
+    shallow body cannot be passed towards its very centre within 30°."""
+    offset_cost: float = 0.04
     """Clearance (mm) a tip must gain for each mm it moves away from the wanted target."""
     section_half_mm: float = 5.0
     section_from_entry_mm: float = 4.0
