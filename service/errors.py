@@ -145,7 +145,9 @@ def from_document(document: Mapping[str, object]) -> SpineprintError:
     code = str(document.get("code", "internal"))
     details = document.get("details")
     by_code = {cls.default_code: cls for cls in _all_subclasses(SpineprintError)}
-    prefix_match = [cls for key, cls in by_code.items() if code.split(".")[0] == key.split(".")[0]]
+    prefix_match = [
+        cls for key, cls in by_code.items() if code.split(".", maxsplit=1)[0] == key.split(".")[0]
+    ]
     cls = by_code.get(code) or (prefix_match[0] if prefix_match else SpineprintError)
     return cls(
         str(document.get("message", "unknown failure")),

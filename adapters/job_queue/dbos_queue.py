@@ -47,12 +47,12 @@ _QUEUES: Mapping[str, tuple[int | None, float]] = {
 _handlers: dict[str, JobHandler] = {}
 
 
-@DBOS.step(name="spineprint.job.step")
+@DBOS.step(name="spineprint.job.step")  # type: ignore[untyped-decorator]
 def _run_step(key: str, kind: str, argument: str) -> None:
     _handlers[kind](key, argument)
 
 
-@DBOS.workflow(name="spineprint.job")
+@DBOS.workflow(name="spineprint.job")  # type: ignore[untyped-decorator]
 def _run_job(key: str, kind: str, argument: str) -> None:
     _run_step(key, kind, argument)
 

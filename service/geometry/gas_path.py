@@ -23,21 +23,24 @@ def ball_centres(void: Mask, step_mm: float, radius_mm: float) -> Mask:
     return np.asarray(distance_to(~void, step_mm) - step_mm / 2.0 >= radius_mm)
 
 
-def roll_from_outside(void: Mask, step_mm: float, radius_mm: float) -> Mask:
-    """Centres of the ball that are reached from the corner of the array, which must be void."""
-    labels, _ = components(ball_centres(void, step_mm, radius_mm))
-    outside = labels[0, 0, 0]
-    return np.asarray(labels == outside) if outside else np.zeros(void.shape, dtype=bool)
-
-
 def hollow_of(solid: Mask, step_mm: float, seal_mm: float) -> Mask:
-    """Void voxels inside the part: those cut off from outside once every opening up to `2 * seal_mm` is closed."""
+    """Void voxels inside the part: what hangs together with a room that is cut off once openings are closed.
+
+    Every opening up to `2 * seal_mm` is closed to tell inside from outside; then the rooms are followed through
+    the void, however narrow, up to where the outside begins. Pits of a rough surface stay outside.
+    """
     sealed = distance_to(solid, step_mm) <= seal_mm
     labels, count = components(~sealed)
-    inner = (labels > 0) & (labels != labels[0, 0, 0]) if count else np.zeros(solid.shape, dtype=bool)
-    if not inner.any():
-        return inner
-    return np.asarray((distance_to(inner, step_mm) <= seal_mm + step_mm) & ~solid)
+    outside = labels[0, 0, 0]
+    core = (labels > 0) & (labels != outside)
+    if not core.any():
+        return core
+    open_air = distance_to(labels == outside, step_mm) <= seal_mm + step_mm
+    labels, count = components(~solid & ~open_air)
+    rooms = np.zeros(count + 1, dtype=bool)
+    rooms[np.unique(labels[core])] = True
+    rooms[0] = False
+    return np.asarray(rooms[labels])
 
 
 def unreached(hollow: Mask, reached: Mask, step_mm: float, reach_mm: float) -> list[float]:

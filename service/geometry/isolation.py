@@ -20,11 +20,11 @@ from service.geometry.isolation_checks import (
     refuse_implausible,
     refuse_weak_fit,
 )
-from service.geometry.labelling import LabellingSettings, label_target, solid_of
+from service.geometry.labelling import LabellingSettings, grow_processes, label_target, solid_of
 from service.geometry.landmarks import find_landmarks
 from service.geometry.outer_surface import SurfaceSettings, outer_surface
 from service.geometry.progress import Progress, silent
-from service.geometry.spine_fit import FitSettings, SpineFit, fit_spine
+from service.geometry.spine_fit import FitSettings, fit_spine
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -71,6 +71,8 @@ def isolate_vertebra(
     refuse_cut_vertebra(ct, fit.target.vertices, level, use.gates)
     progress("labelling the bone", 0.75)
     soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
+    if level in use.labelling.process_levels:
+        soft = grow_processes(fit.evidence, soft, fit.distance, fit.neighbour_distance, use.labelling)
     mask = _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)
     refuse_implausible(mask, level, use.gates)
     progress("taking the surface", 0.82)
@@ -111,13 +113,6 @@ def isolation_from_mask(
     quality = judge(ct, native, surface, landmarks, level, use.gates)
     progress("isolated", 1.0)
     return Isolation(level, native, surface.field, landmarks, quality, "mask")
-
-
-def fitted_mask(ct: Volume, fit: SpineFit, settings: IsolationSettings | None = None) -> Volume:
-    """Mask (uint8) on the CT's grid, cropped, from a fit; for measuring the labelling on its own."""
-    use = settings or IsolationSettings()
-    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
-    return _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)
 
 
 def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], margin_mm: float) -> Volume:

@@ -25,6 +25,9 @@ class LabellingSettings:
     edge_hu_per_mm: float = 60.0
     iterations: int = 120
     reach_mm: float = 7.0
+    process_reach_mm: float = 22.0
+    """How far a process may reach beyond the fitted shape through bone, at the levels without ribs."""
+    process_levels: tuple[str, ...] = ("L1", "L2", "L3", "L4", "L5")
 
 
 def bone_threshold(evidence: Evidence, distance: Grid) -> tuple[float, float]:
@@ -58,6 +61,41 @@ def label_target(
     soft = np.zeros(distance.shape, dtype=np.float32)
     soft[box] = _total_variation_cut(force, weight.astype(np.float32), settings.iterations)
     return soft
+
+
+def grow_processes(
+    evidence: Evidence,
+    soft: Grid,
+    distance: Grid,
+    neighbour_distance: Grid,
+    settings: LabellingSettings,
+) -> Grid:
+    """Let the target follow its own bone beyond the shape: transverse and articular tips differ most.
+
+    Target and neighbours spread through bone at the same pace and keep what they reach first. Bodies do not
+    grow: only bone farther than a process is thick from every shape's middle counts as a tip. Not for
+    thoracic levels, where the bone beside the transverse process is a rib.
+    """
+    box = _box(distance < settings.reach_mm + 4.0)
+    box = tuple(
+        slice(max(0, s.start - 18), min(n, s.stop + 18)) for s, n in zip(box, soft.shape, strict=True)
+    )
+    threshold, _ = bone_threshold(evidence, distance)
+    bone = (evidence.hu[box] > threshold) & evidence.inside_scan[box]
+    start = solid_of(soft)[box]
+    own, theirs = start.copy(), (neighbour_distance[box] < 0) & ~start
+    pace = ndimage.generate_binary_structure(3, 1)
+    for _ in range(round(settings.process_reach_mm / evidence.step_mm)):
+        free = bone & ~own & ~theirs
+        wider = ndimage.binary_dilation(own, pace) & free
+        rival = ndimage.binary_dilation(theirs, pace) & free
+        own |= wider & ~rival
+        theirs |= rival
+    tips = ndimage.binary_opening(own & ~start, pace)
+    grown = soft.copy()
+    grown[box] = np.maximum(soft[box], ndimage.gaussian_filter((tips | start).astype(np.float32), 0.6))
+    grown[box][~(tips | start)] = np.minimum(grown[box], 0.499)[~(tips | start)]
+    return grown
 
 
 def solid_of(soft: NDArray[np.floating]) -> NDArray[np.bool_]:

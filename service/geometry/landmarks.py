@@ -301,15 +301,15 @@ def _endplate(local: _Local, plane: _Plane, use: LandmarkSettings) -> Endplate:
 
 
 def _heights(local: _Local, body: Mask) -> dict[str, float]:
-    """Anterior, middle and posterior height near the midline, at 12, 50 and 88 % of the body's depth."""
+    """Anterior, middle and posterior height near the midline, at 8, 50 and 92 % of the body's depth."""
     y, x = np.nonzero(body)
     x_mm = local.mm(0, x)
     y_mm = local.mm(1, y[np.abs(x_mm) < 5.0])
     front, back = float(y_mm.min()), float(y_mm.max())
     out = {}
-    for name, share in (("anterior", 0.12), ("middle", 0.5), ("posterior", 0.88)):
+    for name, share in (("anterior", 0.08), ("middle", 0.5), ("posterior", 0.92)):
         at = front + share * (back - front)
-        near = (np.abs(local.mm(1, y) - at) < 1.6) & (np.abs(x_mm) < 6.0)
+        near = (np.abs(local.mm(1, y) - at) < 1.2) & (np.abs(x_mm) < 6.0)
         columns = np.column_stack([y[near], x[near]])
         height = _exits(local, columns, 1) - _exits(local, columns, -1)
         out[name] = float(np.nanmedian(height)) if np.isfinite(height).any() else float("nan")
@@ -327,8 +327,9 @@ def _pedicle(local: _Local, canal: _Canal, side: Literal[1, -1]) -> Pedicle | No
         return None
     data = np.array(sections)
     area = ndimage.gaussian_filter1d(data[:, 3], 1.0, mode="nearest")
-    place = int(np.argmin(area))
-    y, x, z, _, width, height = data[place]
+    # A pedicle is often a tube of nearly constant section: the mean over its narrow part does not jump.
+    narrow = np.exp(-(area - area.min()) / (0.08 * area.min()))
+    y, x, z, _, width, height = np.average(data, axis=0, weights=narrow)
     near = np.abs(data[:, 0] - y) < 3.5
     slope = np.polyfit(data[near, 0], data[near, 1:3], 1)[0] if near.sum() >= 4 else np.zeros(2)
     axis = local.axes @ unit([-slope[0], -1.0, -slope[1]])

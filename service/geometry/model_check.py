@@ -16,6 +16,9 @@ class CheckSettings:
     wall_mean_tolerance_mm: float = 0.05
     wall_p1_below_mm: float = 0.15
     """How far the first percentile may lie below the shell."""
+    thicker_mm: float = 0.3
+    """Wall more than this above the shell does not enter the mean but `thicker_share`."""
+    max_thicker_share: float = 0.25
     min_feature_mm: float = 0.8
     max_thin_share: float = 0.02
     """Share of the outer surface that may be thinner than that: edges seen by a ray at a slant."""
@@ -148,6 +151,11 @@ def _wall_failures(check: ModelCheck, plan: Plan, settings: CheckSettings) -> It
         yield f"The wall is {wall.mean_mm:.2f} mm on average instead of {shell:g} mm."
     if wall.p1_mm is not None and wall.p1_mm < shell - settings.wall_p1_below_mm:
         yield f"The wall is thinner than {wall.p1_mm:.2f} mm on 1 % of the hollow's surface."
+    if wall.mean_mm is not None and wall.thicker_share > settings.max_thicker_share:
+        yield (
+            f"{100 * wall.thicker_share:.0f} % of the hollow's wall is more than {settings.thicker_mm:g} mm "
+            f"thicker than {shell:g} mm."
+        )
     if wall.mean_mm is None and check.hollow_ml + check.closed_void_mm3 / 1000.0 > 0.5:
         yield f"The wall of the hollow is not {shell:g} mm thick anywhere it could be measured."
     if wall.thin_share > settings.max_thin_share:

@@ -35,6 +35,10 @@ class SurfaceSettings:
     exact_inside_mm: float = 3.0
     exact_outside_mm: float = 1.5
     smoothing_mm: float = 0.35
+    smoothing_of_voxel: float = 0.22
+    """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
+    close_mm: float = 1.0
+    """Pores and tunnels narrower than twice this are closed (vessel holes, thin cortex)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,9 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
     # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
     surface = np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
-    surface = ndimage.gaussian_filter(surface, use.smoothing_mm / use.grid_mm)
+    surface = _pores_closed(surface, use)
+    blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
+    surface = ndimage.gaussian_filter(surface, blur / use.grid_mm)
     solid = _one_body(surface)
     return OuterSurface(
         Volume(_metric(surface, solid, grid, use), grid.lps_from_ijk, ct.frame_of_reference_uid), share
@@ -175,6 +181,14 @@ def _spread(
         nearest = ndimage.distance_transform_edt(far, return_distances=False, return_indices=True)
         weight, mean = weight[tuple(nearest)], mean[tuple(nearest)]
     return np.asarray(mean * weight, dtype=np.float32), weight
+
+
+def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:
+    """Morphological closing of the solid by a ball, as a signed distance so that no voxel stairs appear."""
+    spacing = (use.grid_mm,) * 3
+    grown = signed_edt(surface < 0, spacing) - use.close_mm
+    closed = signed_edt(grown < 0, spacing) + use.close_mm
+    return np.asarray(np.minimum(surface, np.maximum(closed + 0.5 * use.grid_mm, -1.0)), dtype=np.float32)
 
 
 def _one_body(surface: Grid) -> NDArray[np.bool_]:

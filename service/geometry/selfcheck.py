@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan, Trajectory, Vent
-from service.geometry.fields import Array, Grid, components, segment_distance
+from service.geometry.fields import Array, Grid, components, distance_to, segment_distance
 from service.geometry.gas_path import ball_centres, hollow_of, unreached
 from service.geometry.mesh import Mesh, SurfaceIndex, edge_faults, surface_volumes
 from service.geometry.model_check import (
@@ -67,7 +67,9 @@ def check_model(
     view = _look(mesh, plan, settings)
     channels = tuple(_check_channel(view, path, plan, settings) for path in plan.trajectories)
     vent_checks, starts, labels = _check_vents(view, plan, settings)
-    starts.extend(_inner_points(path) for path, c in zip(plan.trajectories, channels, strict=True) if c.open)
+    for path, channel in zip(plan.trajectories, channels, strict=True):
+        if channel.open and channel.clear_diameter_mm >= settings.gas_ball_mm:
+            starts.append(_bore(path))
     pockets = _pockets(view, starts, settings)
     sizes = np.bincount(labels.ravel())[1:] * settings.voxel_mm**3
     voids = volumes[volumes < 0]
@@ -110,10 +112,17 @@ def _axis(path: Trajectory) -> tuple[Array, Array, Array, float]:
     return entry, target, (target - entry) / length, length
 
 
-def _inner_points(path: Trajectory) -> Array:
-    """Points on the axis from the middle of the path to near its tip."""
+def _across(axis: Array) -> tuple[Array, Array]:
+    """Two unit vectors square to a unit axis and to each other."""
+    u = np.cross(axis, np.eye(3)[int(np.argmin(np.abs(axis)))])
+    u = u / np.linalg.norm(u)
+    return u, np.cross(axis, u)
+
+
+def _bore(path: Trajectory) -> Array:
+    """Points on the axis from the entry to where a ball stops before the tip."""
     entry, _, axis, length = _axis(path)
-    return np.asarray(entry + np.arange(length / 2, length - 1.3, 0.3)[:, None] * axis)
+    return np.asarray(entry + np.arange(0.0, length - 1.3, 0.2)[:, None] * axis)
 
 
 def _check_channel(view: _View, path: Trajectory, plan: Plan, settings: CheckSettings) -> ChannelCheck:
@@ -130,10 +139,11 @@ def _check_channel(view: _View, path: Trajectory, plan: Plan, settings: CheckSet
 def _depth_error(view: _View, entry: Array, axis: Array, length: float) -> float | None:
     """Where a probe pushed down the channel stops, beyond (+) or short of (-) the target; None = never.
 
-    Five parallel rays and their median: one ray may slip through the edge between two triangles.
+    Seven parallel rays at irregular places and their median: a ray may slip through the edge of two triangles.
     """
-    aside = np.cross(axis, np.eye(3))[np.argsort(np.abs(axis))[:2]] * 0.3
-    starts = entry - 10.0 * axis + np.concatenate([np.zeros((1, 3)), aside, -aside])
+    u, v = _across(axis)
+    turn, off = 0.37 + 2.4 * np.arange(7), 0.15 + 0.031 * np.arange(7)
+    starts = entry - 10.0 * axis + (off * np.cos(turn))[:, None] * u + (off * np.sin(turn))[:, None] * v
     hits = view.index.first_hit(starts, np.tile(axis, (len(starts), 1)))[1]
     middle = float(np.median(hits))
     return middle - 10.0 - length if np.isfinite(middle) else None
@@ -142,9 +152,7 @@ def _depth_error(view: _View, entry: Array, axis: Array, length: float) -> float
 def _fit_cylinder(view: _View, path: Trajectory, radius: float) -> tuple[float, float, float] | None:
     """Least-squares cylinder through the channel wall: (axis offset mm, axis angle °, diameter mm)."""
     entry, _, axis, length = _axis(path)
-    helper = np.eye(3)[int(np.argmin(np.abs(axis)))]
-    u = np.cross(axis, helper) / np.linalg.norm(np.cross(axis, helper))
-    v = np.cross(axis, u)
+    u, v = _across(axis)
     offset = view.mesh.centroids - entry
     along, radial = offset @ axis, np.stack([offset @ u, offset @ v], axis=1)
     distance = np.linalg.norm(radial, axis=1)
@@ -204,11 +212,13 @@ def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[
     labels, count = components(ball_centres(~view.solid, step, radius))
     reached = np.zeros(count + 1, dtype=bool)
     reached[labels[0, 0, 0]] = True
+    passages = np.zeros(view.grid.shape, dtype=bool)
     for points in starts:
         k, j, i = view.grid.indices_of(points).T
         reached[np.unique(labels[k, j, i])] = True
+        passages[k, j, i] = True
     reached[0] = False
-    return unreached(view.hollow, reached[labels], step, radius + 1.5)
+    return unreached(view.hollow, reached[labels] | passages, step, radius + 1.5)
 
 
 def _near_opening(points: Array, plan: Plan, margin_mm: float, *, sleeve: bool) -> Mask:
@@ -236,8 +246,10 @@ def _sampled(view: _View, choice: Mask, count: int) -> NDArray[np.int64]:
 
 
 def _facing_hollow(view: _View) -> Mask:
-    k, j, i = view.grid.indices_of(view.mesh.centroids + 0.7 * view.normals).T
-    return np.asarray(view.hollow[k, j, i])
+    step = view.grid.step_mm
+    near = distance_to(view.hollow, step) < 2.0 * step
+    k, j, i = view.grid.indices_of(view.mesh.centroids + 0.5 * step * view.normals).T
+    return np.asarray(near[k, j, i])
 
 
 def _check_wall(view: _View, plan: Plan, settings: CheckSettings) -> WallCheck:
@@ -249,8 +261,8 @@ def _check_wall(view: _View, plan: Plan, settings: CheckSettings) -> WallCheck:
     wall = wall[~inner[hit]]
     outside = _thickness(view, from_outside)[1]
     thin = float((outside < settings.min_feature_mm).mean()) if len(outside) else 0.0
-    # Where a room was cut off and made solid the "wall" is thick on purpose; that share is told apart.
-    even = wall[wall < shell + 0.75]
+    # Where a crevice was made solid for the gas path the wall is thick on purpose; that share is told apart.
+    even = wall[wall < shell + settings.thicker_mm]
     if len(even) < 50:
         return WallCheck(None, None, None, None, 1.0 if len(wall) else 0.0, thin, len(wall))
     return WallCheck(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from service.domain.plan import Plan, Trajectory, Vent
 from service.errors import GeometryError
@@ -187,7 +188,8 @@ def _hollow_out(bone: Bone, plan: Plan, settings: SolidSettings) -> _Hollow:
             raise openings.refuse_useless_vent(number + 1)
     if count == 0:
         return _Hollow(np.full(grid.shape, 5.0, dtype=np.float32), (), (), 0.0, total_ml, 0)
-    reach = distance_to(kept, settings.grid_mm) - np.float32(ball_mm + slack_mm)
+    # Smoothed, since the distance to single voxels would leave a knobbly surface inside.
+    reach = ndimage.gaussian_filter(distance_to(kept, settings.grid_mm), 1.5) - np.float32(ball_mm + slack_mm)
     cavity = np.maximum(cavity, reach)
     kept_ml = float((cavity < 0).sum()) * settings.grid_mm**3 / 1000.0
     if settings.tip_slot_diameter_mm > 0:

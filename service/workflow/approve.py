@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor, system
 from service.errors import InputRefusedError
+from service.ports import JobRequest
 from service.store import approvals, blobs, cases
 from service.store.cases import Case
 from service.store.database import reading, transaction
@@ -68,7 +69,12 @@ def approve(
                 "mesh_sha256": mesh_sha256,
                 "acknowledged": sorted(acknowledged),
             },
-            jobs=entry_job(case, CaseState.APPROVED),
+            jobs=(
+                *entry_job(case, CaseState.APPROVED),
+                JobRequest(
+                    f"publish.plan.{case.id}.{mesh_sha256[:16]}", "publish_plan", case.id, "io", priority=20
+                ),
+            ),
         )
         approvals.add(
             connection,

@@ -31,7 +31,7 @@ PRODUCTS: Mapping[str, str] = {
     "print.json": "print_layout",
     "views.png": "views",
     "slices.png": "slices",
-    "outer.npz": "outer",
+    "outer.nii.gz": "outer",
 }
 #: Without these the model is not complete.
 REQUIRED = ("mask.nii.gz", "plan.json", "model.stl", "report.json", "print.stl", "print.json")

@@ -30,6 +30,8 @@ def publish_scan(app: App, key: str, scan_id: str) -> None:
         "scan_id": scan_id,
         "scan_files": [i.path for i in oarm if not i.quarantined],
         "report": json.dumps(scan.report),
+        # Not the present time: a repeated job must make the same objects.
+        "now": scan.updated_at.isoformat(),
     }
     _make_and_queue(app, case, key, argument)
 
@@ -51,7 +53,7 @@ def _common(app: App, case: Case) -> dict[str, Any]:
         "level": case.level,
         "ct_files": [i.path for i in stored if not i.quarantined and i.series_uid == case.series_uid],
         "artifacts": {kind: {"path": str(a.path), "sha256": a.sha256} for kind, a in current.items()},
-        "now": app.clock.now().isoformat(),
+        "now": (current["mesh"].created_at if "mesh" in current else case.created_at).isoformat(),
     }
 
 

@@ -167,11 +167,12 @@ def recall_all(connection: Connection, app: App) -> list[str]:
         loads, items = sterile.listed(connection, Load), sterile.listed(connection, Item)
         device = sterile.get(connection, Steriliser, positive.steriliser_id)
         outcome = rules.apply_recall(positive, device, loads, indicators, items, now, SETTINGS)
-        before: dict[str, Any] = {r.id: r for r in (*loads, *items, device)}
+        known: list[sterile.Record] = [*loads, *items, device]
+        before = {r.id: r.version for r in known}
         changed: list[sterile.Record] = [outcome.steriliser, *outcome.loads, *outcome.items]
         for record in changed:
-            if record.version != before[record.id].version:
-                sterile.save(connection, record, before[record.id].version, now)
+            if record.version != before[record.id]:
+                sterile.save(connection, record, before[record.id], now)
                 audit.append(
                     connection,
                     at=now,

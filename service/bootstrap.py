@@ -1,0 +1,232 @@
+"""The one place that joins the core with its adapters."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import uvicorn
+from sqlalchemy import Engine
+
+from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
+from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
+from adapters.job_queue.dbos_queue import DbosJobQueue
+from adapters.ultimaker import UltimakerPrinter
+from service.config import Config
+from service.domain.case import CaseState
+from service.errors import SpineprintError
+from service.geometry.progress import Progress
+from service.ops import logs
+from service.ops.clock import SimulationClock, SystemClock
+from service.ops.loops import Loop
+from service.ports import Clock, Destination, JobHandler, Peer, Printer, PrinterState, Slicer
+from service.store import outbox, settings
+from service.store.database import migrate, open_engine, sqlite_engine
+from service.workflow import approve, build, intake, print_run, publish, verify
+from service.workflow.app import App
+from service.workflow.jobs import case_job
+from service.workflow.tasks import all_tasks
+from service.workflow.tether import Task, run_tethered
+
+log = logging.getLogger("spineprint")
+
+ROLES = ("all", "web", "dicom", "worker")
+QUEUES = ("cpu", "urgent", "printers", "io")
+
+
+def open_app(config: Config) -> App:
+    """Database, clock and clients, without anything that listens or works. Used by the CLI and by `serve`."""
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(config.resolved_database_url)
+    migrate(engine)
+    clock: Clock = _simulation_clock(engine) if config.simulation.enabled else SystemClock()
+    printers: dict[str, Printer] = {
+        p.name: UltimakerPrinter(p.name, p.url, p.credentials_file) for p in config.printers
+    }
+    return App(
+        config=config,
+        engine=engine,
+        clock=clock,
+        notifier=logs.LogNotifier(),
+        run_task=partial(_run_task, config.worker.job_timeout_s),
+        printers=printers,
+        sender=DicomSender(config.dicom.ae_title),
+    )
+
+
+def _simulation_clock(engine: Engine) -> SimulationClock:
+    key = "simulation.offset_s"
+    offset_s = float(settings.load(engine, key) or 0.0)
+    return SimulationClock(offset_s, lambda seconds: settings.save(engine, key, str(seconds)))
+
+
+def _run_task(
+    timeout_s: float, kind: str, argument: Mapping[str, object], progress: Progress
+) -> dict[str, object]:
+    return run_tethered(kind, argument, progress, timeout_s=timeout_s)
+
+
+def make_slicer(config: Config) -> Slicer:
+    return CuraEngineSlicer(CuraEngineConfig(engine=config.slicer.engine, resources=config.slicer.resources))
+
+
+def tasks(config: Config) -> Mapping[str, Task]:
+    """Everything a tethered child may be asked to do."""
+    return all_tasks(make_slicer(config))
+
+
+def handlers(app: App) -> dict[str, JobHandler]:
+    return {
+        "inspect": case_job(app, CaseState.RECEIVING, intake.inspect),
+        "build": case_job(app, CaseState.BUILDING, build.build),
+        "slice": case_job(app, CaseState.APPROVED, approve.slice_approved),
+        "verify": case_job(app, CaseState.VERIFYING, verify.verify),
+        "send_print": partial(print_run.send_print, app),
+        "publish_plan": partial(publish.publish_plan, app),
+        "publish_scan": partial(publish.publish_scan, app),
+    }
+
+
+@dataclass
+class Daemon:
+    """Everything that runs, started and stopped in one order."""
+
+    app: App
+    role: str
+    queue: DbosJobQueue | None = None
+    node: DicomNode | None = None
+    loops: list[Loop] = field(default_factory=list)
+
+    def start(self) -> None:
+        if self.role in ("all", "worker"):
+            self._start_worker()
+        if self.role in ("all", "dicom"):
+            self._start_dicom()
+        for loop in self.loops:
+            loop.start()
+
+    def stop(self) -> None:
+        if self.node:
+            self.node.stop()
+        for loop in self.loops:
+            loop.stop()
+        if self.queue:
+            self.queue.stop(0)
+        self.app.engine.dispose()
+
+    def _start_worker(self) -> None:
+        app, config = self.app, self.app.config
+        url = config.queue_database_url
+        engine = sqlite_engine(url) if url.startswith("sqlite") else open_engine(url)
+        name = config.worker.executor_id
+        self.queue = DbosJobQueue(engine, name, config.data_dir / f"worker-{name}.lock")
+        self.queue.run_worker(handlers(app), QUEUES)
+        for key in outbox.recover(app.engine, self.queue):
+            log.warning("job %s was unknown to the queue and is queued again", key)
+        self._loop("relay", 0.2, partial(_relay, app, self.queue))
+        self._loop("deliver", 1.0, partial(publish.deliver_due, app))
+        for printer, entry in zip(app.printers.values(), config.printers, strict=True):
+            self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))
+
+    def _start_dicom(self) -> None:
+        config = self.app.config.dicom
+        self.node = DicomNode(
+            NodeConfig(
+                host=config.host,
+                port=config.port,
+                store_dir=self.app.config.data_dir / "dicom",
+                ae_title=config.ae_title,
+                peers=tuple(Peer(p.ae_title, p.host, p.port, tuple(p.roles)) for p in config.peers),
+                require_known_callers=config.require_known_peers,
+                max_associations=config.max_associations,
+                disk_reserve_bytes=config.disk_reserve_mb << 20,
+            ),
+            partial(intake.accept_instance, self.app),
+            conflict_sink=partial(intake.accept_instance, self.app),
+            now=self.app.clock.now,
+        )
+        self.app = replace(self.app, node=self.node)
+        self.node.start()
+        self._loop("intake", 0.5, partial(_intake_tick, self.app, self.node))
+
+    def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> None:
+        self.loops.append(Loop(name, interval_s, step))
+
+
+def _relay(app: App, queue: DbosJobQueue) -> None:
+    outbox.relay(app.engine, queue, app.clock.now())
+
+
+def _intake_tick(app: App, node: DicomNode) -> None:
+    # What is durable but not yet sorted could belong to a study that looks quiet: wait for the sorting.
+    if node.counters().get("intake_waiting", 0) == 0:
+        intake.tick(app, node.open_associations())
+
+
+def serve(config: Config, role: str) -> int:
+    """Run until SIGTERM or SIGINT. Everything resumes at the next start, after kill -9 too."""
+    logs.set_up(config.log_level)
+    daemon = Daemon(open_app(config), role)
+    daemon.start()
+    log.info("spineprint is up", extra={"role": role, "started_at": datetime.now(UTC).isoformat()})
+    try:
+        if role in ("all", "web"):
+            from service.web.api import create_web
+
+            web = create_web(daemon.app, daemon.loops)
+            server = uvicorn.Server(
+                uvicorn.Config(web, host=config.web.host, port=config.web.port, log_config=None, access_log=False,
+                               timeout_graceful_shutdown=5, server_header=False)
+            )  # fmt: skip
+            server.run()
+            if not server.started:
+                return 1
+        else:
+            stopped = threading.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stopped.set())
+            stopped.wait()
+    finally:
+        daemon.stop()
+        log.info("spineprint has stopped")
+    return 0
+
+
+def self_test(config: Config) -> list[tuple[str, bool, str]]:
+    """Named checks of an installation: (name, good, detail)."""
+    results: list[tuple[str, bool, str]] = []
+
+    def check(name: str, probe: Callable[[], str]) -> None:
+        try:
+            results.append((name, True, probe()))
+        except SpineprintError as exc:
+            results.append((name, False, str(exc)))
+
+    check(
+        "configuration", lambda: f"{len(config.printers)} printer(s), {len(config.dicom.peers)} DICOM peer(s)"
+    )
+    check("database", lambda: open_app(config).engine.dialect.name)
+    check("slicer", lambda: make_slicer(config).describe())
+    for p in config.printers:
+        seen = UltimakerPrinter(p.name, p.url, p.credentials_file).read()
+        results.append(
+            (
+                f"printer {p.name}",
+                seen.state is not PrinterState.SILENT,
+                f"{seen.state} {seen.detail}".strip(),
+            )
+        )
+    for peer in config.dicom.peers:
+        if "pacs" in peer.roles:
+            answers = DicomSender(config.dicom.ae_title).echo(
+                Destination(peer.ae_title, peer.host, peer.port)
+            )
+            results.append(
+                (f"PACS {peer.ae_title}", answers, "answers C-ECHO" if answers else "does not answer C-ECHO")
+            )
+    return results

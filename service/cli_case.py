@@ -1,0 +1,120 @@
+"""`spineprint case ...`: the same steps as on the pages, as a named person, on this machine's data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from fastapi.encoders import jsonable_encoder
+from rich.console import Console
+from rich.table import Table
+
+from service.cli_common import ConfigOption, config_of, parse_point, read_password
+from service.domain.people import Actor, acting
+from service.workflow.app import App
+
+case_app = typer.Typer(help="Look at cases and give inputs.", no_args_is_help=True)
+console = Console(highlight=False)
+
+UserOption = Annotated[str, typer.Option("--user", help="who acts")]
+StdinOption = Annotated[bool, typer.Option("--password-stdin", help="read the password from standard input")]
+
+
+def _open(config: Path | None) -> App:
+    from service.bootstrap import open_app
+
+    return open_app(config_of(config))
+
+
+def _actor(app: App, user: str, from_stdin: bool) -> Actor:
+    from service.workflow import identity
+
+    secret, person, _ = identity.log_in(app, user, read_password(from_stdin))
+    identity.log_out(app, secret)
+    return acting(person)
+
+
+@case_app.command("list")
+def list_cases(config: ConfigOption = None) -> None:
+    """All cases, newest first."""
+    from service.store import cases, studies
+    from service.store.database import reading
+    from service.web.views import waiting_sentence
+
+    app = _open(config)
+    table = Table("code", "id", "state", "level", "waiting for")
+    with reading(app.engine) as connection:
+        for case in cases.listed(connection):
+            study = studies.need(connection, case.study_uid)
+            table.add_row(
+                case.code, case.id, case.state.value, case.level, waiting_sentence(connection, case, study)
+            )
+    console.print(table)
+
+
+@case_app.command("show")
+def show(case_id: str, config: ConfigOption = None) -> None:
+    """One case as JSON, with its history (no patient identity)."""
+    from service.store import audit, cases
+    from service.store.database import reading
+    from service.web.views import case_detail
+
+    app = _open(config)
+    with reading(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        body = case_detail(app, connection, case, roles=None)
+        body["events"] = [
+            {"seq": r.seq, "at": r.at, "actor": r.actor, "event": r.event, "data": r.data}
+            for r in audit.history(connection, case.subject)
+        ]
+    print(json.dumps(jsonable_encoder(body), indent=2))
+
+
+@case_app.command("inputs")
+def inputs(
+    case_id: str,
+    level: Annotated[str, typer.Option()],
+    user: UserOption,
+    target: Annotated[str | None, typer.Option(help="X,Y,Z LPS mm")] = None,
+    above: Annotated[str | None, typer.Option()] = None,
+    below: Annotated[str | None, typer.Option()] = None,
+    mask: Annotated[Path | None, typer.Option(exists=True)] = None,
+    mask_label: Annotated[int | None, typer.Option()] = None,
+    password_stdin: StdinOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Give level and points (or a mask); the running service builds the model."""
+    from service.workflow import build
+
+    app = _open(config)
+    given = build.ModelInputs(
+        level=level, target=parse_point("--target", target), above=parse_point("--above", above),
+        below=parse_point("--below", below), mask=mask, mask_label=mask_label,
+    )  # fmt: skip
+    case = build.give_inputs(app, case_id, given, _actor(app, user, password_stdin))
+    console.print(f"{case.code}: {case.state.value}")
+
+
+@case_app.command("resume")
+def resume(
+    case_id: str, user: UserOption, password_stdin: StdinOption = False, config: ConfigOption = None
+) -> None:
+    """Continue a case that needs attention."""
+    from service.workflow import person_steps
+
+    app = _open(config)
+    case = person_steps.resume(app, case_id, _actor(app, user, password_stdin))
+    console.print(f"{case.code}: {case.state.value}")
+
+
+@case_app.command("cancel")
+def cancel(case_id: str, user: UserOption, reason: Annotated[str, typer.Option()], password_stdin: StdinOption = False,
+           config: ConfigOption = None) -> None:  # fmt: skip
+    """Give a case up, with the reason."""
+    from service.workflow import person_steps
+
+    app = _open(config)
+    case = person_steps.cancel(app, case_id, _actor(app, user, password_stdin), reason)
+    console.print(f"{case.code}: {case.state.value}")

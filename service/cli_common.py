@@ -1,0 +1,59 @@
+"""What the commands share: configuration, points, addresses, who is acting."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.config import Config, load_config
+from service.errors import InputRefusedError
+from service.ports import Destination
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; else $SPINEPRINT_CONFIG, else defaults")
+]
+
+
+def config_of(path: Path | None) -> Config:
+    return load_config(path)
+
+
+def parse_point(name: str, text: str | None) -> tuple[float, float, float] | None:
+    """'X,Y,Z' in LPS mm. Raises InputRefusedError."""
+    if text is None:
+        return None
+    try:
+        values = [float(v) for v in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or not all(math.isfinite(v) for v in values):
+        raise InputRefusedError(
+            f"{name}: expected X,Y,Z in mm, found {text!r}.",
+            next_step="Write three numbers with commas, e.g. -22,24,-234.",
+            code="input.point",
+        )
+    return values[0], values[1], values[2]
+
+
+def parse_destination(text: str) -> Destination:
+    """'AE@host:port'. Raises InputRefusedError."""
+    title, _, address = text.partition("@")
+    host, _, port = address.rpartition(":")
+    if not title or not host or not port.isdigit():
+        raise InputRefusedError(
+            f"Expected AE@host:port, found {text!r}.",
+            next_step="E.g. PACS@10.0.0.5:104.",
+            code="input.destination",
+        )
+    return Destination(title, host, int(port))
+
+
+def read_password(from_stdin: bool) -> str:
+    """From standard input for scripts, else asked for without echo."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    return str(typer.prompt("Password", hide_input=True))

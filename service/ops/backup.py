@@ -1,0 +1,58 @@
+"""Backup of a running service, and restore into an empty folder."""
+
+from __future__ import annotations
+
+import sqlite3
+import tarfile
+import tempfile
+from pathlib import Path
+
+from service.config import Config
+from service.errors import ConflictError, InputRefusedError
+
+#: Folders with what cannot be made again. `work` and `uploads` are scratch; the queue is rebuilt from the cases.
+_FOLDERS = ("dicom", "cases")
+_DATABASE = "spineprint.sqlite3"
+
+
+def make_backup(config: Config, to: Path) -> str:
+    """Write one tar file. The database is copied first, so every file it names is in the archive.
+
+    Raises
+    ------
+    InputRefusedError : the database is not SQLite (use the database server's own backup), or the target exists.
+    """
+    if config.database_url and not config.database_url.startswith("sqlite"):
+        raise InputRefusedError(
+            "The database is a server.", code="backup.server",
+            next_step="Back it up with the server's own tool, then copy the folders dicom and cases.",
+        )  # fmt: skip
+    if to.exists():
+        raise InputRefusedError(
+            f"{to.name} exists already.", next_step="Choose another name.", code="backup.exists"
+        )
+    partial = to.with_name(f".{to.name}.part")
+    with tempfile.TemporaryDirectory(dir=to.parent) as scratch:
+        copy = Path(scratch) / _DATABASE
+        with sqlite3.connect(config.data_dir / _DATABASE) as source, sqlite3.connect(copy) as target:
+            source.backup(target)
+        with tarfile.open(partial, "w") as archive:
+            archive.add(copy, _DATABASE)
+            for name in _FOLDERS:
+                if (config.data_dir / name).is_dir():
+                    archive.add(config.data_dir / name, name)
+    partial.replace(to)
+    return f"Backup written: {to} ({to.stat().st_size >> 20} MB)"
+
+
+def restore_backup(config: Config, source: Path) -> str:
+    """Unpack a backup into the configured, empty data folder. Raises ConflictError when it is not empty."""
+    if config.data_dir.exists() and any(config.data_dir.iterdir()):
+        raise ConflictError(
+            "The data folder is not empty.", code="restore.not_empty",
+            next_step="Stop the service, move the old folder away, then restore.",
+        )  # fmt: skip
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(source) as archive:
+        archive.extractall(config.data_dir, filter="data")
+    return f"Restored into {config.data_dir}. Start the service; it brings the schema up to date."

@@ -1,0 +1,111 @@
+"""Who is asking: a person with a session, or a screen with a token. Nothing but liveness is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.domain.people import Actor, Person, Role, Scope, acting
+from service.errors import NotAllowedError, NotAuthenticatedError
+from service.workflow import identity
+from service.workflow.app import App
+
+COOKIE = "spineprint_session"
+
+
+def get_app(request: Request) -> App:
+    return cast(App, request.app.state.spineprint)
+
+
+AppDep = Annotated[App, Depends(get_app)]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Either `person` is set, or `scopes` of a screen's token are."""
+
+    person: Person | None = None
+    screen: str = ""
+    scopes: frozenset[Scope] = frozenset()
+
+    @property
+    def actor(self) -> Actor:
+        if self.person is None:
+            raise NotAllowedError(
+                "A screen's token can only read.", code="auth.read_only", next_step="Log in as a person."
+            )
+        return acting(self.person)
+
+
+def session_secret(request: Request) -> str:
+    header = request.headers.get("authorization", "")
+    if header.lower().startswith("bearer "):
+        return header[7:].strip()
+    return request.cookies.get(COOKIE, "")
+
+
+def current_caller(request: Request, app: AppDep) -> Caller:
+    secret = session_secret(request)
+    if secret:
+        person = identity.person_of_session(app, secret)
+        if person:
+            _refuse_cross_site(request)
+            return Caller(person=person)
+        token = identity.scopes_of_token(app, secret)
+        if token:
+            return Caller(screen=token[0], scopes=token[1])
+    raise NotAuthenticatedError(
+        "Please log in.", next_step="Log in, or give this screen its token.", code="auth.required"
+    )
+
+
+def _refuse_cross_site(request: Request) -> None:
+    """A cookie alone must not let another site act: browsers say where a request comes from (Fetch Metadata)."""
+    if request.method in ("GET", "HEAD") or COOKIE not in request.cookies:
+        return
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise NotAllowedError(
+            "This request came from another site.",
+            code="auth.cross_site",
+            next_step="Use the service's own pages.",
+        )
+
+
+def current_person(caller: Annotated[Caller, Depends(current_caller)]) -> Actor:
+    return caller.actor
+
+
+PersonDep = Annotated[Actor, Depends(current_person)]
+
+
+def reader(*scopes: Scope) -> Callable[[Caller], Caller]:
+    """A dependency: any person, or a screen whose token has one of `scopes`."""
+
+    def check(caller: Annotated[Caller, Depends(current_caller)]) -> Caller:
+        if caller.person is None and not caller.scopes & set(scopes):
+            raise NotAllowedError(
+                "This screen's token does not cover this page.",
+                code="auth.scope",
+                next_step="Ask the administrator for a token with the right scope.",
+            )
+        return caller
+
+    return check
+
+
+def has_role(*roles: Role) -> Callable[[Actor], Actor]:
+    """A dependency: a person with one of `roles`."""
+
+    def check(actor: PersonDep) -> Actor:
+        if not (actor.roles or frozenset()) & set(roles):
+            raise NotAllowedError(
+                "This needs one of these roles: " + ", ".join(r.value for r in roles) + ".",
+                code="auth.role",
+                next_step="Ask a person with that role.",
+            )
+        return actor
+
+    return check

@@ -1,0 +1,187 @@
+"""Cases: list, detail, history, inputs, approval, artifacts."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import FileResponse, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+
+from service.domain.case import CaseState
+from service.domain.people import Scope
+from service.store import audit, blobs, cases, studies
+from service.store.database import reading
+from service.web.access import AppDep, Caller, PersonDep, reader
+from service.web.polling import polled
+from service.web.views import case_detail, case_view, waiting_sentence
+from service.workflow import approve, build, identity, person_steps, sterilise
+from service.workflow.app import App
+
+router = APIRouter(prefix="/api/v1/cases", tags=["cases"])
+BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD, Scope.OR_TERMINAL))]
+Point = Annotated[list[float], Field(min_length=3, max_length=3, description="LPS mm of the planning CT")]
+
+_MEDIA = {".stl": "model/stl", ".json": "application/json", ".png": "image/png", ".pdf": "application/pdf",
+          ".gz": "application/gzip", ".dcm": "application/dicom"}  # fmt: skip
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Inputs(_Body):
+    level: Literal["T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5"]
+    target: Point | None = None
+    above: Point | None = None
+    below: Point | None = None
+    series_uid: str | None = None
+
+
+class Approval(_Body):
+    plan_sha256: str
+    mesh_sha256: str
+    acknowledged: list[str] = []
+    password: SecretStr = Field(description="The signature: the approver's own password, again")
+
+
+class Reason(_Body):
+    reason: str
+
+
+class Surgery(_Body):
+    at: AwareDatetime | None
+
+
+@router.get("")
+def list_cases(request: Request, app: AppDep, caller: BoardDep, state: CaseState | None = None) -> Response:
+    with reading(app.engine) as connection:
+        found = cases.listed(connection, states=[state] if state else None)
+        body = []
+        for case in found:
+            study = studies.need(connection, case.study_uid)
+            row = case_view(case) | {"waiting_for": waiting_sentence(connection, case, study)}
+            if caller.person:
+                row["patient_name"] = study.patient_name
+            body.append(row)
+    return polled(request, body, retry_after_s=2)
+
+
+@router.get("/{case_id}")
+def get_case(case_id: str, request: Request, app: AppDep, caller: BoardDep) -> Response:
+    with reading(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        body = case_detail(app, connection, case, roles=caller.person.roles if caller.person else None)
+    return polled(request, body, retry_after_s=1)
+
+
+@router.get("/{case_id}/events")
+def get_events(case_id: str, request: Request, app: AppDep, _caller: PersonDep) -> Response:
+    with reading(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        rows = audit.history(connection, case.subject)
+    body = [
+        {"seq": r.seq, "at": r.at, "actor": r.actor, "event": r.event, "data": r.data, "hash": r.hash}
+        for r in rows
+    ]
+    return polled(request, body, retry_after_s=2)
+
+
+@router.post("/{case_id}/inputs", status_code=202)
+def give_inputs(case_id: str, body: Inputs, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Level and points: the model is built from them."""
+    inputs = build.ModelInputs(
+        level=body.level, target=_point(body.target), above=_point(body.above), below=_point(body.below),
+        series_uid=body.series_uid,
+    )  # fmt: skip
+    return case_view(build.give_inputs(app, case_id, inputs, actor))
+
+
+@router.post("/{case_id}/mask", status_code=202)
+def give_mask(
+    case_id: str,
+    app: AppDep,
+    actor: PersonDep,
+    file: Annotated[
+        UploadFile, File(description="DICOM SEG, NIfTI (.nii, .nii.gz) or NRRD of the one vertebra")
+    ],
+    level: Annotated[str, Form()],
+    label: Annotated[int | None, Form()] = None,
+) -> dict[str, Any]:
+    """A mask made elsewhere instead of points."""
+    path = _upload(app, file)
+    try:
+        inputs = build.ModelInputs(level=level, mask=path, mask_label=label)
+        return case_view(build.give_inputs(app, case_id, inputs, actor))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@router.post("/{case_id}/approve")
+def approve_case(case_id: str, body: Approval, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    signed = identity.sign(app, actor, body.password.get_secret_value())
+    case = approve.approve(
+        app, case_id, actor, plan_sha256=body.plan_sha256, mesh_sha256=body.mesh_sha256,
+        acknowledged=body.acknowledged, signed=signed,
+    )  # fmt: skip
+    return case_view(case)
+
+
+@router.post("/{case_id}/reject")
+def reject_case(case_id: str, body: Reason, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    return case_view(approve.reject(app, case_id, actor, body.reason))
+
+
+@router.post("/{case_id}/resume")
+def resume_case(case_id: str, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    return case_view(person_steps.resume(app, case_id, actor))
+
+
+@router.post("/{case_id}/cancel")
+def cancel_case(case_id: str, body: Reason, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    return case_view(person_steps.cancel(app, case_id, actor, body.reason))
+
+
+@router.post("/{case_id}/close")
+def close_case(case_id: str, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    return case_view(sterilise.close_case(app, case_id, actor))
+
+
+@router.put("/{case_id}/surgery")
+def set_surgery(case_id: str, body: Surgery, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    at: datetime | None = body.at
+    return case_view(person_steps.set_surgery_time(app, case_id, actor, at))
+
+
+@router.get("/{case_id}/artifacts/{kind}")
+def get_artifact(case_id: str, kind: str, app: AppDep, _actor: PersonDep) -> FileResponse:
+    with reading(app.engine) as connection:
+        case = cases.get(connection, case_id)
+        artifact = blobs.one(connection, case_id, kind)
+    name = f"{case.code}-{kind}{''.join(artifact.path.suffixes)}"
+    media = _MEDIA.get(artifact.path.suffix, "application/octet-stream")
+    return FileResponse(
+        artifact.path, media_type=media, filename=name,
+        content_disposition_type="inline" if media.startswith(("image/", "application/pdf", "application/json"))
+        else "attachment", headers={"ETag": f'"{artifact.sha256}"'},
+    )  # fmt: skip
+
+
+def _point(values: list[float] | None) -> tuple[float, float, float] | None:
+    return (values[0], values[1], values[2]) if values else None
+
+
+def _upload(app: App, file: UploadFile) -> Path:
+    """Keep an uploaded file under a name of ours; only its ending is taken over."""
+    name = (file.filename or "").lower()
+    suffix = next((s for s in (".nii.gz", ".nii", ".nrrd", ".dcm") if name.endswith(s)), ".dcm")
+    folder = app.config.data_dir / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{secrets.token_hex(8)}{suffix}"
+    with path.open("wb") as f:
+        while block := file.file.read(1 << 20):
+            f.write(block)
+    return path

@@ -1,0 +1,110 @@
+"""Studies received, health, metrics, audit check; and the clock of a simulation."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import text
+
+from service import __version__
+from service.domain.people import Actor, Role, Scope
+from service.ops import clock
+from service.ops.loops import Loop
+from service.store import audit, cases, deliveries, studies
+from service.store.database import reading
+from service.web.access import AppDep, Caller, PersonDep, has_role, reader
+from service.web.polling import polled
+from service.web.views import study_view
+
+router = APIRouter()
+MetricsDep = Annotated[Caller, Depends(reader(Scope.METRICS))]
+AdminDep = Annotated[Actor, Depends(has_role(Role.ADMIN))]
+
+
+class Advance(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    hours: float
+
+
+@router.get("/health/live", tags=["operations"])
+def live() -> dict[str, str]:
+    return {"status": "alive", "version": __version__}
+
+
+@router.get("/health/ready", tags=["operations"])
+def ready(request: Request, app: AppDep) -> JSONResponse:
+    """Named checks; says only good or bad to callers without login."""
+    checks = _checks(app, cast(list[Loop], request.app.state.loops))
+    good = all(c["ok"] for c in checks.values())
+    return JSONResponse(
+        {"status": "ready" if good else "not ready", "checks": checks}, status_code=200 if good else 503
+    )
+
+
+def _checks(app: AppDep, loops: list[Loop]) -> dict[str, dict[str, Any]]:
+    checks: dict[str, dict[str, Any]] = {}
+    with reading(app.engine) as connection:
+        connection.execute(text("SELECT 1"))
+        checks["database"] = {"ok": True}
+        refused = deliveries.counts(connection).get("REFUSED", 0)
+    checks["deliveries"] = {"ok": refused == 0, "refused": refused}
+    free_mb = shutil.disk_usage(app.config.data_dir).free >> 20
+    checks["disk"] = {"ok": free_mb > app.config.dicom.disk_reserve_mb, "free_mb": free_mb}
+    for loop in loops:
+        checks[f"loop.{loop.name}"] = {"ok": loop.seconds_since_ok < 120, "failures": loop.failures}
+    return checks
+
+
+@router.get("/metrics", tags=["operations"])
+def metrics(app: AppDep, _caller: MetricsDep) -> Response:
+    """Prometheus text."""
+    registry = CollectorRegistry()
+    by_state = Gauge("spineprint_cases", "Cases by state", ["state"], registry=registry)
+    by_delivery = Gauge("spineprint_deliveries", "Results to the PACS by state", ["state"], registry=registry)
+    free = Gauge("spineprint_disk_free_bytes", "Free bytes of the data folder", registry=registry)
+    unreadable = Gauge("spineprint_unreadable_files", "Received files that cannot be read", registry=registry)
+    node = Gauge(
+        "spineprint_dicom_total", "Events of the DICOM node since start", ["event"], registry=registry
+    )
+    with reading(app.engine) as connection:
+        for case in cases.listed(connection, limit=100_000):
+            by_state.labels(case.state.value).inc()
+        for state, n in deliveries.counts(connection).items():
+            by_delivery.labels(state).set(n)
+        unreadable.set(studies.count_unreadable(connection))
+    for event, n in (app.node.counters() if app.node else {}).items():
+        node.labels(event).set(n)
+    free.set(shutil.disk_usage(app.config.data_dir).free)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/api/v1/studies", tags=["intake"])
+def list_studies(request: Request, app: AppDep, _actor: PersonDep, state: str | None = None) -> Response:
+    """Everything received, also what belongs to no case, with the reason."""
+    with reading(app.engine) as connection:
+        found = studies.listed(connection, states=(state,) if state else ())
+    return polled(request, [study_view(app, s, identity=True) for s in found], retry_after_s=2)
+
+
+@router.get("/api/v1/audit/check", tags=["operations"])
+def check_audit(app: AppDep, _admin: AdminDep) -> dict[str, Any]:
+    """Recompute the whole chain."""
+    with reading(app.engine) as connection:
+        broken = audit.verify_chain(connection)
+    return {"whole": broken is None, "first_break": broken}
+
+
+@router.get("/api/v1/clock", tags=["operations"])
+def get_clock(app: AppDep, _actor: PersonDep) -> dict[str, Any]:
+    return {"now": app.clock.now(), "simulated": app.config.simulation.enabled}
+
+
+@router.post("/api/v1/simulation/advance", tags=["operations"])
+def advance(body: Advance, app: AppDep, _actor: PersonDep) -> dict[str, Any]:
+    """Let hours pass at once; refused on a real service."""
+    return {"now": clock.advance(app.clock, body.hours)}

@@ -1,0 +1,84 @@
+"""The printer room: printers, print jobs, starting and settling prints. Never a patient's name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict
+
+from service.domain.people import Actor, Role, Scope
+from service.store import prints
+from service.store.database import reading
+from service.web.access import AppDep, Caller, PersonDep, has_role, reader
+from service.web.polling import polled
+from service.web.views import age_s, print_view
+from service.workflow import print_run
+
+router = APIRouter(prefix="/api/v1", tags=["printing"])
+BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
+TechnicianDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN))]
+
+
+class StartPrint(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    printer: str
+    bed_clear: bool
+
+
+class Settle(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    outcome: Literal["finished", "failed", "not_started"]
+    note: str
+
+
+class Command(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    target: Literal["pause", "print", "abort"]
+
+
+@router.get("/printers")
+def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
+    with reading(app.engine) as connection:
+        rows = prints.printer_rows(connection)
+    body = []
+    for name in app.printers:
+        reserved, seen, read_at = rows.get(name, ("", None, None))
+        body.append(
+            {"name": name, "reserved_for": reserved or None, "reading": seen, "read_at": read_at,
+             "age_s": age_s(app, read_at)}
+        )  # fmt: skip
+    return polled(request, body, retry_after_s=2)
+
+
+@router.get("/print-jobs")
+def list_jobs(request: Request, app: AppDep, _caller: BoardDep, case_id: str | None = None) -> Response:
+    with reading(app.engine) as connection:
+        body = [print_view(j) for j in prints.listed(connection, case_id=case_id)]
+    return polled(request, body, retry_after_s=2)
+
+
+@router.get("/print-jobs/{token}")
+def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Response:
+    with reading(app.engine) as connection:
+        body = print_view(prints.get(connection, token))
+    return polled(request, body, retry_after_s=2)
+
+
+@router.post("/cases/{case_id}/print", status_code=202)
+def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Start the print on a plate a person has seen to be clear."""
+    return print_view(print_run.start_print(app, case_id, body.printer, actor, bed_clear=body.bed_clear))
+
+
+@router.post("/print-jobs/{token}/settle")
+def settle(token: str, body: Settle, app: AppDep, actor: TechnicianDep) -> dict[str, Any]:
+    """Say what you saw at the printer, for a print whose outcome is unknown."""
+    return print_view(print_run.settle(app, token, body.outcome, actor, body.note))
+
+
+@router.post("/print-jobs/{token}/command", status_code=202)
+def command(token: str, body: Command, app: AppDep, actor: TechnicianDep) -> dict[str, str]:
+    print_run.command(app, token, body.target, actor)
+    return {"asked": body.target}

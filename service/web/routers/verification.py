@@ -1,0 +1,49 @@
+"""The OR terminal's poll, and scans that wait for a person."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict
+
+from service.domain.people import Actor, Role, Scope
+from service.store.database import reading
+from service.web.access import AppDep, Caller, has_role, reader
+from service.web.polling import polled
+from service.workflow import intake, scans, terminal
+
+router = APIRouter(prefix="/api/v1", tags=["verification"])
+TerminalDep = Annotated[Caller, Depends(reader(Scope.OR_TERMINAL))]
+MatcherDep = Annotated[Actor, Depends(has_role(Role.SURGEON, Role.PLANNER, Role.THEATRE_NURSE))]
+IntakeDep = Annotated[
+    Actor, Depends(has_role(Role.PLANNER, Role.SURGEON, Role.TECHNICIAN, Role.THEATRE_NURSE))
+]
+
+
+class Assign(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    case_id: str
+
+
+@router.get("/cases/{case_id}/verification")
+def get_verification(case_id: str, request: Request, app: AppDep, _caller: TerminalDep) -> Response:
+    """none | receiving | computing | ready | not_measurable | failed, with age; made for polling."""
+    with reading(app.engine) as connection:
+        body = terminal.document(app, connection, case_id)
+    return polled(request, body, retry_after_s=app.config.web.or_poll_s, volatile=("age_s",))
+
+
+@router.post("/studies/{study_uid}/assign")
+def assign(study_uid: str, body: Assign, app: AppDep, actor: MatcherDep) -> dict[str, Any]:
+    """Say which case a set-aside scan belongs to."""
+    scans.assign(app, study_uid, body.case_id, actor)
+    return {"study_uid": study_uid, "case_id": body.case_id}
+
+
+@router.post("/studies/{study_uid}/use-now")
+def use_now(study_uid: str, app: AppDep, actor: IntakeDep) -> dict[str, Any]:
+    """Do not wait for more images."""
+    intake.use_now(app, study_uid, actor)
+    return {"study_uid": study_uid}

@@ -1,0 +1,175 @@
+"""What the outside sees of our records. `identity=True` only for people; never for the board."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from service.domain.case import RULES, CaseState
+from service.domain.people import Role
+from service.domain.print_job import PrintState
+from service.store import blobs, deliveries, prints, scans, sterile, studies
+from service.store.cases import Case
+from service.store.prints import PrintJob
+from service.store.studies import Study
+from service.workflow.app import App
+from service.workflow.intake import quiet_seconds
+
+
+def case_view(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "code": case.code,
+        "state": case.state.value,
+        "version": case.version,
+        "level": case.level or None,
+        "surgery_at": case.surgery_at,
+        "attention": case.attention,
+        "newer_images": case.newer_images,
+        "progress": case.progress,
+        "created_at": case.created_at,
+        "updated_at": case.updated_at,
+    }
+
+
+def case_detail(
+    app: App, connection: Connection, case: Case, *, roles: frozenset[Role] | None
+) -> dict[str, Any]:
+    """The whole case for a person; `roles` None leaves out who the patient is."""
+    study = studies.need(connection, case.study_uid)
+    artifacts = blobs.current(connection, case.id)
+    view = case_view(case) | {
+        "waiting_for": waiting_sentence(connection, case, study),
+        "study": study_view(app, study, identity=roles is not None),
+        "inputs": {k: v for k, v in case.inputs.items() if k != "inspection"},
+        "inspection": case.inputs.get("inspection"),
+        "planned_by": case.planned_by or None,
+        "artifacts": {
+            kind: {
+                "sha256": a.sha256,
+                "size": a.size,
+                "created_at": a.created_at,
+                "href": f"/api/v1/cases/{case.id}/artifacts/{kind}",
+            }
+            for kind, a in sorted(artifacts.items())
+        },
+        "print_jobs": [print_view(j) for j in prints.listed(connection, case_id=case.id)],
+        "items": [
+            {"id": i.id, "state": i.state.value, "load_id": i.load_id or None}
+            for i in sterile.items_of_case(connection, case.id)
+        ],
+        "scans": [
+            {"id": s.id, "state": s.state, "stage": s.stage, "verdict": (s.report or {}).get("verdict"),
+             "error": s.error}
+            for s in scans.of_case(connection, case.id)
+        ],
+        "deliveries": [
+            {"id": d.id, "destination": d.destination, "kind": d.kind, "state": d.state, "tries": d.tries,
+             "last_status": d.last_status}
+            for d in deliveries.of_case(connection, case.id)
+        ],
+    }  # fmt: skip
+    if roles is not None:
+        view["possible_events"] = possible_events(case, roles)
+    return view
+
+
+def possible_events(case: Case, roles: frozenset[Role]) -> list[str]:
+    """What this person may try now (guards are judged when it is tried)."""
+    return [e.value for e, rule in RULES.items() if case.state in rule.sources and rule.roles & roles]
+
+
+_WAITING: dict[CaseState, str] = {
+    CaseState.RECEIVED: "A planner must give the level and a point inside the vertebral body (or a mask).",
+    CaseState.BUILDING: "The model is being built.",
+    CaseState.PLAN_READY: "A surgeon must review and approve the plan and the model.",
+    CaseState.APPROVED: "The approved model is being sliced and its G-code audited.",
+    CaseState.SLICED: "A technician must confirm the clear build plate and start the print.",
+    CaseState.PRINTED: "A second person must inspect the printed part.",
+    CaseState.ISSUED: "The pack is in the operating room.",
+    CaseState.USED: "The O-arm scan with the needle in place is awaited.",
+    CaseState.VERIFYING: "The O-arm scan is being measured.",
+    CaseState.VERIFIED: "The verdict is shown in the operating room; the model must be discarded to close the case.",
+    CaseState.CLOSED: "Nothing: the case is closed.",
+    CaseState.CANCELLED: "Nothing: the case was cancelled.",
+}
+
+
+def waiting_sentence(connection: Connection, case: Case, study: Study) -> str:
+    """'Why is this case waiting?' in one sentence."""
+    if case.state is CaseState.NEEDS_ATTENTION and case.attention:
+        return f"{case.attention.get('message')} {case.attention.get('next_step')}".strip()
+    if case.state is CaseState.RECEIVING:
+        return f"Images are arriving ({study.instance_count} so far)."
+    if case.state is CaseState.QA_PASSED:
+        items = sterile.items_of_case(connection, case.id)
+        return f"Sterile services: the part is {items[-1].state.value}." if items else "Sterile services."
+    if case.state is CaseState.PRINTING:
+        jobs = prints.listed(connection, case_id=case.id)
+        words = {
+            PrintState.UNKNOWN: "Nobody can say whether the print runs: look at the printer and settle the job.",
+            PrintState.AWAITING_REMOVAL: "The print has ended: take the part off and confirm the plate at the printer.",
+            PrintState.PAUSED: "The print is paused.",
+        }
+        return (
+            words.get(jobs[0].state, "The part is being printed.") if jobs else "The part is being printed."
+        )
+    return _WAITING[case.state]
+
+
+def study_view(app: App, study: Study, *, identity: bool) -> dict[str, Any]:
+    now = app.clock.now()
+    age = max(0.0, (now - study.last_instance_at).total_seconds())
+    view: dict[str, Any] = {
+        "study_uid": study.study_uid,
+        "kind": study.kind,
+        "state": study.state,
+        "revision": study.revision,
+        "instances": study.instance_count,
+        "last_instance_at": study.last_instance_at,
+        "calling_ae": study.calling_ae,
+        "reason_code": study.reason_code or None,
+        "reason": study.reason or None,
+        "next_step": study.next_step or None,
+    }
+    if study.state == "RECEIVING":
+        left = max(0.0, quiet_seconds(app, study) - age)
+        view["line"] = f"{study.instance_count} slices, last {age:.0f} s ago, closes in {left:.0f} s"
+    if identity:
+        view["patient"] = {
+            "id": study.patient_id,
+            "name": study.patient_name,
+            "birth_date": study.patient_birth_date,
+            "accession_number": study.accession_number,
+            "study_date": study.study_date,
+        }
+    return view
+
+
+def print_view(job: PrintJob) -> dict[str, Any]:
+    return {
+        "id": job.token,
+        "case_id": job.case_id,
+        "printer": job.printer,
+        "state": job.state.value,
+        "uuid": job.uuid or None,
+        "attempt": job.attempt,
+        "gcode_sha256": job.gcode_sha256,
+        "requested_by": job.requested_by,
+        "requested_at": job.requested_at,
+        "accepted_at": job.accepted_at,
+        "finished_at": job.finished_at,
+        "cleared_at": job.cleared_at,
+        "result": job.result or None,
+        "progress": job.progress,
+        "time_elapsed_s": job.time_elapsed_s,
+        "time_total_s": job.time_total_s,
+        "detail": job.detail or None,
+        "updated_at": job.updated_at,
+    }
+
+
+def age_s(app: App, at: datetime | None) -> float | None:
+    return round(max(0.0, (app.clock.now() - at).total_seconds()), 1) if at else None

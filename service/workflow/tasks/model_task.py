@@ -1,0 +1,276 @@
+"""CT and inputs to a checked, printable model with its plan, report and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service import NOTICE, __version__
+from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
+from service.errors import GeometryError, InputRefusedError
+from service.geometry.anatomy import Isolation, Seeds
+from service.geometry.isolation import isolate_vertebra, isolation_from_mask
+from service.geometry.mesh import Mesh, write_stl
+from service.geometry.model_check import ModelCheck
+from service.geometry.orientation import Orientation, blocker_mesh, choose_orientation
+from service.geometry.progress import Progress
+from service.geometry.selfcheck import check_model
+from service.geometry.solid import Solid, SolidSettings, build_solid
+from service.geometry.trajectories import PlanningLimits, PlanningResult, check_trajectory, plan_trajectories
+from service.imaging.masks import read_mask
+from service.imaging.nifti import write_nifti
+from service.imaging.series import LoadedSeries, load_series
+from service.results.pictures import mesh_views, slice_overlay
+
+SCHEMA = "spineprint.model/1"
+
+
+def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), plan, settings, case_code, out.
+
+    Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
+    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, views.png, slices.png.
+
+    Raises
+    ------
+    GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out`.
+    """
+    watch = _Watch(progress)
+    out = Path(argument["out"])
+    settings = dict(argument.get("settings") or {})
+    watch.stage("reading the CT", 0.0, 0.05)
+    source = [Path(f) for f in argument["files"]] if argument.get("files") else Path(argument["ct"])
+    ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
+    watch.stage("isolating the vertebra", 0.05, 0.5)
+    isolation = _isolate(argument, ct, watch)
+    confidence_bar = float(settings.get("min_confidence", 0.5))
+    if isolation.quality.confidence < confidence_bar:
+        raise GeometryError(
+            f"The isolation is not trustworthy (confidence {isolation.quality.confidence:.2f}, needed "
+            f"{confidence_bar:.2f}): " + " ".join(isolation.quality.reasons),
+            next_step="Give points nearer to the body centres (target, above, below), or a mask made by hand.",
+            code="geometry.low_confidence",
+            details={"confidence": isolation.quality.confidence, "reasons": list(isolation.quality.reasons)},
+        )
+    watch.stage("planning the needle paths", 0.5, 0.55)
+    planning, plan = _plan(argument, isolation, settings, ct)
+    watch.stage("building the model", 0.55, 0.75)
+    solid = build_solid(
+        isolation.outer,
+        plan,
+        settings=SolidSettings(vent_diameter_mm=max(3.4, float(settings.get("vent_diameter_mm", 3.0)))),
+        case_code=str(argument.get("case_code") or ""),
+        progress=watch.inner,
+    )
+    watch.stage("checking the model", 0.75, 0.87)
+    check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer)
+    watch.stage("print pose and pictures", 0.87, 1.0)
+    pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
+    _write_geometry(out, isolation, solid, pose)
+    _write_pictures(out, ct, isolation, solid, str(argument.get("case_code") or ""))
+    report = _report(argument, ct, isolation, planning, solid, check, pose, watch)
+    (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
+    progress("done", 1.0)
+    return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
+
+
+def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Isolation:
+    level = str(argument["level"])
+    if argument.get("mask"):
+        mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
+        return isolation_from_mask(ct.volume, mask, level, progress=watch.inner)
+    if not argument.get("target"):
+        raise InputRefusedError(
+            "Neither a target point nor a mask was given.",
+            code="inputs.missing",
+            next_step="Give --target X,Y,Z or --mask FILE.",
+        )
+    points = {
+        k: np.asarray(argument[k], dtype=np.float64) for k in ("target", "above", "below") if argument.get(k)
+    }
+    return isolate_vertebra(ct.volume, level, Seeds(**points), progress=watch.inner)
+
+
+def _plan(
+    argument: Mapping[str, Any], isolation: Isolation, settings: Mapping[str, Any], ct: LoadedSeries
+) -> tuple[PlanningResult, Plan]:
+    """Plan anew, or check again the paths of a plan edited by hand (`plan`)."""
+    marks = isolation.landmarks
+    limits = PlanningLimits(target=settings.get("target", "body_centre"))
+    if argument.get("plan"):
+        given = plan_from_document(json.loads(Path(argument["plan"]).read_text("utf-8")))
+        checked = [
+            check_trajectory(isolation.outer, marks, t.pedicle, t.entry, t.target, limits=limits)
+            for t in given.trajectories
+        ]
+        planning = PlanningResult(
+            tuple(t for t, _ in checked), {}, tuple(r for _, reasons in checked for r in reasons)
+        )
+        model = given.model
+    else:
+        planning = plan_trajectories(isolation.outer, marks, limits=limits)
+        model = ModelSettings(
+            shell_mm=float(settings.get("shell_mm", 2.0)),
+            channel_diameter_mm=float(settings.get("channel_diameter_mm", 2.8)),
+            sleeve_wall_mm=float(settings.get("sleeve_wall_mm", 2.0)),
+        )
+    if not planning.trajectories:
+        raise GeometryError(
+            "No needle path can be planned: " + " ".join(planning.unmet),
+            next_step="Plan by hand (plan.json) or choose another target.",
+            code="geometry.no_path",
+        )
+    centre = marks.body_centre
+    return planning, Plan(
+        level=isolation.level,
+        frame_of_reference_uid=ct.volume.frame_of_reference_uid,
+        vertebra_frame=marks.frame,
+        body_centre=(float(centre[0]), float(centre[1]), float(centre[2])),
+        trajectories=planning.trajectories,
+        model=model,
+    )
+
+
+def _write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orientation) -> None:
+    write_nifti(isolation.mask, out / "mask.nii.gz")
+    write_nifti(
+        replace(isolation.outer, values=isolation.outer.values.astype(np.float32)), out / "outer.nii.gz"
+    )
+    (out / "plan.json").write_text(
+        json.dumps(plan_to_document(solid.plan), indent=2, sort_keys=True), "utf-8"
+    )
+    write_stl(solid.vertices, solid.faces, out / "model.stl")
+    (out / "print.json").write_text(json.dumps(pose.to_document(), indent=2, sort_keys=True), "utf-8")
+    parts: dict[str, Mesh] = {
+        "print": solid.mesh,
+        "blocker": blocker_mesh(solid.plan),
+        "filler": solid.cavity,
+    }
+    for name, mesh in parts.items():
+        if len(mesh.faces):
+            moved = pose.apply(mesh)
+            write_stl(moved.vertices, moved.faces, out / f"{name}.stl")
+
+
+def _write_pictures(out: Path, ct: LoadedSeries, isolation: Isolation, solid: Solid, title: str) -> None:
+    views = mesh_views(
+        solid.vertices, solid.faces, plan=solid.plan, title=f"{title} {isolation.level}".strip()
+    )
+    views.save(out / "views.png")
+    overlay = slice_overlay(ct.volume, isolation.landmarks.body_centre, outlines=[isolation.outer],
+                            meshes=[solid.mesh], plan=solid.plan)  # fmt: skip
+    overlay.save(out / "slices.png")
+
+
+def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation, planning: PlanningResult, solid: Solid,
+            check: ModelCheck, pose: Orientation, watch: _Watch) -> dict[str, Any]:  # fmt: skip
+    marks = isolation.landmarks
+    warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
+    warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
+    if ct.info.lossy:
+        warnings.append(
+            {"code": "lossy", "message": "The CT was compressed with loss; edges may be displaced."}
+        )
+    measured = check.to_document()
+    vents = [v for v in check.vents if v.reaches_hollow]
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "version": __version__,
+        "level": isolation.level,
+        "source": isolation.source,
+        "inputs": {
+            "ct_sha256": _digest(ct.files),
+            "series_uid": ct.info.series_uid,
+            "slices": len(ct.files),
+            "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
+            "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
+            "seeds": {k: argument.get(k) for k in ("target", "above", "below") if argument.get(k)},
+            "settings": dict(argument.get("settings") or {}),
+        },
+        "isolation": {
+            "confidence": round(isolation.quality.confidence, 3),
+            "reasons": list(isolation.quality.reasons),
+            "measures": {k: round(float(v), 4) for k, v in isolation.quality.measures.items()},
+            "volume_ml": round(float((isolation.mask.values > 0).sum()) * isolation.mask.voxel_ml, 3),
+        },
+        "landmarks": {
+            "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},
+            "endplates_fitted": {"upper": marks.upper_endplate.fitted, "lower": marks.lower_endplate.fitted},
+            "pedicles": [
+                {"side": p.side, "width_mm": round(p.width_mm, 2), "height_mm": round(p.height_mm, 2)}
+                for p in marks.pedicles
+            ],
+        },
+        "planning": {
+            "unmet": list(planning.unmet),
+            "alternatives": {k: [asdict(t) for t in ts] for k, ts in planning.alternatives.items()},
+        },
+        "solid": solid.measures,
+        "check": measured,
+        "gas_path": {
+            "closed_voids": check.closed_voids,
+            "openings_per_cavity": _openings_per_cavity(check),
+            "narrowest_opening_mm": min((v.diameter_mm for v in vents), default=None),
+            # No way through the part is longer than a walk along its three sides.
+            "longest_path_mm": round(float(sum(check.extents_mm)), 1),
+        },
+        "orientation": pose.to_document(),
+        "size_mm": [round(v, 2) for v in pose.size_mm],
+        "warnings": warnings,
+        "failures": list(check.failures),
+        "passed": check.passed,
+        "timings_s": watch.timings(),
+    }
+
+
+def _openings_per_cavity(check: ModelCheck) -> int:
+    """Openings of the cavity with the fewest; a part without any hollow has nothing to open."""
+    reached = [v.cavity for v in check.vents if v.reaches_hollow]
+    if check.cavities == 0:
+        return 2
+    return (
+        min((reached.count(c) for c in set(reached)), default=0) if len(set(reached)) >= check.cavities else 0
+    )
+
+
+def _numbered(area: str, sentences: Sequence[str]) -> list[dict[str, str]]:
+    return [{"code": f"{area}.{n}", "message": s} for n, s in enumerate(sentences, 1)]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """One hash over the files' contents, independent of their names and order."""
+    parts = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class _Watch:
+    """Maps each stage's own progress onto the whole, and keeps the time each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._times: dict[str, float] = {}
+        self._name, self._low, self._high, self._since = "", 0.0, 0.0, time.monotonic()
+
+    def stage(self, name: str, low: float, high: float) -> None:
+        self._close()
+        self._name, self._low, self._high, self._since = name, low, high, time.monotonic()
+        self._progress(name, low)
+
+    def inner(self, stage: str, fraction: float) -> None:
+        self._progress(f"{self._name}: {stage}", self._low + (self._high - self._low) * fraction)
+
+    def timings(self) -> dict[str, float]:
+        self._close()
+        return self._times
+
+    def _close(self) -> None:
+        if self._name:
+            self._times[self._name] = round(time.monotonic() - self._since, 3)

@@ -1,0 +1,106 @@
+"""The approved mesh to audited G-code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.domain.plan import plan_from_document
+from service.errors import GeometryError
+from service.gcode.audit import audit_gcode
+from service.gcode.expected import AuditReport, ExpectedPrint
+from service.geometry.mesh import read_stl
+from service.geometry.progress import Progress
+from service.ports import Slicer, SliceSettings
+
+Point = tuple[float, float, float]
+
+
+def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Argument: print_mesh, mesh, layout, plan, blocker, filler, out. Writes print.gcode.gz and its report.
+
+    Raises
+    ------
+    GeometryError : the mesh to print is not the approved one in another pose.
+    ToolMissingError : no slicer.
+    """
+    out = Path(argument["out"])
+    check_same_part(Path(argument["mesh"]), Path(argument["print_mesh"]), Path(argument["layout"]))
+    progress("slicing", 0.05)
+    settings = SliceSettings()
+    result = slicer.slice(
+        Path(argument["print_mesh"]),
+        out / "print.gcode.gz",
+        settings,
+        blocker_stl=_path(argument.get("blocker")),
+        filler_stl=_path(argument.get("filler")),
+    )
+    progress("auditing", 0.85)
+    report = audit(
+        result.gcode, Path(argument["print_mesh"]), Path(argument["layout"]), Path(argument["plan"])
+    )
+    grams = result.material_mm3 / 1000.0 * settings.material_density_g_cm3
+    document = {
+        **report.to_document(),
+        "engine": result.engine,
+        "print_time_s": result.print_time_s,
+        "material_mm3": round(result.material_mm3, 1),
+        "weight_g": round(grams, 2),
+        "layers": result.layer_count,
+    }
+    (out / "print.report.json").write_text(json.dumps(document, indent=2, sort_keys=True), "utf-8")
+    return {
+        "audit": report.to_document(),
+        "engine": result.engine,
+        "print_time_s": result.print_time_s,
+        "material_mm3": result.material_mm3,
+        "weight_g": grams,
+    }
+
+
+def audit(gcode: Path, print_mesh: Path, layout: Path, plan_file: Path) -> AuditReport:
+    """Read the G-code independently against mesh, channels and settings."""
+    plan = plan_from_document(json.loads(plan_file.read_text("utf-8")))
+    matrix = _matrix(layout)
+    radius = plan.model.channel_diameter_mm / 2.0
+    channels = [(_moved(matrix, t.entry), _moved(matrix, t.target), radius) for t in plan.trajectories]
+    return audit_gcode(
+        gcode, expected=ExpectedPrint.from_settings(SliceSettings()), part_mesh=print_mesh, channels=channels
+    )
+
+
+def check_same_part(mesh: Path, print_mesh: Path, layout: Path) -> None:
+    """The printed mesh must be the approved mesh under the recorded rigid transform, vertex by vertex."""
+    approved, printed = read_stl(mesh), read_stl(print_mesh)
+    matrix = _matrix(layout)
+    rotation = matrix[:3, :3]
+    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-6) and np.linalg.det(rotation) > 0
+    same = approved.vertices.shape == printed.vertices.shape and approved.faces.shape == printed.faces.shape
+    if same and rigid:
+        moved = approved.vertices @ rotation.T + matrix[:3, 3]
+        a, b = np.sort(moved.sum(axis=1)), np.sort(printed.vertices.sum(axis=1))
+        size = np.ptp(moved, axis=0) - np.ptp(printed.vertices, axis=0)
+        same = bool(np.abs(a - b).max() < 1e-2 and np.abs(size).max() < 1e-2)
+    if not (same and rigid):
+        raise GeometryError(
+            "The mesh to print is not the approved mesh.",
+            next_step="Build the model again and have it approved.",
+            code="geometry.other_mesh",
+        )
+
+
+def _matrix(layout: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(json.loads(layout.read_text("utf-8"))["print_from_lps"], dtype=np.float64)
+
+
+def _moved(matrix: np.ndarray[Any, np.dtype[np.float64]], point: Point) -> Point:
+    p = matrix[:3, :3] @ np.asarray(point) + matrix[:3, 3]
+    return float(p[0]), float(p[1]), float(p[2])
+
+
+def _path(value: object) -> Path | None:
+    return Path(str(value)) if value else None

@@ -1,0 +1,61 @@
+"""What the terminal in the operating room sees: one small, truthful document per case."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from service.domain.case import CaseState
+from service.store import cases, scans, studies
+from service.store.cases import Case
+from service.store.scans import Scan
+from service.workflow.app import App
+
+#: State of the newest scan -> word of the contract.
+_STATUS = {"COMPUTING": "computing", "READY": "ready", "NOT_MEASURABLE": "not_measurable", "FAILED": "failed"}
+
+
+def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
+    """status: none | receiving | computing | ready | not_measurable | failed; `age_s` counts from the last image."""
+    case = cases.get(connection, case_id)
+    of_case = scans.of_case(connection, case_id)
+    arriving = _arriving(connection, case)
+    body: dict[str, Any] = {"case_code": case.code, "level": case.level or None, "scans": len(of_case)}
+    if arriving is not None and (not of_case or arriving[1] > of_case[0].last_image_at):
+        body |= {"status": "receiving", "images": arriving[0], "since": arriving[1]}
+    elif of_case:
+        body |= _scan_part(of_case[0])
+    else:
+        body |= {"status": "none", "since": case.updated_at}
+    body["cement_step"] = "locked" if case.state is not CaseState.VERIFIED else "needs_acknowledgement"
+    body["age_s"] = round(max(0.0, (app.clock.now() - body["since"]).total_seconds()), 1)
+    return body
+
+
+def _scan_part(scan: Scan) -> dict[str, Any]:
+    part: dict[str, Any] = {
+        "status": _STATUS[scan.state],
+        "scan_id": scan.id,
+        "stage": scan.stage or None,
+        "fraction": scan.fraction,
+        "since": scan.last_image_at,
+        "answered_at": scan.updated_at,
+    }
+    if scan.report is not None:
+        part["report"] = scan.report
+    if scan.error is not None:
+        part |= {"reason": scan.error.get("message"), "next_step": scan.error.get("next_step")}
+    elif scan.report is not None and scan.state == "NOT_MEASURABLE":
+        part["reason"] = scan.report.get("reason")
+    return part
+
+
+def _arriving(connection: Connection, case: Case) -> tuple[int, datetime] | None:
+    """Images of an O-arm scan of this case's patient that are arriving now: how many, and when the last came."""
+    planning = studies.need(connection, case.study_uid)
+    for study in studies.listed(connection, kind="oarm", states=("RECEIVING", "COMPLETE")):
+        if planning.patient_id and study.patient_id == planning.patient_id:
+            return study.instance_count, study.last_instance_at
+    return None
