@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.auth import HTTPDigestAuth
 from urllib3.filepost import encode_multipart_formdata
 
@@ -246,10 +247,20 @@ def _read_within(response: requests.Response, limit_s: float) -> bytes:
     """The body, at most MAX_ANSWER_BYTES and at most `limit_s`, however slowly it trickles."""
     ends = time.monotonic() + limit_s
     body = bytearray()
-    for block in response.iter_content(65536):
-        body += block
-        if len(body) > MAX_ANSWER_BYTES or time.monotonic() > ends:
-            raise requests.exceptions.ReadTimeout("answer too long or too slow")
+    try:
+        # read1 returns what has come; a plain read waits for a full block, drop by drop
+        while block := response.raw.read1(65536, decode_content=True):
+            body += block
+            if len(body) > MAX_ANSWER_BYTES or time.monotonic() > ends:
+                raise requests.exceptions.ReadTimeout("answer too long or too slow")
+    except urllib3.exceptions.ReadTimeoutError as exc:
+        raise requests.exceptions.ReadTimeout("answer cut short by time") from exc
+    except urllib3.exceptions.HTTPError as exc:
+        raise requests.exceptions.ConnectionError("answer cut short") from exc
+    declared = response.headers.get("Content-Length", "")
+    plain = "Content-Encoding" not in response.headers
+    if plain and declared.isdigit() and len(body) < int(declared):
+        raise requests.exceptions.ConnectionError("answer cut short")
     return bytes(body)
 
 
