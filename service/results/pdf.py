@@ -6,6 +6,7 @@ Same input gives the same bytes (reportlab's invariant mode), so that a retry pu
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from reportlab.platypus import Image as PdfImage
 
 from service import __version__
 from service.domain.plan import Plan, Trajectory
+from service.domain.verification import Judgement, Tolerances, judge
 from service.results.pdf_page import (
     BOLD,
     GREY,
@@ -29,17 +31,7 @@ from service.results.pdf_page import (
     text_style,
     title_line,
 )
-from service.results.sr import SCHEMA, check_schema, verdict_of
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """Limits printed beside the values (facts sheet, `reposition`): 2 mm and 5 degrees published limit, rest P."""
-
-    tip_mm: float = 2.0
-    lateral_mm: float = 2.0
-    angle_deg: float = 5.0
-    breach_mm: float = 2.0
+from service.results.sr import SCHEMA, check_schema, spread_of, verdict_of
 
 
 @dataclass(frozen=True)
@@ -148,56 +140,70 @@ def build_plan_pdf(plan: Plan, case: CaseSummary, pictures: Sequence[Picture] = 
 # --- blocks ----------------------------------------------------------------------------------------------
 
 
+#: label, report key, key of its uncertainty, whether the sign is shown
+_LENGTHS = (
+    ("Tip to planned target", "tip_to_target_mm", "tip_mm", False),
+    ("  across the path (lateral)", "lateral_mm", "lateral_mm", False),
+    ("  along the path (+ too deep)", "depth_mm", "tip_mm", True),
+    ("Tip to body centre", "tip_to_body_centre_mm", "tip_mm", False),
+    ("Entry to planned entry", "entry_deviation_mm", "entry_mm", False),
+)
+_WORDS = {Judgement.WITHIN: "within", Judgement.UNSURE: "UNSURE", Judgement.BEYOND: "BEYOND"}
+
+
 def _needle_block(needle: Mapping[str, object], plan: Plan, limits: Tolerances) -> Flowable:
     side = str(needle.get("pedicle", "?"))
-    planned = next((t for t in plan.trajectories if t.pedicle == side), None)
-    uncertainty = _number(needle.get("uncertainty_mm"))
-    raw_breach = needle.get("breach")
-    breach: Mapping[str, object] = raw_breach if isinstance(raw_breach, Mapping) else {}
-    spread = "not stated" if uncertainty is None else f"± {uncertainty:.1f} mm"
-    lengths = (
-        ("Tip to planned target", "tip_to_target_mm", limits.tip_mm, ""),
-        ("  across the path (lateral)", "lateral_mm", limits.lateral_mm, ""),
-        ("  along the path (+ too deep)", "depth_mm", None, "signed"),
-        ("Tip to body centre", "tip_to_body_centre_mm", None, ""),
-        ("Entry to planned entry", "entry_deviation_mm", None, ""),
-    )
+    planned = plan.trajectory("left" if side == "left" else "right") if side in ("left", "right") else None
+    bounds = {"tip_to_target_mm": limits.tip_mm, "lateral_mm": limits.lateral_mm}
     rows = [["", "Measured", "Uncertainty", "Tolerance", "Result"]]
     rows += [
-        _row(label, _number(needle.get(k)), " mm", spread, limit, signed=bool(sign))
-        for label, k, limit, sign in lengths
+        _row(label, _number(needle.get(key)), " mm", spread_of(needle, part), bounds.get(key), signed=signed)
+        for label, key, part, signed in _LENGTHS
     ]
-    rows.append(_row("Angle to planned path", _number(needle.get("angle_deg")), "°", "", limits.angle_deg))
+    angle = _number(needle.get("angle_deg"))
+    rows.append(_row("Angle to planned path", angle, "°", spread_of(needle, "angle_deg"), limits.angle_deg))
     rows += [_angle_row(name, needle, planned) for name in ("sagittal", "transverse")]
-    breach_mm = _number(breach.get("mm"))
-    row = _row("Breach of the pedicle", breach_mm, " mm", spread, limits.breach_mm, reached=True)
-    if breach_mm is not None:
-        direction = breach.get("direction") if breach_mm > 0 else None
-        row[1] += f"  grade {breach.get('grade') or 'unknown'}" + (f", {direction}" if direction else "")
-    rows.append(row)
+    rows.append(_breach_row(needle, limits))
     table = ruled_table(rows, [52, 46, 26, 26, 24], marks=4)
     return KeepTogether([heading(f"{side.capitalize()} needle"), table])
+
+
+def _breach_row(needle: Mapping[str, object], limits: Tolerances) -> list[str]:
+    """Shown is the breach; judged is the signed margin where the report has it, as the verdict does."""
+    raw = needle.get("breach")
+    breach: Mapping[str, object] = raw if isinstance(raw, Mapping) else {}
+    shown, margin = _number(breach.get("mm")), _number(breach.get("margin_mm"))
+    direction = breach.get("direction") if shown else None
+    limit = limits.medial_breach_mm if direction == "medial" else limits.breach_mm
+    judged = -margin if margin is not None else None
+    spread = spread_of(needle, "breach_mm")
+    row = _row("Breach of the pedicle", shown, " mm", spread, limit, judged=judged)
+    if shown is not None:
+        row[1] += f"  grade {breach.get('grade') or 'unknown'}" + (f", {direction}" if direction else "")
+    return row
 
 
 def _row(
     label: str,
     value: float | None,
     unit: str,
-    spread: str,
+    spread: float | None,
     limit: float | None,
     *,
     signed: bool = False,
-    reached: bool = False,
+    judged: float | None = None,
 ) -> list[str]:
-    """One line; beyond the limit is > limit, or >= limit when `reached` (breach, facts sheet section 2)."""
+    """One line; the result is that of the verdict's own rule (`service.domain.verification.judge`)."""
+    bound = "" if limit is None else f"max {limit:.1f}{unit}"
     if value is None:
-        return [label, "not measured", "", "" if limit is None else f"{limit:.1f}{unit}", ""]
+        return [label, "not measured", "", bound, ""]
     number = f"{value:+.1f}{unit}" if signed else f"{value:.1f}{unit}"
+    said = "not stated" if spread is None else f"± {spread:.1f}{unit}"
     if limit is None:
-        return [label, number, spread, "", ""]
-    beyond = abs(value) >= limit if reached else abs(value) > limit
-    bound = f"{'<' if reached else 'max'} {limit:.1f}{unit}"
-    return [label, number, spread, bound, "BEYOND" if beyond else "within"]
+        return [label, number, said, "", ""]
+    # Without a stated uncertainty nothing can be called within.
+    result = judge(value if judged is None else judged, math.inf if spread is None else spread, limit)
+    return [label, number, said, bound, _WORDS[result]]
 
 
 def _angle_row(name: str, needle: Mapping[str, object], planned: Trajectory | None) -> list[str]:

@@ -52,6 +52,9 @@ VERDICTS = {
     ),
 }
 
+#: word in the result column -> verdict whose colour the line takes
+_LOUD = {"BEYOND": "reposition", "UNSURE": "review"}
+
 
 class VerdictBox(Flowable):  # type: ignore[misc]  # reportlab carries no types
     """Coloured box: shape and word in large letters, the advice below."""
@@ -132,9 +135,9 @@ def ruled_table(rows: list[list[str]], widths_mm: list[float], marks: int | None
         ("BOTTOMPADDING", (0, 0), (-1, -1), 2.5),
     ]
     for i, row in enumerate(rows):
-        if marks is not None and row[marks] == "BEYOND":
-            red = VERDICTS["reposition"][2]
-            style += [("FONT", (0, i), (-1, i), BOLD, 9), ("TEXTCOLOR", (0, i), (-1, i), red)]
+        if marks is not None and row[marks] in _LOUD:
+            colour = VERDICTS[_LOUD[row[marks]]][2]
+            style += [("FONT", (0, i), (-1, i), BOLD, 9), ("TEXTCOLOR", (0, i), (-1, i), colour)]
     return Table(rows, colWidths=[w * mm for w in widths_mm], style=TableStyle(style), hAlign="LEFT")
 
 

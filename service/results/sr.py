@@ -150,20 +150,21 @@ def _needle_group(
     origin: Origin,
 ) -> MeasurementsAndQualitativeEvaluations:
     side = str(needle.get("pedicle"))
-    uncertainty = _number(needle.get("uncertainty_mm"))
     coordinates = _tip_and_target(needle, plan, context)
     measurements = []
     for key, (name, unit, method) in codes.NEEDLE_MEASUREMENTS.items():
         value = _number(needle.get(key))
         if value is not None:
             lines = coordinates if key == "tip_to_target_mm" else None
-            spread = uncertainty if unit == codes.MM else None
+            spread = spread_of(needle, _SPREADS.get(key, ""))
             measurements.append(_measurement(name, value, unit, method, spread, lines))
     breach = _mapping(needle.get("breach"))
     breach_mm = _number(breach.get("mm"))
     if breach_mm is not None:
         measurements.append(
-            _measurement(codes.DISTANCE, breach_mm, codes.MM, codes.BREACH_DISTANCE, uncertainty)
+            _measurement(
+                codes.DISTANCE, breach_mm, codes.MM, codes.BREACH_DISTANCE, spread_of(needle, "breach_mm")
+            )
         )
     grade = codes.BREACH_GRADES.get(str(breach.get("grade")))
     site = FindingSite(
@@ -241,6 +242,23 @@ def _measurement(
         properties=properties,
         referenced_coordinates=coordinates,
     )
+
+
+#: report key of a needle -> key of its uncertainty; deviations of the single angles have none of their own.
+_SPREADS = {
+    "tip_to_target_mm": "tip_mm",
+    "tip_to_body_centre_mm": "tip_mm",
+    "depth_mm": "tip_mm",
+    "lateral_mm": "lateral_mm",
+    "entry_deviation_mm": "entry_mm",
+    "angle_deg": "angle_deg",
+}
+
+
+def spread_of(needle: Mapping[str, object], part: str) -> float | None:
+    """Half interval (k = 2) of one value: its own, else for lengths the general `uncertainty_mm`."""
+    own = _number(_mapping(needle.get("uncertainty")).get(part))
+    return _number(needle.get("uncertainty_mm")) if own is None and part.endswith("_mm") else own
 
 
 def check_schema(report: Mapping[str, object]) -> None:

@@ -115,6 +115,7 @@ def needle(pedicle: str, tip: tuple[float, float, float], grade: str = "A") -> d
         "angle_deg": 1.2237,
         "breach": {"grade": grade, "mm": 0.0, "direction": None},
         "uncertainty_mm": 0.62,
+        "uncertainty": {"tip_mm": 0.62, "lateral_mm": 0.4, "breach_mm": 0.7, "angle_deg": 0.9},
     }
 
 
@@ -327,7 +328,7 @@ def test_sr_says_what_the_report_says() -> None:
         if n.get("ValueType") == "NUM" and n.ConceptNameCodeSequence[0].CodeValue == "371886008"
     ]
     assert spreads
-    assert set(spreads) == {0.62}
+    assert set(spreads) == {0.62, 0.4, 0.7, 0.9}
     values = [n.ConceptCodeSequence[0].CodeValue for n in nodes if n.get("ValueType") == "CODE"]
     for expected in ("V-ACCURATE", "BREACH-A", "BREACH-B", "66794005", "7771000", "24028007"):
         assert expected in values

@@ -42,9 +42,12 @@ def test_the_verdict_comes_first_then_values_with_uncertainty_and_tolerance(tmp_
     text = text_of(build_pdf_report(report, PLAN, CASE), tmp_path)
     assert text.index("REPOSITION RECOMMENDED") < text.index("Left needle") < text.index("Right needle")
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "Tip to planned target 1.6 mm ± 0.6 mm max 2.0 mm within" in lines
+    assert "Tip to planned target 1.6 mm ± 0.6 mm max 2.0 mm UNSURE" in lines
     assert "Tip to planned target 3.4 mm ± 0.6 mm max 2.0 mm BEYOND" in lines
-    assert "Breach of the pedicle 2.0 mm grade C, medial ± 0.6 mm < 2.0 mm BEYOND" in lines
+    assert "across the path (lateral) 1.6 mm ± 0.4 mm max 2.0 mm within" in lines
+    assert "Angle to planned path 1.2° ± 0.9° max 5.0° within" in lines
+    # any breach towards the canal is beyond tolerance, and without a stated uncertainty nothing is within
+    assert "Breach of the pedicle 2.0 mm grade C, medial ± 0.7 mm max 0.0 mm BEYOND" in lines
     assert "Sagittal angle 11.4° (plan 12.5°) -1.1° off plan" in lines
     assert "Müller, Änne" in text
     assert "P<9>" in text
@@ -80,9 +83,17 @@ def test_missing_numbers_are_said_not_invented(tmp_path: Path) -> None:
     report["needles"] = [{"pedicle": "left", "tip_to_target_mm": float("nan"), "breach": None}]
     text = text_of(build_pdf_report(report, PLAN, CASE), tmp_path)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "Tip to planned target not measured 2.0 mm" in lines
-    assert "Breach of the pedicle not measured 2.0 mm" in lines
+    assert "Tip to planned target not measured max 2.0 mm" in lines
+    assert "Breach of the pedicle not measured max 2.0 mm" in lines
     assert "nan" not in text.lower()
+
+
+def test_without_an_uncertainty_nothing_is_within(tmp_path: Path) -> None:
+    report = measured_report()
+    report["needles"] = [{"pedicle": "left", "tip_to_target_mm": 0.1}]
+    text = text_of(build_pdf_report(report, PLAN, CASE), tmp_path)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "Tip to planned target 0.1 mm not stated max 2.0 mm UNSURE" in lines
 
 
 def test_same_input_gives_the_same_bytes() -> None:
