@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from scipy import ndimage
 
-from simulators.oarm import Cement, Needle, ScanSettings, make_scan, small_settings, write_scan
+from simulators.oarm import Cement, Needle, Scan, ScanSettings, make_scan, small_settings, write_scan
 from simulators.oarm.__main__ import join_negative, main
 from simulators.oarm.needle import voxel_share
 from simulators.pacs import PacsSink
@@ -215,6 +217,47 @@ def test_a_series_without_truth_is_scanned_as_one_rigid_body(pixels_only: Path) 
     scan = make_scan(pixels_only, needles=[LEFT], settings=ScanSettings(**TINY))
     assert scan.truth["neighbour_motion_preop"] == {}
     assert (scan.grey > 300).sum() > 500
+
+
+def _agreement(preop: Path, scan: Scan, centre: Any) -> tuple[float, float]:
+    """Correlation of grey with the planning CT's HU at the same anatomy, in the true pose and 4 mm beside it."""
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(preop))
+    planning = SimpleITK.ReadImage(names)
+    hu = SimpleITK.GetArrayFromImage(planning).astype(float)
+    rng = np.random.default_rng(4)
+    points = np.asarray(centre) + rng.uniform(-1, 1, (20000, 3)) * [35.0, 35.0, 18.0]
+    found = []
+    for beside in (0.0, 4.0):
+        to_index = np.linalg.inv(scan.preop_from_scan @ scan.scan_from_ijk)
+        ijk = (points + np.array([beside, 0.0, 0.0])) @ to_index[:3, :3].T + to_index[:3, 3]
+        grey = ndimage.map_coordinates(scan.grey.astype(float), ijk[:, ::-1].T, order=1)
+        own = (points - planning.GetOrigin()) / planning.GetSpacing()
+        found.append(np.corrcoef(grey, ndimage.map_coordinates(hu, own[:, ::-1].T, order=1))[0, 1])
+    return float(found[0]), float(found[1])
+
+
+def test_planning_ct_and_scan_agree_in_the_true_pose(pixels_only: Path) -> None:
+    settings = ScanSettings(**{**TINY, "pixel_mm": 0.9, "columns": 148, "increment_mm": 1.0, "slices": 60})
+    centre = (-3.4, 30.0, -232.0)
+    true, beside = _agreement(pixels_only, make_scan(pixels_only, settings=settings, focus=centre), centre)
+    assert true > 0.9
+    assert beside < true - 0.15
+
+
+@pytest.mark.data
+def test_a_real_ct_and_its_scan_agree_in_the_true_pose(tmp_path: Path) -> None:
+    data = Path(os.environ.get("SPINEPRINT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    packed = data / "rider-thin-thoracic" / "dicom.tar.xz"
+    if not packed.exists():
+        pytest.skip("needs the real CT data: rider-thin-thoracic/dicom.tar.xz below $SPINEPRINT_DATA")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path / "ct", filter="data")
+    folder = next((tmp_path / "ct").rglob("*.dcm")).parent
+    settings = ScanSettings(**{**TINY, "pixel_mm": 0.9, "columns": 148, "increment_mm": 1.0, "slices": 60})
+    centre = (-22.0, 40.0, -240.0)
+    true, beside = _agreement(folder, make_scan(folder, settings=settings, focus=centre), centre)
+    assert true > 0.9
+    assert beside < true - 0.1
 
 
 def test_an_empty_folder_and_a_point_like_needle_are_refused(tmp_path: Path) -> None:
