@@ -247,8 +247,11 @@ def _scan_block(report: Mapping[str, object]) -> list[Flowable]:
         fill = cement.get("fill_percent")
         known = [f"{str(k).replace('_', ' ')} {v:.0f} %" for k, v in _numbers(fill)]
         facts.append(("Fill by measure", ", ".join(known) or "not measured"))
-        leaks = _list(cement.get("leaks"))
-        facts.append(("Leaks seen in the scan", "; ".join(_leak(v) for v in leaks) or "none found"))
+        leaks = cement.get("leaks")
+        if isinstance(leaks, list):
+            facts.append(("Leaks seen in the scan", "; ".join(_leak(v) for v in leaks) or "none found"))
+        else:
+            facts.append(("Leaks seen in the scan", "not assessed"))
     return [KeepTogether([heading("Scan"), facts_table(facts)])] if facts else []
 
 

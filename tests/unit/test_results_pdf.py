@@ -81,10 +81,12 @@ def test_notice_and_identity_stand_on_every_page(tmp_path: Path) -> None:
 def test_missing_numbers_are_said_not_invented(tmp_path: Path) -> None:
     report = measured_report()
     report["needles"] = [{"pedicle": "left", "tip_to_target_mm": float("nan"), "breach": None}]
+    report["cement"] = {"volume_ml": None}
     text = text_of(build_pdf_report(report, PLAN, CASE), tmp_path)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "Tip to planned target not measured max 2.0 mm" in lines
     assert "Breach of the pedicle not measured max 2.0 mm" in lines
+    assert "Leaks seen in the scan not assessed" in lines
     assert "nan" not in text.lower()
 
 
