@@ -34,12 +34,13 @@ class Recognition:
 
 @dataclass(frozen=True)
 class HintSettings:
-    """Words (compared without case, blanks and punctuation) and the score needed for a decision."""
+    """Words (compared without case, blanks and punctuation) and the scores needed for a decision."""
 
     oarm_words: tuple[str, ...] = ("oarm", "breakawayimaging")
     maker_words: tuple[str, ...] = ("medtronic", "breakawayimaging")
     cone_beam_words: tuple[str, ...] = ("conebeam", "cbct", "intraop", "rotationalangio")
-    decide_at: int = 3
+    intraoperative_from: int = 3
+    planning_up_to: int = -2
 
 
 def recognise(
@@ -57,13 +58,13 @@ def recognise(
         return Recognition(ScanKind.INTRAOPERATIVE, True, ("It was sent by an AE configured as O-arm.",))
     if "planning_ct" in roles and "oarm" not in roles:
         return Recognition(ScanKind.PLANNING_CT, True, ("It was sent by an AE configured for planning CT.",))
-    hints = list(_hints(info, settings or HintSettings()))
+    settings = settings or HintSettings()
+    hints = list(_hints(info, settings))
     score = sum(weight for weight, _ in hints)
     reasons = tuple(sentence for _, sentence in hints)
-    needed = (settings or HintSettings()).decide_at
-    if score >= needed:
+    if score >= settings.intraoperative_from:
         return Recognition(ScanKind.INTRAOPERATIVE, False, reasons)
-    if score <= -needed:
+    if score <= settings.planning_up_to:
         return Recognition(ScanKind.PLANNING_CT, False, reasons)
     return Recognition(
         ScanKind.UNKNOWN,

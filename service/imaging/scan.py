@@ -33,7 +33,11 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """One series found on disk. `files` in no particular order; `identities` has one entry when all agree."""
+    """One series found on disk. `identities` has one entry when all agree.
+
+    `files` in no particular order; damaged ones that name this series are among them, so that whoever loads
+    them is told.
+    """
 
     info: SeriesInfo
     identities: tuple[PatientIdentity, ...]
@@ -81,16 +85,20 @@ def scan_directory(path: Path) -> DirectoryScan:
 def scan_files(files: Sequence[Path]) -> DirectoryScan:
     groups: dict[str, list[tuple[Path, Any]]] = {}
     skipped, damaged = [], []
+    cut_off: dict[str, list[Path]] = {}
     for file in files:
         ds = read_header(file)
         if ds is not None:
             groups.setdefault(headers.text(ds, "SeriesInstanceUID") or "", []).append((file, ds))
         elif _claims_to_be_an_instance(file):
             damaged.append(file)
+            cut_off.setdefault(_series_of_damaged(file), []).append(file)
         else:
             skipped.append(file)
     return DirectoryScan(
-        tuple(_summary(members) for members in groups.values()), tuple(skipped), tuple(damaged)
+        tuple(_summary(members, cut_off.get(uid, [])) for uid, members in groups.items()),
+        tuple(skipped),
+        tuple(damaged),
     )
 
 
@@ -125,7 +133,15 @@ def read_header(file: Path) -> Any | None:
     return ds
 
 
-def _summary(members: Sequence[tuple[Path, Any]]) -> SeriesSummary:
+def _series_of_damaged(file: Path) -> str:
+    """Series UID of a file cut off behind it; '' when it is not known."""
+    try:
+        return headers.text(pydicom.dcmread(file, stop_before_pixels=True), "SeriesInstanceUID") or ""
+    except READ_FAILURES:
+        return ""
+
+
+def _summary(members: Sequence[tuple[Path, Any]], damaged: Sequence[Path]) -> SeriesSummary:
     # a localiser filed with the slices must not give the series its face
     first = next((ds for _, ds in members if not is_localiser(ds)), members[0][1])
     syntaxes = [str(ds.file_meta.get("TransferSyntaxUID", "")) for _, ds in members]
@@ -134,7 +150,9 @@ def _summary(members: Sequence[tuple[Path, Any]]) -> SeriesSummary:
     flags = [headers.is_lossy(ds, syntax) for (_, ds), syntax in zip(members, syntaxes, strict=True)]
     identities = list(dict.fromkeys(headers.identity(ds) for _, ds in members))
     return SeriesSummary(
-        replace(info, lossy=headers.any_lossy(flags)), tuple(identities), tuple(file for file, _ in members)
+        replace(info, lossy=headers.any_lossy(flags)),
+        tuple(identities),
+        (*(file for file, _ in members), *damaged),
     )
 
 

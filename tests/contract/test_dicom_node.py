@@ -177,6 +177,21 @@ def test_open_associations_are_visible(world: World) -> None:
     wait_until(lambda: not world.node.open_associations())
 
 
+def test_the_limit_counts_associations_and_frees_them_again(tmp_path: Path) -> None:
+    with node(tmp_path, max_associations=1) as world:
+        scu = AE("CTSCANNER")
+        scu.add_requested_context(CT_IMAGE)
+        first = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
+        wait_until(lambda: len(world.node.open_associations()) == 1)
+        assert scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT").is_rejected
+        assert world.node.counters()["rejected_limit"] == 1
+        first.release()
+        wait_until(lambda: not world.node.open_associations())
+        again = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
+        assert again.is_established
+        again.release()
+
+
 def test_same_instance_again_is_success_and_changes_nothing(world: World, tmp_path: Path) -> None:
     (file,) = write_series(tmp_path / "ct", 1)
     world.storescu(file)

@@ -117,6 +117,17 @@ def test_compressed_series_give_the_same_values(tmp_path: Path, syntax: pydicom.
     assert packed.info.transfer_syntax_uids == (str(syntax),)
 
 
+def test_deflated_series(tmp_path: Path) -> None:
+    def deflate(index: int, ds: FileDataset) -> None:
+        ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+
+    write_series(tmp_path / "plain", 10, seed=4)
+    write_series(tmp_path / "deflated", 10, seed=4, change=deflate)
+    np.testing.assert_array_equal(
+        load_series(tmp_path / "plain").volume.values, load_series(tmp_path / "deflated").volume.values
+    )
+
+
 def test_lossy_history_is_marked(tmp_path: Path) -> None:
     write_series(
         tmp_path, 10, change=lambda n, ds: setattr(ds, "LossyImageCompression", "01" if n == 4 else "00")
@@ -137,6 +148,18 @@ def test_truncated_pixels_are_refused_with_the_slice(tmp_path: Path) -> None:
     files[6].write_bytes(whole[:-300])
     error = refusal(tmp_path, "imaging.pixels")
     assert "slice 7" in error.message and "cut off" in error.message
+
+
+def test_a_file_cut_off_in_its_header_spoils_the_series_it_names(tmp_path: Path) -> None:
+    files = write_series(tmp_path, 12)
+    whole = files[11].read_bytes()
+    cut = whole.index(b"\x20\x00\x32\x00")
+    files[11].write_bytes(whole[:cut])
+    scan = scan_directory(tmp_path)
+    assert scan.damaged == (files[11],) and len(scan.series) == 1
+    with pytest.raises(ImagingError) as raised:
+        load_series(scan.series[0].files, scan.series[0].info.series_uid)
+    assert raised.value.code == "imaging.unreadable"
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.3])
