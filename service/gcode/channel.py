@@ -13,6 +13,7 @@ from service.gcode.reader import FloatArray, Gcode
 Point = Sequence[float]
 _STATION_MM = 1.0
 _WALL_SEARCH_MM = 1.5
+_WIDEST_LINE_MM = 1.2
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def beads(gcode: Gcode, *, bed_from_print_mm: Point, layer_mm: float, filament_m
     start, end = gcode.start[printed] - shift, gcode.end[printed] - shift
     length = np.maximum(np.linalg.norm(end - start, axis=1), 1e-3)
     # Very short moves round the extruder's counter coarsely; a line is never wider than the limit of the audit.
-    width = np.minimum(gcode.extruded[printed] * filament_mm2 / (length * layer_mm), 1.0)
+    width = np.minimum(gcode.extruded[printed] * filament_mm2 / (length * layer_mm), _WIDEST_LINE_MM)
     support = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE")[printed]
     return Beads(start, end, width, support, gcode.line[printed])
 
