@@ -67,14 +67,14 @@ class Texture:
     NODES = 128
 
     @classmethod
-    def of(cls, seed: int, bone: int) -> Texture:
+    def of(cls, seed: int) -> Texture:
         """Unit variance, correlated over about 0.9 mm, repeating every 90 mm."""
-        rng = np.random.default_rng([seed, 1000 + bone])
+        rng = np.random.default_rng([seed, 1000])
         return cls(correlated_noise(rng, (cls.NODES,) * 3, (0.9 / cls.STEP_MM,) * 3))
 
-    def at(self, local: Single) -> Single:
-        """Values (N,) at model points (N,3)."""
-        nodes = local.T / np.float32(self.STEP_MM)
+    def at(self, local: Single, bone: int) -> Single:
+        """Values (N,) at model points (N,3); each bone takes its own part of the field."""
+        nodes = (local + np.float32(41.3 * bone)).T / np.float32(self.STEP_MM)
         values: Single = ndimage.map_coordinates(self.field, nodes, order=1, mode="grid-wrap")
         return values
 
@@ -90,7 +90,7 @@ def map_bones(skeleton: Skeleton, grid: Grid, parameters: PhantomParameters) -> 
     """Evaluate the model block by block; blocks without bone cost nothing."""
     bone = np.zeros(grid.shape, dtype=np.float32)
     grey = np.zeros_like(bone)
-    textures = [Texture.of(parameters.seed, n) for n in range(len(skeleton.bones))]
+    texture = Texture.of(parameters.seed)
     labels = np.zeros(grid.shape, dtype=np.uint8)
     volume: dict[int, float] = {}
     voxel = np.float32(grid.spacing.mean())
@@ -112,9 +112,8 @@ def map_bones(skeleton: Skeleton, grid: Grid, parameters: PhantomParameters) -> 
             arch = (scale - 1.0) / 0.35
             spongy = np.float32(parameters.trabecular_mean_hu) + 45.0 * arch
             inside = np.flatnonzero(inner)
-            spongy[inside] += np.float32(parameters.trabecular_sd_hu) * textures[
-                skeleton.bones.index(item)
-            ].at(local_points(item.pose, points[inside]))
+            pattern = texture.at(local_points(item.pose, points[inside]), skeleton.bones.index(item))
+            spongy[inside] += np.float32(parameters.trabecular_sd_hu) * pattern
             value = (share - inner) * np.float32(parameters.cortex_hu) + inner * spongy
             label = LABELS[item.level] if isinstance(item, Vertebra) else RIB_LABEL
             bone[block] += share.reshape(shape)
