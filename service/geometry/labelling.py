@@ -72,14 +72,10 @@ def grow_processes(
 ) -> Grid:
     """Let the target follow its own bone beyond the shape: transverse and articular tips differ most.
 
-    Target and neighbours spread through bone at the same pace and keep what they reach first. Bodies do not
-    grow: only bone farther than a process is thick from every shape's middle counts as a tip. Not for
-    thoracic levels, where the bone beside the transverse process is a rib.
+    Target and neighbours spread through bone at the same pace and keep what they reach first. Not for thoracic
+    levels, where the bone beside the transverse process is a rib.
     """
-    box = _box(distance < settings.reach_mm + 4.0)
-    box = tuple(
-        slice(max(0, s.start - 18), min(n, s.stop + 18)) for s, n in zip(box, soft.shape, strict=True)
-    )
+    box = _box(distance < settings.reach_mm + 4.0, grow=round(18.0 / evidence.step_mm))
     threshold, _ = bone_threshold(evidence, distance)
     bone = (evidence.hu[box] > threshold) & evidence.inside_scan[box]
     start = solid_of(soft)[box]
@@ -104,8 +100,12 @@ def solid_of(soft: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes(labels > 0))
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    z, y, x = ndimage.find_objects(mask.astype(np.uint8))[0]
+def _box(mask: NDArray[np.bool_], grow: int = 0) -> tuple[slice, slice, slice]:
+    """Bounding box of a mask, widened by `grow` voxels within the grid."""
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    z, y, x = (
+        slice(max(0, s.start - grow), min(n, s.stop + grow)) for s, n in zip(found, mask.shape, strict=True)
+    )
     return z, y, x
 
 
