@@ -19,6 +19,7 @@ import contextlib
 import enum
 import errno
 import hashlib
+import logging
 import os
 import re
 import uuid
@@ -29,6 +30,8 @@ from pathlib import Path
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
 from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
+
+_log = logging.getLogger("spineprint.dicom")
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -112,7 +115,14 @@ class DurableStore:
     def waiting(self) -> Iterator[Kept]:
         """What was durable but not acknowledged by the sink when the process last ended."""
         for pending in sorted(self._pending.glob("*.dcm"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
-            yield self._file(pending, read_facts(pending))
+            try:
+                yield self._file(pending, read_facts(pending))
+            except ValueError:
+                # complete when it was written, so damaged since: keep it for a person, do not stop the node
+                _log.error("pending instance %s is damaged and was set aside", pending.name)
+                pending.replace(self._quarantine / f"{pending.name}.damaged")
+            except OSError as error:
+                raise _storage_error(error) from error
 
     def retire(self, kept: Kept) -> None:
         """The sink has it: forget the mark, after the stored name itself is durable."""

@@ -238,6 +238,9 @@ class DicomNode(ImageNode):
             )
 
     def _on_aborted(self, event: Any) -> None:
+        if event.assoc.requestor.primitive is None:
+            # a port probe that never asked for an association
+            return
         self._count("aborted")
         _log.warning(
             "association from %s at %s was aborted",

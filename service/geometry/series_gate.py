@@ -10,92 +10,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Vector = tuple[float, float, float]
-Severity = Literal["refuse", "warn"]
+from service.geometry.series_place import (
+    NAMED_AT_MOST,
+    Array,
+    Finding,
+    GatePolicy,
+    GateResult,
+    Severity,
+    SlicePlace,
+    Vector,
+    name,
+    names,
+    refuse,
+    refused,
+)
 
-_NAMED_AT_MOST = 6
-"""Slices listed by name in one sentence; the rest are counted."""
-
-
-@dataclass(frozen=True)
-class SlicePlace:
-    """Where one slice lies. `position` is the centre of its first pixel, LPS mm; directions are unit vectors.
-
-    `pixel_spacing` is (between rows, between columns) in mm. `hint` names the file or frame for people.
-    """
-
-    sop_uid: str
-    instance_number: int | None
-    position: Vector
-    row_dir: Vector
-    col_dir: Vector
-    rows: int
-    cols: int
-    pixel_spacing: tuple[float, float]
-    thickness: float | None = None
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class GatePolicy:
-    """Limits of the gate.
-
-    Spacing tolerance 1 % or 0.01 mm and thickness as information: clinical facts, section 6. The thickness
-    warning of 1.25 mm is the planning CT of the source study; 5 mm leaves three slices in a pedicle.
-    """
-
-    spacing_tolerance_fraction: float = 0.01
-    spacing_tolerance_mm: float = 0.01
-    angle_tolerance_deg: float = 0.1
-    tilt_notice_deg: float = 0.1
-    max_tilt_deg: float = 35.0
-    warn_thickness_mm: float = 1.25
-    max_thickness_mm: float = 5.0
-    min_slices: int = 10
-    drift_tolerance_mm: float = 0.1
-    """Largest sideways departure of a slice from the straight line through all slices."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    code: str
-    severity: Severity
-    sentence: str
-
-
-@dataclass(frozen=True, eq=False)
-class GateResult:
-    """`ordered`: indices into the input, along the normal (row x column); empty when the order has no meaning.
-
-    `lps_from_ijk` (4, 4) of the stack, sheared when the gantry was tilted; None when refused.
-    `spacing_mm` is along the normal, `tilt_deg` the angle between normal and stacking direction, signed by the
-    column direction.
-    """
-
-    ordered: tuple[int, ...]
-    spacing_mm: float
-    tilt_deg: float
-    findings: tuple[Finding, ...]
-    lps_from_ijk: Array | None
-
-    @property
-    def accepted(self) -> bool:
-        return self.lps_from_ijk is not None
-
-    @property
-    def refusals(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.findings if f.severity == "refuse")
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.findings if f.severity == "warn")
-
+__all__ = [
+    "DEFAULT_POLICY",
+    "Finding",
+    "GatePolicy",
+    "GateResult",
+    "Severity",
+    "SlicePlace",
+    "Vector",
+    "check_series",
+]
 
 DEFAULT_POLICY = GatePolicy()
 
@@ -108,31 +51,31 @@ def check_series(places: Sequence[SlicePlace], policy: GatePolicy = DEFAULT_POLI
     """
     findings: list[Finding] = []
     if not places:
-        return _refused([_refuse("series.empty", "There is no slice with a position in this series.")])
+        return refused([refuse("series.empty", "There is no slice with a position in this series.")])
     kept = _without_copies(places, findings)
     findings.extend(_uniform_form(places, kept, policy))
     if any(f.severity == "refuse" for f in findings):
-        return _refused(findings)
+        return refused(findings)
 
     geometry = _Stack.of(places, kept)
     findings.extend(_spacing_findings(places, geometry, policy))
     findings.extend(_thickness_findings(places, geometry, policy))
     if len(geometry.order) < policy.min_slices:
         findings.append(
-            _refuse(
+            refuse(
                 "series.too_few",
                 f"The series has {len(geometry.order)} slice(s) that can be stacked; "
                 f"at least {policy.min_slices} are needed.",
             )
         )
     findings.extend(_tilt_findings(geometry, policy))
-    refused = any(f.severity == "refuse" for f in findings)
+    bad = any(f.severity == "refuse" for f in findings)
     return GateResult(
         ordered=geometry.order,
         spacing_mm=geometry.spacing_mm,
         tilt_deg=geometry.tilt_deg,
         findings=tuple(findings),
-        lps_from_ijk=None if refused else geometry.affine(places),
+        lps_from_ijk=None if bad else geometry.affine(places),
     )
 
 
@@ -153,7 +96,7 @@ def _without_copies(places: Sequence[SlicePlace], findings: list[Finding]) -> li
         else:
             kept.append(index)
             findings.append(
-                _refuse(
+                refuse(
                     "series.uid_reused",
                     f"Two different slices carry the same instance UID: {name(places[known])} and {name(place)}.",
                 )
@@ -164,7 +107,7 @@ def _without_copies(places: Sequence[SlicePlace], findings: list[Finding]) -> li
                 "series.copies",
                 "warn",
                 f"{len(copies)} file(s) hold an instance a second time and were left out: "
-                f"{_names([places[i] for i in copies])}.",
+                f"{names([places[i] for i in copies])}.",
             )
         )
     return kept
@@ -176,10 +119,10 @@ def _uniform_form(places: Sequence[SlicePlace], kept: Sequence[int], policy: Gat
     bad = [places[i] for i in kept if not _directions_sound(places[i])]
     if bad:
         findings.append(
-            _refuse(
+            refuse(
                 "series.orientation_invalid",
                 f"The image orientation is not two perpendicular unit vectors, or the pixel spacing is not "
-                f"positive, in {_names(bad)}.",
+                f"positive, in {names(bad)}.",
             )
         )
         return findings
@@ -189,10 +132,10 @@ def _uniform_form(places: Sequence[SlicePlace], kept: Sequence[int], policy: Gat
     odd = [places[kept[n]] for n in np.flatnonzero(angles > policy.angle_tolerance_deg).tolist()]
     if odd:
         findings.append(
-            _refuse(
+            refuse(
                 "series.mixed_orientation",
                 f"{len(odd)} of {len(kept)} slices lie in another orientation than the rest "
-                f"(up to {angles.max():.1f}° apart): {_names(odd)}.",
+                f"(up to {angles.max():.1f}° apart): {names(odd)}.",
             )
         )
     sizes = Counter((places[i].rows, places[i].cols) for i in kept)
@@ -200,9 +143,9 @@ def _uniform_form(places: Sequence[SlicePlace], kept: Sequence[int], policy: Gat
         usual = sizes.most_common(1)[0][0]
         odd = [places[i] for i in kept if (places[i].rows, places[i].cols) != usual]
         findings.append(
-            _refuse(
+            refuse(
                 "series.mixed_size",
-                f"{len(odd)} slice(s) are not {usual[0]} x {usual[1]} pixels like the rest: {_names(odd)}.",
+                f"{len(odd)} slice(s) are not {usual[0]} x {usual[1]} pixels like the rest: {names(odd)}.",
             )
         )
     pixels = np.array([places[i].pixel_spacing for i in kept])
@@ -211,10 +154,10 @@ def _uniform_form(places: Sequence[SlicePlace], kept: Sequence[int], policy: Gat
     off = np.flatnonzero(np.any(np.abs(pixels - usual_pixel) > 1e-3 * usual_pixel, axis=1))
     if off.size:
         findings.append(
-            _refuse(
+            refuse(
                 "series.mixed_pixel_spacing",
                 f"{off.size} slice(s) do not have the pixel spacing of the rest "
-                f"({usual_pixel[0]:.4f} x {usual_pixel[1]:.4f} mm): {_names([places[kept[n]] for n in off.tolist()])}.",
+                f"({usual_pixel[0]:.4f} x {usual_pixel[1]:.4f} mm): {names([places[kept[n]] for n in off.tolist()])}.",
             )
         )
     return findings
@@ -315,9 +258,9 @@ def _spacing_findings(places: Sequence[SlicePlace], stack: _Stack, policy: GateP
     by_order = [places[i] for i in stack.order]
     twins = np.flatnonzero(steps <= 1e-3)
     if twins.size:
-        pairs = _names([by_order[n + 1] for n in twins])
+        pairs = names([by_order[n + 1] for n in twins])
         return [
-            _refuse(
+            refuse(
                 "series.duplicate_position",
                 f"{twins.size} slice(s) lie where another slice already lies "
                 f"(two reconstructions or phases in one series?): {pairs}.",
@@ -337,7 +280,7 @@ def _spacing_findings(places: Sequence[SlicePlace], stack: _Stack, policy: GateP
     if uneven.size:
         worst = int(uneven[np.abs(steps[uneven] - usual).argmax()])
         findings.append(
-            _refuse(
+            refuse(
                 "series.variable_spacing",
                 f"The spacing is not uniform: {uneven.size} of {steps.size} steps differ from {usual:.3f} mm; "
                 f"the worst is {steps[worst]:.3f} mm between {name(by_order[worst])} and "
@@ -363,11 +306,11 @@ def _gap_finding(
     parts = [
         f"{int(multiples[n]) - 1} missing between {name(by_order[n])} and {name(by_order[n + 1])} "
         f"({steps[n]:.2f} mm instead of {usual:.2f} mm)"
-        for n in gaps[:_NAMED_AT_MOST]
+        for n in gaps[:NAMED_AT_MOST]
     ]
-    more = f"; and {gaps.size - _NAMED_AT_MOST} more gaps" if gaps.size > _NAMED_AT_MOST else ""
+    more = f"; and {gaps.size - NAMED_AT_MOST} more gaps" if gaps.size > NAMED_AT_MOST else ""
     missing = int(multiples[gaps].sum() - gaps.size)
-    return _refuse("series.gap", f"{missing} slice(s) are missing: {'; '.join(parts)}{more}.")
+    return refuse("series.gap", f"{missing} slice(s) are missing: {'; '.join(parts)}{more}.")
 
 
 def _lattice_findings(
@@ -382,7 +325,7 @@ def _lattice_findings(
     if along.max() > max(tolerance, 2 * policy.spacing_tolerance_fraction * stack.spacing_mm):
         worst = int(along.argmax())
         findings.append(
-            _refuse(
+            refuse(
                 "series.variable_spacing",
                 f"The spacing changes along the series: {name(by_order[worst])} lies {along[worst]:.3f} mm off "
                 f"an even spacing of {stack.spacing_mm:.3f} mm.",
@@ -391,7 +334,7 @@ def _lattice_findings(
     if sideways.max() > policy.drift_tolerance_mm:
         worst = int(sideways.argmax())
         findings.append(
-            _refuse(
+            refuse(
                 "series.shifted_slices",
                 f"The slices do not lie on one straight line: {name(by_order[worst])} is shifted sideways by "
                 f"{sideways[worst]:.2f} mm.",
@@ -406,7 +349,7 @@ def _thickness_findings(places: Sequence[SlicePlace], stack: _Stack, policy: Gat
     coarse = max([*known, stack.spacing_mm if len(stack.order) > 1 else 0.0])
     if coarse > policy.max_thickness_mm:
         findings.append(
-            _refuse(
+            refuse(
                 "series.too_thick",
                 f"Slices of {max(known, default=0.0):.2f} mm every {stack.spacing_mm:.2f} mm are coarser than the "
                 f"{policy.max_thickness_mm:g} mm this service can use.",
@@ -437,7 +380,7 @@ def _tilt_findings(stack: _Stack, policy: GatePolicy) -> list[Finding]:
     size = abs(stack.tilt_deg)
     if size > policy.max_tilt_deg:
         return [
-            _refuse(
+            refuse(
                 "series.tilt_too_large",
                 f"The slices are stacked {size:.1f}° off their normal; at most {policy.max_tilt_deg:g}° is read.",
             )
@@ -451,27 +394,3 @@ def _tilt_findings(stack: _Stack, policy: GatePolicy) -> list[Finding]:
             )
         ]
     return []
-
-
-# --- words ------------------------------------------------------------------------------------------------
-
-
-def name(place: SlicePlace) -> str:
-    """How a person finds this slice again: instance number and table position."""
-    number = f"slice {place.instance_number}" if place.instance_number is not None else "slice without number"
-    hint = f", {place.hint}" if place.hint and place.instance_number is None else ""
-    return f"{number} (z {place.position[2]:.2f} mm{hint})"
-
-
-def _names(places: Sequence[SlicePlace]) -> str:
-    listed = ", ".join(name(p) for p in places[:_NAMED_AT_MOST])
-    more = len(places) - _NAMED_AT_MOST
-    return f"{listed} and {more} more" if more > 0 else listed
-
-
-def _refuse(code: str, sentence: str) -> Finding:
-    return Finding(code, "refuse", sentence)
-
-
-def _refused(findings: Sequence[Finding]) -> GateResult:
-    return GateResult((), 0.0, 0.0, tuple(findings), None)

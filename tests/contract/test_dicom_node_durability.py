@@ -47,7 +47,8 @@ def start_node(store: Path, seen: Path) -> tuple[subprocess.Popen[str], int]:
         cwd=ROOT_OF_PROJECT,
     )
     assert node.stdout is not None
-    return node, int(node.stdout.readline())
+    with node.stdout:
+        return node, int(node.stdout.readline())
 
 
 def acknowledged(log: str) -> list[str]:
@@ -162,6 +163,15 @@ def test_conflict_keeps_both_and_is_replayed_as_conflict(tmp_path: Path) -> None
     assert dataset_bytes(first.instance.path) == b"one" and dataset_bytes(second.instance.path) == b"two"
     outcomes = {k.instance.sha256: k.outcome for k in store.waiting()}
     assert outcomes == {first.instance.sha256: Outcome.NEW, second.instance.sha256: Outcome.CONFLICT}
+
+
+def test_a_damaged_pending_file_does_not_stop_the_node(tmp_path: Path) -> None:
+    store = DurableStore(tmp_path, reserve_bytes=0)
+    store.open()
+    good = store.keep(facts(), b"one")
+    (tmp_path / "pending" / "ab-cd.dcm").write_bytes(b"rotten")
+    assert [k.instance for k in store.waiting()] == [good.instance]
+    assert [p.name for p in (tmp_path / "quarantine").iterdir()] == ["ab-cd.dcm.damaged"]
 
 
 def test_cut_off_files_are_swept_at_start(tmp_path: Path) -> None:
