@@ -12,7 +12,16 @@ from fastapi.staticfiles import StaticFiles
 from service import NOTICE, __version__
 from service.ops.loops import Loop
 from service.web import problems
-from service.web.routers import cases, operations, pages, printing, session, sterilisation, verification
+from service.web.routers import (
+    cases,
+    images,
+    operations,
+    pages,
+    printing,
+    session,
+    sterilisation,
+    verification,
+)
 from service.workflow.app import App
 
 _STATIC = Path(__file__).parent / "static"
@@ -46,7 +55,7 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
                 response.headers.setdefault(name, value)
         return response
 
-    for module in (session, cases, printing, sterilisation, verification, operations, pages):
+    for module in (session, cases, images, printing, sterilisation, verification, operations, pages):
         web.include_router(module.router)
     web.mount("/static", StaticFiles(directory=_STATIC), name="static")
     if _THREE.is_dir():

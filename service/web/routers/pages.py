@@ -1,7 +1,105 @@
-"""The pages for people."""
+"""The pages for people: shells that load their content from the API.
+
+Pages about a person's work need a session. The board and the operating room's page hold no data of their own
+and are handed to any screen; what they show needs the screen's token (or a session) at the API.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from fastapi.templating import Jinja2Templates
+
+from service import NOTICE, __version__
+from service.domain.people import Person
+from service.domain.plan import LEVELS
+from service.errors import NotFoundError
+from service.store import cases
+from service.store.database import reading
+from service.web.access import AppDep, PersonDep
+from service.workflow.app import App
+from service.workflow.sterilise import SETTINGS
 
 router = APIRouter(include_in_schema=False)
+
+_templates = Jinja2Templates(directory=Path(__file__).parents[1] / "templates")
+SHORT_NOTICE = "Research and engineering software. Not a medical device."
+
+
+def _page(
+    request: Request, name: str, *, person: Person | None = None, status: int = 200, **values: Any
+) -> HTMLResponse:
+    context = {
+        "person": person,
+        "roles": sorted(r.value for r in person.roles) if person else [],
+        "notice": NOTICE,
+        "short_notice": SHORT_NOTICE,
+        "version": __version__,
+        **values,
+    }
+    # Pages name people and cases: nothing of them stays in a shared computer's cache.
+    return _templates.TemplateResponse(
+        request, f"{name}.html", context, status_code=status, headers={"Cache-Control": "no-store"}
+    )
+
+
+def _case_page(request: Request, app: App, actor: PersonDep, case_id: str, name: str) -> HTMLResponse:
+    try:
+        with reading(app.engine) as connection:
+            case = cases.get(connection, case_id)
+    except NotFoundError as exc:
+        return _page(
+            request, "missing", person=actor.person, status=404, title=exc.message, next_step=exc.next_step
+        )
+    return _page(request, name, person=actor.person, case_id=case.id, code=case.code, levels=LEVELS)
+
+
+@router.get("/login")
+def login_page(request: Request) -> Response:
+    return _page(request, "login")
+
+
+@router.get("/")
+def cases_page(request: Request, actor: PersonDep) -> Response:
+    return _page(request, "cases", person=actor.person)
+
+
+@router.get("/cases/{case_id}")
+def case_page(case_id: str, request: Request, app: AppDep, actor: PersonDep) -> Response:
+    return _case_page(request, app, actor, case_id, "case")
+
+
+@router.get("/cases/{case_id}/plan")
+def plan_page(case_id: str, request: Request, app: AppDep, actor: PersonDep) -> Response:
+    return _case_page(request, app, actor, case_id, "plan")
+
+
+@router.get("/cases/{case_id}/review")
+def review_page(case_id: str, request: Request, app: AppDep, actor: PersonDep) -> Response:
+    return _case_page(request, app, actor, case_id, "review")
+
+
+@router.get("/cssd")
+def cssd_page(request: Request, actor: PersonDep) -> Response:
+    held = {r.value for r in (actor.roles or frozenset())}
+    return _page(
+        request,
+        "cssd",
+        person=actor.person,
+        functions=[name for name, holders in SETTINGS.role_holders.items() if holders & held],
+        aeration=[[row.from_c, row.hours] for row in SETTINGS.aeration],
+        incubation={spec.name: spec.hours for spec in SETTINGS.indicators},
+    )
+
+
+@router.get("/board")
+def board_page(request: Request) -> Response:
+    return _page(request, "board")
+
+
+@router.get("/or/{case_id}")
+def or_page(case_id: str, request: Request) -> Response:
+    return _page(request, "or", case_id=case_id)
