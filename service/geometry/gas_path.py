@@ -32,7 +32,7 @@ def hollow_of(solid: Mask, step_mm: float, seal_mm: float) -> Mask:
     sealed = distance_to(solid, step_mm) <= seal_mm
     labels, count = components(~sealed)
     outside = labels[0, 0, 0]
-    core = (labels > 0) & (labels != outside)
+    core: Mask = np.asarray((labels > 0) & (labels != outside))
     if not core.any():
         return core
     open_air = distance_to(labels == outside, step_mm) <= seal_mm + step_mm

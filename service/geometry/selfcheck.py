@@ -85,7 +85,7 @@ def check_model(
         wall=_check_wall(view, plan, settings),
         channels=channels,
         vents=vent_checks,
-        hollow_ml=float(sizes.sum()) / 1000.0,
+        hollow_ml=float(view.hollow.sum()) * settings.voxel_mm**3 / 1000.0,
         cavities=int((sizes > settings.min_cavity_mm3).sum()),
         unreached_mm3=float(sum(p for p in pockets if p > settings.pocket_mm3)),
         surface_p99_mm=None if outer is None else _surface_deviation(view, plan, outer),

@@ -77,6 +77,8 @@ def test_sound_model_passes_and_figures_are_true(sound):
     assert [vent.diameter_mm for vent in sound.vents] == pytest.approx([3.4, 3.4], abs=0.02)
     assert sound.extents_mm == pytest.approx((40.0, 40.0, 40.0))
     assert sound.cavities == 1
+    # 36 mm cube less the sleeve that crosses half of it; openings of the vents count a little.
+    assert sound.hollow_ml == pytest.approx((36.0**3 - np.pi * 3.4**2 * 20) / 1000.0, rel=0.02)
 
 
 def test_document_is_plain_json(sound):
