@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +21,15 @@ READ_FAILURES = (
     BytesLengthException,
     EOFError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     NotImplementedError,
     RecursionError,
+    OverflowError,
     OSError,
+    struct.error,
+    zlib.error,
 )
 """What pydicom raises for files that are not DICOM or are damaged (it has no common base class)."""
 
@@ -128,6 +133,8 @@ def read_header(file: Path) -> Any | None:
         # values are decoded lazily: a damaged one must show here, not later
         headers.series_info(ds, [], 1)
         headers.identity(ds)
+        headers.slice_place(ds, 0, "")
+        headers.is_lossy(ds, None)
     except READ_FAILURES:
         return None
     return ds

@@ -243,7 +243,7 @@ def _assemble(
         targets.setdefault(image.file, []).append((k, image.frame, image.place))
     done = 0
     for file, wanted in targets.items():
-        frames = modality_values(_read_whole(file, wanted[0][2]), _who(wanted[0][2]))
+        frames = _frames(file, wanted[0][2])
         for k, frame, place in wanted:
             data = frames[frame]
             if data.shape != values.shape[1:]:
@@ -266,9 +266,9 @@ def _fits_int16(data: NDArray[Any]) -> bool:
     return bool(data.dtype.kind == "i" and data.max() <= 32767 and data.min() >= -32768)
 
 
-def _read_whole(file: Path, place: SlicePlace) -> Any:
+def _frames(file: Path, place: SlicePlace) -> list[NDArray[Any]]:
     try:
-        return pydicom.dcmread(file)
+        return modality_values(pydicom.dcmread(file), _who(place))
     except READ_FAILURES as error:
         raise ImagingError(
             f"{_who(place)} cannot be read to its end: the file is cut off or damaged.",

@@ -339,3 +339,17 @@ def test_gate_policy_is_the_callers(tmp_path: Path) -> None:
     write_series(tmp_path, 4)
     refusal(tmp_path, "imaging.too_few")
     assert load_series(tmp_path, policy=GatePolicy(min_slices=4)).volume.values.shape[0] == 4
+
+
+def test_badly_formed_patient_data_is_not_quoted_into_logs_or_warnings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    files = write_series(tmp_path, 12, patient_id="SECRET-ID")
+    for file in files:
+        # an ID longer than its type allows, and a birth date that is none
+        raw = file.read_bytes().replace(b"LO\x0a\x00SECRET-ID ", b"UI\x0a\x00SECRET-ID ")
+        file.write_bytes(raw.replace(b"19500101", b"SECRETDA"))
+    loaded = load_series(tmp_path)
+    assert loaded.identity.patient_id == "SECRET-ID" and loaded.identity.birth_date is None
+    assert "SECRET" not in caplog.text
+    assert not [w for w in recwarn if "SECRET" in str(w.message)]
