@@ -35,6 +35,8 @@ Mask = NDArray[np.bool_]
 VENT_KEEP_OUT_MM = 2.0
 #: A vent may be drawn at most this deep from the outer surface before it must be in the hollow, mm.
 VENT_MAX_DEPTH_MM = 12.0
+#: Farther back than this from the body's centre begin the roots of the pedicles: used only when nothing else is left.
+BEHIND_MM = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,8 @@ def _candidates(
         chosen = _spread(facing, per_direction)
         positions.append(chosen)
         directions.append(np.tile(direction, (len(chosen), 1)))
-        preference.append(np.full(len(chosen), liking))
+        behind = (np.array(plan.body_centre) - chosen) @ np.array(plan.vertebra_frame.anterior) > BEHIND_MM
+        preference.append(liking - 1.5 * behind)
     return _Candidates(np.concatenate(positions), np.concatenate(directions), np.concatenate(preference))
 
 
