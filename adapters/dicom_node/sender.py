@@ -86,6 +86,8 @@ class DicomSender(ImageSender):
 
     def _entity(self) -> AE:
         _config.LOG_HANDLER_LEVEL = "none"
+        # without it the library decodes each file and encodes it again, which changes damaged or odd data sets
+        _config.STORE_SEND_CHUNKED_DATASET = True
         entity = AE(ae_title=self._ae_title)
         entity.connection_timeout = self._connect_timeout_s
         entity.acse_timeout = self._acse_timeout_s

@@ -19,11 +19,11 @@ import requests
 from pydicom.uid import JPEGLSLossless
 from pynetdicom import AE
 
-from adapters.dicom_node import DicomNode, NodeConfig
+from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
 from adapters.dicom_node.durable_store import dataset_bytes
-from service.errors import ConfigError
+from service.errors import ConfigError, ImagingError
 from service.imaging.series import load_series
-from service.ports import Peer, ReceivedInstance
+from service.ports import Destination, Peer, ReceivedInstance
 from tests.support_dicom import (
     CT_IMAGE,
     ROOT,
@@ -302,6 +302,33 @@ def test_port_in_use_is_said_in_words(tmp_path: Path) -> None:
         second = DicomNode(config(tmp_path, port=world.node.port, store_dir=tmp_path / "two"), Sink())
         with pytest.raises(ConfigError, match=str(world.node.port)):
             second.start()
+
+
+def test_a_truncated_data_set_is_stored_as_it_came_and_refused_when_read(
+    world: World, tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "ct", 12)
+    files[4].write_bytes(files[4].read_bytes()[:-500])
+    statuses = DicomSender("CTSCANNER").send(files, Destination("SPINEPRINT", "127.0.0.1", world.node.port))
+    assert all(status.accepted for status in statuses)
+    world.settled()
+    stored = {i.sop_instance_uid: i.path for i in world.sink.got}
+    assert wire_bytes(stored[f"{ROOT}.2.5"]) == wire_bytes(files[4])
+    with pytest.raises(ImagingError, match="slice 5"):
+        load_series(list(stored.values()))
+
+
+def test_a_sender_that_hangs_up_in_the_middle_leaves_nothing_half_written(world: World) -> None:
+    scu = AE("CTSCANNER")
+    scu.add_requested_context(CT_IMAGE, "1.2.840.10008.1.2.1")
+    association = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
+    wait_until(lambda: bool(world.node.open_associations()))
+    # the first half of a P-DATA-TF PDU, then the connection is gone
+    association.dul.socket.send(struct.pack(">BBI", 4, 0, 5000) + b"x" * 2000)
+    association.dul.socket.close()
+    wait_until(lambda: not world.node.open_associations())
+    assert not [p for p in world.store.rglob("*") if p.is_file()]
+    association.kill()
 
 
 def test_parallel_senders(world: World, tmp_path: Path) -> None:
