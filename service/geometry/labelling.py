@@ -25,7 +25,7 @@ class LabellingSettings:
     edge_hu_per_mm: float = 60.0
     iterations: int = 120
     reach_mm: float = 7.0
-    process_reach_mm: float = 22.0
+    process_reach_mm: float = 28.0
     """How far a process may reach beyond the fitted shape through bone, at the levels without ribs."""
     process_levels: tuple[str, ...] = ("L1", "L2", "L3", "L4", "L5")
 
@@ -88,10 +88,28 @@ def grow_processes(
         own |= wider & ~rival
         theirs |= rival
     tips = ndimage.binary_opening(own & ~start, pace)
+    tips |= _marrow_of_tips(tips, start, evidence.step_mm) & ~theirs
     grown = soft.copy()
     grown[box] = np.maximum(soft[box], ndimage.gaussian_filter((tips | start).astype(np.float32), 0.6))
     grown[box][~(tips | start)] = np.minimum(grown[box], 0.499)[~(tips | start)]
     return grown
+
+
+def _marrow_of_tips(
+    tips: NDArray[np.bool_], start: NDArray[np.bool_], step_mm: float, *, most_mm2: float = 60.0
+) -> NDArray[np.bool_]:
+    """Small holes of the cross-sections near the tips: their marrow, open towards the cut of the shape."""
+    every = tips | start
+    near = ndimage.binary_dilation(tips, iterations=round(4.0 / step_mm))
+    marrow = np.zeros_like(every)
+    for axis in range(3):
+        sections, out = np.moveaxis(every, axis, 0), np.moveaxis(marrow, axis, 0)
+        for n in np.flatnonzero(np.moveaxis(tips, axis, 0).any(axis=(1, 2))):
+            labels, count = ndimage.label(ndimage.binary_fill_holes(sections[n]) & ~sections[n])
+            sizes = np.bincount(labels.ravel(), minlength=count + 1)
+            sizes[0] = 0
+            out[n] |= (sizes > 0)[labels] & (sizes * step_mm**2 <= most_mm2)[labels]
+    return np.asarray(ndimage.binary_closing(marrow | every, iterations=1) & near & ~start)
 
 
 def solid_of(soft: NDArray[np.floating]) -> NDArray[np.bool_]:

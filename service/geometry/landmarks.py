@@ -361,5 +361,16 @@ def _pedicle_section(
     depth = np.maximum(-slab[z, x].astype(np.float64), 1e-3)
     z_mm, x_mm = local.mm(2, z), local.mm(0, x)
     centre_x, centre_z = np.average(x_mm, weights=depth), np.average(z_mm, weights=depth)
-    tall = float(np.ptp(z_mm[np.abs(x_mm - centre_x) < 1.0])) + local.step
-    return at, float(centre_x), float(centre_z), len(z) * local.step**2, 2.0 * float(depth.max()), tall
+    chords = _chords(slab, np.array([centre_z, centre_x]) / local.step + local.middle[[2, 0]]) * local.step
+    area = len(z) * local.step**2
+    return at, float(centre_x), float(centre_z), area, float(chords.min()), float(chords[0])
+
+
+def _chords(slab: Grid, centre: Array) -> Array:
+    """Lengths (cells) of the chords of the bone through `centre` (z, x) in 12 directions; the first along z."""
+    angle = np.arange(24) * np.pi / 12
+    reach = np.arange(0.0, 40.0, 0.1)
+    where = centre[:, None, None] + np.stack([np.cos(angle), np.sin(angle)])[:, :, None] * reach
+    out = ndimage.map_coordinates(slab, where, order=1, mode="nearest") > 0
+    radius = np.where(out.any(axis=1), reach[np.argmax(out, axis=1)], reach[-1])
+    return np.asarray(radius[:12] + radius[12:])

@@ -1,0 +1,69 @@
+"""Frame and landmarks of an analytic vertebra, straight, tilted and wedged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.errors import GeometryError
+from service.geometry.landmarks import find_landmarks
+from service.geometry.volume import Volume
+from tests.unit.vertebra_model import ModelVertebra, tilted_axes
+
+
+def degrees_between(a, b) -> float:
+    return float(np.degrees(np.arccos(np.clip(np.dot(a, b), -1.0, 1.0))))
+
+
+@pytest.mark.parametrize("turn", [(0, 0, 0), (14, -8, 6), (-12, 9, -7)])
+def test_frame_and_landmarks_follow_the_vertebra(turn: tuple[float, float, float]) -> None:
+    axes = tilted_axes(*turn)
+    model = ModelVertebra(axes=axes)
+    found = find_landmarks(model.field(), "L1")
+    assert degrees_between(found.frame.left, axes[:, 0]) < 1.5
+    assert degrees_between(found.frame.anterior, -axes[:, 1]) < 1.5
+    assert degrees_between(found.frame.superior, axes[:, 2]) < 1.0
+    assert np.linalg.norm(found.body_centre - np.array(model.centre)) < 1.5
+    local = (found.canal_centre - np.array(model.centre)) @ axes
+    assert abs(local[0]) < 1.0
+    assert 18.0 < local[1] < 36.0
+    assert {p.side for p in found.pedicles} == {"left", "right"}
+    for pedicle in found.pedicles:
+        at = (pedicle.centre - np.array(model.centre)) @ axes
+        sign = 1.0 if pedicle.side == "left" else -1.0
+        assert at[0] == pytest.approx(sign * model.pedicle_x, abs=1.0)
+        assert at[2] == pytest.approx(5.0, abs=1.2)
+        assert pedicle.width_mm == pytest.approx(2 * model.pedicle_radius, abs=0.8)
+        assert degrees_between(pedicle.axis, -axes[:, 1]) < 12.0
+    for plate, side in ((found.upper_endplate, 1.0), (found.lower_endplate, -1.0)):
+        assert plate.fitted
+        assert degrees_between(plate.normal, axes[:, 2]) < 1.0
+        assert ((plate.centre - np.array(model.centre)) @ axes)[2] == pytest.approx(side * 13.0, abs=0.4)
+    assert found.height_mm["middle"] == pytest.approx(26.0, abs=0.5)
+
+
+def test_wedge_shows_in_heights_and_plates_and_the_frame_stays_sensible() -> None:
+    model = ModelVertebra(wedge=0.35)
+    found = find_landmarks(model.field(), "L1")
+    assert found.height_mm["anterior"] < 0.8 * found.height_mm["posterior"]
+    tilt = np.degrees(np.arctan(0.35 * model.height / (2 * model.half_depth)))
+    assert degrees_between(found.upper_endplate.normal, found.lower_endplate.normal) == pytest.approx(
+        tilt, abs=2
+    )
+    # The mean of the two normals lies half-way (facts sheet, section 3).
+    assert degrees_between(found.frame.superior, (0, 0, 1)) == pytest.approx(tilt / 2, abs=1.5)
+    assert degrees_between(found.frame.left, (1, 0, 0)) < 1.0
+
+
+def test_frame_is_right_handed() -> None:
+    frame = find_landmarks(ModelVertebra().field(), "L2").frame
+    assert np.allclose(np.cross(frame.left, frame.superior), frame.anterior, atol=1e-9)
+
+
+def test_bone_without_a_canal_is_refused_in_words() -> None:
+    k, j, i = np.indices((60, 60, 60))
+    ball = np.sqrt((i - 30.0) ** 2 + (j - 30.0) ** 2 + (k - 30.0) ** 2) - 20.0
+    with pytest.raises(GeometryError, match="canal"):
+        find_landmarks(Volume(ball.astype(np.float32), np.eye(4)), "L1")
+    with pytest.raises(GeometryError, match="empty"):
+        find_landmarks(Volume(np.full((9, 9, 9), 4.0, dtype=np.float32), np.eye(4)), "L1")
