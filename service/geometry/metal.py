@@ -137,7 +137,7 @@ def _field(scan: Volume, reduced: Volume) -> NDArray[np.bool_]:
     border = np.unique(np.concatenate([labels[:, 0].ravel(), labels[:, -1].ravel(), labels[:, :, 0].ravel()]))
     outside = np.isin(labels, border[border > 0])
     # Block means at the rim mix padding and image.
-    return ~ndimage.binary_dilation(outside, iterations=1)
+    return np.asarray(~ndimage.binary_dilation(outside, iterations=1), dtype=bool)
 
 
 def _grey_scale(scan: Volume, reduced: Volume, inside: NDArray[Any], settings: MetalSettings) -> GreyScale:

@@ -176,11 +176,11 @@ def fit_axis(scan: Volume, line: MetalLine, tip: Array, settings: NeedleSettings
     direction = line.direction if at_end else -line.direction
     origin = line.end if at_end else line.start
     length = line.length_mm
-    scatter, sections, sigma = 0.0, 0, 0.0
+    scatter, sections = 0.0, 0
     centre, spread = origin, 0.0
     for _ in range(4):
         s = np.arange(-length + 3.0, -4.0, settings.section_mm)
-        mass, centroid, width = _sections(scan, origin, direction, s, settings)
+        mass, centroid = _sections(scan, origin, direction, s, settings)
         solid = np.isfinite(mass) & (mass > 0.6 * np.nanmedian(mass))
         places = centroid[solid]
         centre = places.mean(axis=0)
@@ -195,43 +195,59 @@ def fit_axis(scan: Volume, line: MetalLine, tip: Array, settings: NeedleSettings
             weight = np.clip(1 - (away / (4.685 * scale)) ** 2, 1e-6, None) ** 2
         scatter, sections = float(np.sqrt(np.average(away**2, weights=weight))), int(solid.sum())
         spread = float(np.std((places - centre) @ axis))
-        sigma = float(np.nanmedian(width[solid]))
         direction = axis
         origin = centre + ((origin - centre) @ direction) * direction
     s = np.arange(-min(length - 3.0, 30.0), 8.0, 0.25)
-    mass, _, _ = _sections(scan, origin, direction, s, settings)
+    mass, _ = _sections(scan, origin, direction, s, settings)
     # Neighbouring sections share blur: about one independent centroid per 1.5 mm.
     independent = max(sections * settings.section_mm / 1.5, 2.0)
     turn = np.degrees(scatter / max(spread, 1.0) / np.sqrt(independent))
-    blur = np.sqrt(max(sigma**2 - settings.radius_mm**2 / 4, 0.15**2))
-    return Axis(origin, direction, s, mass, float(blur), scatter, sections, float(turn))
+    shaft = np.arange(-length + 3.0, -8.0, settings.section_mm)
+    blur = _lateral_blur(scan, origin, direction, shaft, settings)
+    return Axis(origin, direction, s, mass, blur, scatter, sections, float(turn))
 
 
-def _sections(
-    scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings
-) -> tuple[Array, Array, Array]:
-    """(mass, centroid (S, 3), lateral sd) of each cross-section; NaN where it leaves the scan."""
-    u, v = across(direction)
+def _disc(settings: NeedleSettings) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Offsets (a, b) of a cross-section's samples, mm, and which belong to its disc and to its outer ring."""
     step = 0.35
     line = np.arange(-settings.ring_mm[1], settings.ring_mm[1] + step, step)
     a, b = (m.ravel() for m in np.meshgrid(line, line))
     radius = np.hypot(a, b)
     kept = radius <= settings.ring_mm[1]
-    a, b, radius = a[kept], b[kept], radius[kept]
-    disc, ring = radius <= settings.disc_mm, radius >= settings.ring_mm[0]
-    flat = a[:, None] * u + b[:, None] * v
-    points = origin + s[:, None, None] * direction + flat[None]
+    return a[kept], b[kept], radius[kept] <= settings.disc_mm, radius[kept] >= settings.ring_mm[0]
+
+
+def _above(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> Array:
+    """(S, P) grey of each section's disc above the median of its ring."""
+    u, v = across(direction)
+    a, b, disc, ring = _disc(settings)
+    points = origin + s[:, None, None] * direction + (a[:, None] * u + b[:, None] * v)[None]
     values = scan.sample(points.reshape(-1, 3), outside=np.nan).reshape(len(s), -1)
-    above = values[:, disc] - np.median(values[:, ring], axis=1)[:, None]
+    return np.asarray(values[:, disc] - np.median(values[:, ring], axis=1)[:, None])
+
+
+def _lateral_blur(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> float:
+    """Sd of the scan's blur across the shaft. Sections are averaged first: noise would widen each one."""
+    a, b, disc, _ = _disc(settings)
+    mean = np.nanmean(_above(scan, origin, direction, s, settings), axis=0)
+    mean = mean - np.percentile(mean, 5)
+    second = float((mean * (a[disc] ** 2 + b[disc] ** 2)).sum() / mean.sum()) / 2
+    # A disc of even grey has a variance of a quarter of its squared radius along each axis.
+    return float(np.sqrt(max(second - settings.radius_mm**2 / 4, 0.2**2)))
+
+
+def _sections(
+    scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings
+) -> tuple[Array, Array]:
+    """(mass (S,), centroid (S, 3)) of each cross-section; NaN where it leaves the scan."""
+    u, v = across(direction)
+    a, b, disc, _ = _disc(settings)
+    above = _above(scan, origin, direction, s, settings)
     mass = above.mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         # The core only: surroundings of uneven grey would pull the centroid.
         core = np.clip(above - 0.25 * above.max(axis=1, keepdims=True), 0, None)
         total = core.sum(axis=1)
         ca, cb = (core * a[disc]).sum(axis=1) / total, (core * b[disc]).sum(axis=1) / total
-        positive = np.clip(above, 0, None)
-        second = (positive * ((a[disc] - ca[:, None]) ** 2 + (b[disc] - cb[:, None]) ** 2)).sum(
-            axis=1
-        ) / positive.sum(axis=1)
     centroid = origin + s[:, None] * direction + ca[:, None] * u + cb[:, None] * v
-    return mass, centroid, np.sqrt(second / 2)
+    return mass, centroid

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry import pose
-from service.geometry.metal import ScanView
+from service.geometry.metal import ScanView, reduce
 from service.geometry.registration_fit import (
     FitSettings,
     IntensityFit,
@@ -22,6 +22,7 @@ from service.geometry.registration_fit import (
 )
 from service.geometry.registration_model import VertebraModel
 from service.geometry.registration_search import SearchSettings, search
+from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
 
@@ -30,12 +31,17 @@ Array = NDArray[np.float64]
 class RegistrationSettings:
     search: SearchSettings = field(default_factory=SearchSettings)
     fit: FitSettings = field(default_factory=FitSettings)
-    coarse_blur_mm: float = 2.0
+    coarse_grid_mm: float = 1.6
+    coarse_blur_mm: float = 1.9
     fine_blur_mm: float = 0.6
     level_steps_mm: tuple[float, ...] = (-40.0, -33.0, -26.0, 26.0, 33.0, 40.0)
     """Starts one level up and down from the best pose: spans the pitch of T8 to L5."""
+    fine_places: int = 4
+    rival_points: int = 4000
     rival_apart_mm: float = 8.0
     """Poses whose vertebra centres differ by more than this are different answers."""
+    band_mm: tuple[float, float] = (1.0, 3.5)
+    """Band of the texture comparison, as `ModelSettings.marrow_band_mm`."""
     scan_geometry_mm: float = 0.1
     """Scanner geometry and sampling, common to both refinements and therefore not seen by their agreement."""
 
@@ -53,6 +59,8 @@ class Registration:
     agreement_deg: float
     rival_ncc: float
     """Best correlation reached anywhere else in the field (neighbour levels included); 0 when there is none."""
+    fingerprint: float
+    """Correlation of marrow texture deep inside the bone; near 0 for another person's vertebra."""
     expected_tre_mm: float
     """One-sigma estimate of the displacement of a point inside the vertebra."""
 
@@ -75,8 +83,11 @@ def register(
     led to a pose with enough of the vertebra inside the field.
     """
     settings = settings or RegistrationSettings()
-    coarse = blurred(view.volume, view.filled, settings.coarse_blur_mm)
-    fine = blurred(view.volume, view.filled, settings.fine_blur_mm)
+    coarse = blurred(
+        reduce(view.volume, settings.coarse_grid_mm),
+        reduce(view.filled, settings.coarse_grid_mm),
+        settings.coarse_blur_mm,
+    )
 
     def refine(start: Array) -> IntensityFit | None:
         return fit_intensity(
@@ -98,20 +109,66 @@ def register(
         if fit is not None:
             found.append(fit)
     places = _places(found, model, settings)
-    refined = [
-        fit
-        for start in places[:4]
-        if (fit := fit_intensity(fine, model, start.scan_from_preop, settings=settings.fit))
-    ]
-    if not refined:
+    refined: list[IntensityFit] = []
+    best_start: tuple[IntensityFit, Volume] | None = None
+    for place in places[: settings.fine_places]:
+        fine = _around(view, model, place.scan_from_preop, settings.fine_blur_mm)
+        fit = fit_intensity(
+            fine, model, place.scan_from_preop, points=settings.rival_points, settings=settings.fit
+        )
+        if fit is not None:
+            refined.append(fit)
+            if fit.ncc == max(f.ncc for f in refined):
+                best_start = (place, fine)
+    if best_start is None:
         return None
-    best = max(refined, key=lambda fit: fit.ncc)
-    start = next(p for p in places if _apart(p, best, model) <= settings.rival_apart_mm)
-    surface = fit_surface(fine, model, start.scan_from_preop, settings.fit)
-    if surface is None:
+    place, fine = best_start
+    best = fit_intensity(
+        fine, model, max(refined, key=lambda f: f.ncc).scan_from_preop, settings=settings.fit
+    )
+    # The surface starts from the coarse pose, not from the intensity's answer: they stay two opinions.
+    surface = fit_surface(fine, model, place.scan_from_preop, settings.fit)
+    if best is None or surface is None:
         return None
     rivals = [fit.ncc for fit in refined if _apart(fit, best, model) > settings.rival_apart_mm]
-    return _joined(best, surface, max([0.0, *rivals]), model, settings)
+    alike = fingerprint(view, model, best.scan_from_preop, settings.band_mm)
+    return _joined(best, surface, max([0.0, *rivals]), alike, model, settings)
+
+
+def _around(view: ScanView, model: VertebraModel, scan_from_preop: Array, blur_mm: float) -> Volume:
+    """The part of the scan that holds the vertebra at this pose, with room to move, lightly blurred."""
+    points = pose.apply(scan_from_preop, model.surface)
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    half = np.ptp(points, axis=0) / 2 + 12.0
+    return blurred(
+        view.volume.crop_to_lps_box(middle, half), view.filled.crop_to_lps_box(middle, half), blur_mm
+    )
+
+
+def fingerprint(
+    view: ScanView, model: VertebraModel, scan_from_preop: Array, band_mm: tuple[float, float]
+) -> float:
+    """Correlation of band-passed grey with the planning CT's marrow texture, -1..1; 0 when there is too little."""
+    points = pose.apply(scan_from_preop, model.marrow)
+    if len(points) < 300:
+        return 0.0
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    half = np.ptp(points, axis=0) / 2 + 3 * band_mm[1]
+    crop, holes = (v.crop_to_lps_box(middle, half) for v in (view.filled, view.volume))
+    fine, wide = (blurred(holes, crop, width).sample(points, outside=np.nan) for width in band_mm)
+    band = fine - wide
+    good = np.isfinite(band)
+    if np.count_nonzero(good) < 300:
+        return 0.0
+    a, b = (_clipped(v[good]) for v in (band, model.texture))
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def _clipped(values: Array) -> Array:
+    """Values cut at three robust deviations, so that a streak or a bone island has no more say than texture."""
+    middle = float(np.median(values))
+    reach = 3 * 1.4826 * float(np.median(np.abs(values - middle)))
+    return np.asarray(np.clip(values, middle - reach, middle + reach))
 
 
 def _apart(first: IntensityFit, second: IntensityFit, model: VertebraModel) -> float:
@@ -134,6 +191,7 @@ def _joined(
     intensity: IntensityFit,
     surface: SurfaceFit,
     rival_ncc: float,
+    alike: float,
     model: VertebraModel,
     settings: RegistrationSettings,
 ) -> Registration:
@@ -149,5 +207,6 @@ def _joined(
         agreement_mm=float(apart.max()),
         agreement_deg=pose.angle_deg(intensity.scan_from_preop, surface.scan_from_preop),
         rival_ncc=rival_ncc,
+        fingerprint=alike,
         expected_tre_mm=expected,
     )

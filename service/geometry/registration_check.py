@@ -19,10 +19,12 @@ class GateSettings:
     """Share of the vertebra inside the field and away from metal."""
     min_ncc: float = 0.72
     max_surface_rms_mm: float = 0.60
+    min_fingerprint: float = 0.40
+    """Simulated scans of the same bone reach 0.7 to 0.9, of another patient's at most 0.3."""
     min_matched: float = 0.75
     max_agreement_mm: float = 0.8
     max_agreement_deg: float = 0.8
-    min_lead: float = 0.10
+    min_lead: float = 0.05
     """The best place must beat every other place of the field by this much correlation."""
 
 
@@ -48,6 +50,12 @@ GATES: tuple[Gate, ...] = (
         ),
         "The surfaces do not match: this is a scan of another patient or level, the vertebra is outside the "
         "field, or the patient moved during the scan.",
+    ),
+    Gate(
+        "another_bone",
+        lambda r, s: r.fingerprint < s.min_fingerprint,
+        "The shape fits but the texture inside the bone is not that of the planned vertebra: this is a scan of "
+        "another patient or of another level, or the patient moved during the scan.",
     ),
     Gate(
         "level_ambiguous",

@@ -32,6 +32,10 @@ class ModelSettings:
     surface_points: int = 4_000
     profile_half_mm: float = 2.5
     profile_step_mm: float = 0.3
+    marrow_depth_mm: float = 3.0
+    """Marrow texture is compared only this deep, away from the cortex that all vertebrae share."""
+    marrow_band_mm: tuple[float, float] = (1.0, 3.5)
+    """Texture is what a blur of the first width keeps and one of the second removes."""
     min_edge_hu: float = 120.0
     """A surface point without this step of HU along its normal (disc contact, partial volume) says nothing."""
     smoothing_mm: float = 0.5
@@ -44,7 +48,8 @@ class VertebraModel:
 
     `points` (N, 3) with `hu` (N,) sample the vertebra and `zone_mm` around it; `surface` (M, 3) with outward
     unit `normals` (M, 3) and HU `profiles` (M, P) along them at `offsets_mm` (P,). `coarse` is a smoothed HU
-    crop, `coarse_weight` its weight 0..1 on the same grid.
+    crop, `coarse_weight` its weight 0..1 on the same grid. `marrow` (Q, 3) with `texture` (Q,) is the band-passed
+    HU deep inside: the pattern that tells one person's vertebra from another's of the same shape.
     """
 
     centre: Array
@@ -56,6 +61,8 @@ class VertebraModel:
     offsets_mm: Array
     coarse: Volume
     coarse_weight: Volume
+    marrow: Array
+    texture: Array
     radius_mm: float
 
 
@@ -95,6 +102,7 @@ def build_model(ct: Volume, mask: Volume, settings: ModelSettings | None = None)
     surface, normals = _surface(depth, settings)
     offsets, profiles, keep = _profiles(smooth, surface, normals, settings)
     coarse, weight = _coarse(smooth, depth, settings)
+    marrow, texture = _texture(smooth, depth, settings)
     return VertebraModel(
         centre=np.asarray(voxels.mean(axis=0)),
         points=points,
@@ -105,6 +113,8 @@ def build_model(ct: Volume, mask: Volume, settings: ModelSettings | None = None)
         offsets_mm=offsets,
         coarse=coarse,
         coarse_weight=weight,
+        marrow=marrow,
+        texture=texture,
         radius_mm=float(np.linalg.norm(high - low) / 2),
     )
 
@@ -146,6 +156,19 @@ def _intensity_points(smooth: Volume, depth: Volume, settings: ModelSettings) ->
     top = np.array(smooth.values.shape[::-1]) - 1
     points = smooth.to_lps(np.clip(ijk, 0, top))
     return points, smooth.sample(points)
+
+
+def _texture(smooth: Volume, depth: Volume, settings: ModelSettings) -> tuple[Array, Array]:
+    where = np.argwhere(depth.values < -settings.marrow_depth_mm)
+    if len(where) > settings.intensity_points:
+        chosen = np.random.default_rng(22).choice(len(where), settings.intensity_points, replace=False)
+        where = where[chosen]
+    fine, wide = (
+        ndimage.gaussian_filter(smooth.values, [width / s for s in smooth.spacing_mm[::-1]])
+        for width in settings.marrow_band_mm
+    )
+    band = fine - wide
+    return smooth.to_lps(where[:, ::-1]), band[tuple(where.T)].astype(np.float64)
 
 
 def _surface(depth: Volume, settings: ModelSettings) -> tuple[Array, Array]:

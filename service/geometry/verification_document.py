@@ -45,7 +45,9 @@ def _registration(r: Registration | None, *, trusted: bool) -> dict[str, object]
     """A pose that failed its gates is not passed on; the figures that speak against it are."""
     if r is None:
         keys = ("preop_from_scan", "surface_rms_mm", "agreement_mm", "expected_tre_mm", "agreement_deg")
-        return dict.fromkeys((*keys, "correlation", "best_rival_correlation", "matched", "usable"))
+        return dict.fromkeys(
+            (*keys, "correlation", "best_rival_correlation", "texture_correlation", "matched", "usable")
+        )
     return {
         "preop_from_scan": [[float(v) for v in row] for row in r.preop_from_scan] if trusted else None,
         "surface_rms_mm": _round(r.surface.rms_mm),
@@ -54,6 +56,7 @@ def _registration(r: Registration | None, *, trusted: bool) -> dict[str, object]
         "expected_tre_mm": _round(r.expected_tre_mm) if trusted else None,
         "correlation": _round(r.intensity.ncc),
         "best_rival_correlation": _round(r.rival_ncc),
+        "texture_correlation": _round(r.fingerprint),
         "matched": _round(r.surface.matched),
         "usable": _round(r.intensity.usable),
     }
