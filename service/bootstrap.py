@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
 from adapters.job_queue.dbos_queue import DbosJobQueue
+from adapters.job_queue.engine import queue_engine
 from adapters.ultimaker import UltimakerPrinter
 from service.config import Config
 from service.domain.case import CaseState
@@ -26,7 +27,7 @@ from service.ops.clock import SimulationClock, SystemClock
 from service.ops.loops import Loop
 from service.ports import Clock, Destination, JobHandler, Peer, Printer, PrinterState, Slicer
 from service.store import outbox, settings
-from service.store.database import migrate, open_engine, sqlite_engine
+from service.store.database import migrate, open_engine
 from service.workflow import approve, build, intake, print_run, publish, verify
 from service.workflow.app import App
 from service.workflow.jobs import case_job
@@ -121,10 +122,10 @@ class Daemon:
 
     def _start_worker(self) -> None:
         app, config = self.app, self.app.config
-        url = config.queue_database_url
-        engine = sqlite_engine(url) if url.startswith("sqlite") else open_engine(url)
         name = config.worker.executor_id
-        self.queue = DbosJobQueue(engine, name, config.data_dir / f"worker-{name}.lock")
+        self.queue = DbosJobQueue(
+            queue_engine(config.queue_database_url), name, config.data_dir / f"worker-{name}.lock"
+        )
         self.queue.run_worker(handlers(app), QUEUES)
         for key in outbox.recover(app.engine, self.queue):
             log.warning("job %s was unknown to the queue and is queued again", key)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from adapters.ultimaker.reading import text
 from service.ports import PrinterReading, PrinterState
@@ -49,9 +51,9 @@ class GcodeHead:
 
 
 def read_head(gcode: Path) -> GcodeHead:
-    """Up to the first layer. Raises OSError."""
+    """Up to the first layer, of a plain or gzipped file. Raises OSError, also for a damaged archive."""
     lines: list[bytes] = []
-    with gcode.open("rb") as source:
+    with _opened(gcode) as source:
         for _ in range(HEAD_LINES):
             line = source.readline(4096)
             if not line or line.startswith(b";LAYER:"):
@@ -66,6 +68,12 @@ def read_head(gcode: Path) -> GcodeHead:
         if written.startswith(";") and colon:
             items[key.strip()] = value.strip()
     return GcodeHead(b"".join(lines), items)
+
+
+def _opened(gcode: Path) -> IO[bytes]:
+    with gcode.open("rb") as source:
+        packed = source.read(2) == b"\x1f\x8b"
+    return cast(IO[bytes], gzip.open(gcode, "rb")) if packed else gcode.open("rb")
 
 
 def state_reasons(reading: PrinterReading) -> list[str]:

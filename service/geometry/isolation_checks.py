@@ -24,8 +24,9 @@ class GateSettings:
     volume_ml: tuple[float, float] = (12.0, 110.0)
     usual_volume_ml: tuple[float, float] = (20.0, 90.0)
     air_hu: float = -250.0
-    bone_above_soft_hu: float = 90.0
-    min_bone_share: float = 0.05
+    bone_hu: float = 130.0
+    """Above muscle and most enhanced organs; only a coarse gate, the fit itself is the finer one."""
+    min_bone_share: float = 0.04
     bone_radius_mm: float = 18.0
     max_outside_share: float = 0.05
     min_fit_score: float = 0.22
@@ -57,9 +58,7 @@ def check_seeds(ct: Volume, seeds: Seeds, gates: GateSettings) -> None:
                 next_step="Place it in the middle of the vertebral body.",
                 code="geometry.seed_in_air",
             )
-        soft = values[(values > 0) & (values < 110)]
-        level = float(np.median(soft)) if soft.size else 50.0
-        if float(np.mean(values > level + gates.bone_above_soft_hu)) < gates.min_bone_share:
+        if float(np.mean(values > gates.bone_hu)) < gates.min_bone_share:
             raise GeometryError(
                 f"There is hardly any bone around the {name} point.",
                 next_step="Place it in the middle of the vertebral body.",

@@ -20,6 +20,12 @@ from service.geometry.templates import Template
 Array = NDArray[np.float64]
 
 
+#: Rounds of the non-rigid fit: smoothing over the surface from, to (sd, mm), and first reach (mm).
+STAGES = ((12.0, 6.0, 6.0), (6.0, 3.5, 4.0))
+#: One wide round before them, for levels that have no template of their own.
+FAR_STAGES = ((24.0, 12.0, 8.0), *STAGES)
+
+
 @dataclass(frozen=True)
 class PosePrior:
     """Standard deviations of the search; degrees, mm, natural log of scale."""
@@ -170,7 +176,7 @@ def deform(
     shapes: Sequence[PlacedShape],
     *,
     fixed: Sequence[PlacedShape] = (),
-    rounds: int = 2,
+    stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[PlacedShape, ...]:
@@ -178,7 +184,7 @@ def deform(
     still = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fixed]
     current = list(shapes)
     done = 0
-    for turn in range(rounds):
+    for stage in stages:
         distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in current]
         for place_, shape in enumerate(current):
             others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
@@ -186,20 +192,23 @@ def deform(
             if others:
                 gap = np.minimum.reduce(others) - distances[place_]
                 field = field * np.clip(1.3 / (1.0 + np.exp(np.clip(-gap / 2.0, -30, 30))), 0.0, 1.0)
-            moved = _deform_one(evidence, field.astype(np.float32), shape, turn, iterations)
+            moved = _deform_one(evidence, field.astype(np.float32), shape, stage, iterations)
             current[place_] = replace(shape, vertices=moved)
             done += 1
-            tick(done / (rounds * len(current)))
+            tick(done / (len(stages) * len(current)))
     return tuple(current)
 
 
 def _deform_one(
-    evidence: Evidence, field: NDArray[np.float32], shape: PlacedShape, turn: int, iterations: int
+    evidence: Evidence,
+    field: NDArray[np.float32],
+    shape: PlacedShape,
+    stage: tuple[float, float, float],
+    iterations: int,
 ) -> Array:
     points = shape.vertices.copy()
     rest = points.copy()
-    wide, narrow = ((12.0, 6.0), (6.0, 3.5))[min(turn, 1)]
-    reach = 6.0 if turn == 0 else 4.0
+    wide, narrow, reach = stage
     kernel = _surface_kernel(rest, wide)
     for step in range(iterations):
         share = step / max(1, iterations - 1)

@@ -12,7 +12,7 @@ from service.geometry.anatomy import Seeds
 from service.geometry.evidence import Evidence, gather_evidence
 from service.geometry.mesh_grid import grid_signed_distance
 from service.geometry.progress import Progress, silent
-from service.geometry.shape_fit import PlacedShape, Pose, PosePrior, deform, search_pose
+from service.geometry.shape_fit import FAR_STAGES, STAGES, PlacedShape, Pose, PosePrior, deform, search_pose
 from service.geometry.templates import Template, neighbour_level, templates_for
 from service.geometry.volume import Volume
 
@@ -47,6 +47,8 @@ class FitSettings:
     margin_front_mm: float = 42.0
     margin_back_mm: float = 80.0
     margin_side_mm: float = 55.0
+    far_levels: tuple[str, ...] = ("L3", "L4", "L5")
+    """Levels without a template of their own: one more, wider round of the non-rigid fit."""
     random_seed: int = 20260101
     exclude_templates: tuple[str, ...] = ()
     """Names of templates not to use, so that a patient is never measured with his own shape."""
@@ -86,15 +88,17 @@ def fit_spine(
     candidates = _recentred(evidence, level, candidates, neighbours, use)
     progress("fitting the shapes", 0.4)
     chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
+    stages = FAR_STAGES if level in use.far_levels else STAGES
     fits = [
         deform(
             evidence,
             [chosen[0], *neighbours],
+            stages=stages,
             tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
         )
     ]
     progress("fitting a second shape", 0.8)
-    fits.extend(deform(evidence, [other], fixed=fits[0][1:]) for other in chosen[1:])
+    fits.extend(deform(evidence, [other], fixed=fits[0][1:], stages=stages) for other in chosen[1:])
     distances = [
         grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0) for f in fits
     ]

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from simulators.phantom.anatomy import PhantomParameters, small_parameters
-from simulators.phantom.study import generate, write_study
+from simulators.phantom.study import STUDY_DATE, generate, write_study
 
 _SKIPPED = ("centre_lps_mm",)
 
@@ -20,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--small", action="store_true", help="coarse and fast: 0.8 mm pixels, 1 mm slices")
     parser.add_argument("--patient-id", default="PH-0001")
     parser.add_argument("--patient-name", default="PHANTOM^ONE")
+    parser.add_argument("--study-date", default=STUDY_DATE, help="YYYYMMDD")
     kinds = {"str": str, "int": int}
     for item in fields(PhantomParameters):
         if item.name not in _SKIPPED:
@@ -43,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     phantom = generate(parameters)
     folder = write_study(
-        phantom, options["out"], patient_id=options["patient_id"], patient_name=options["patient_name"]
+        phantom,
+        options["out"],
+        patient_id=options["patient_id"],
+        patient_name=options["patient_name"],
+        study_date=options["study_date"],
     )
     sys.stdout.write(f"{len(phantom.hu)} slices in {folder}\n")
     return 0

@@ -17,6 +17,9 @@ from simulators.phantom.render import planning_grid, render
 from simulators.phantom.shape import Skeleton
 from simulators.phantom.truth import phantom_truth
 
+#: YYYYMMDD, fixed so that equal parameters give equal files; a demonstration names the present day.
+STUDY_DATE = "20260302"
+
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
@@ -39,7 +42,9 @@ def generate(parameters: PhantomParameters | None = None) -> Phantom:
     return Phantom(hu, bones.labels, grid.lps_from_ijk, truth, chosen)
 
 
-def planning_header(parameters: PhantomParameters, patient: Patient) -> SeriesHeader:
+def planning_header(
+    parameters: PhantomParameters, patient: Patient, study_date: str = STUDY_DATE
+) -> SeriesHeader:
     """Header of the planning CT; identifiers depend on the parameters and the patient only."""
     key = (json.dumps(asdict(parameters), sort_keys=True), patient.patient_id)
     return SeriesHeader(
@@ -49,7 +54,7 @@ def planning_header(parameters: PhantomParameters, patient: Patient) -> SeriesHe
         frame_of_reference_uid=stable_uid("frame", *key),
         accession=f"PH{parameters.seed:08d}",
         study_id=f"{parameters.seed}",
-        study_date="20260302",
+        study_date=study_date,
         study_time="101500",
         study_description="CT thoracolumbar spine",
         series_description="Spine thin bone",
@@ -76,12 +81,13 @@ def write_study(
     birth_date: str = "19480317",
     sex: str = "F",
     truth_name: str = "truth.json",
+    study_date: str = STUDY_DATE,
 ) -> Path:
     """Write `dicom/IM*.dcm`, `truth.json` and `truth_labels.nii.gz` under `out_dir`; returns the DICOM folder."""
     out = Path(out_dir)
     folder = out / "dicom"
     patient = Patient(patient_id=patient_id, name=patient_name, birth_date=birth_date, sex=sex)
-    header = planning_header(phantom.parameters, patient)
+    header = planning_header(phantom.parameters, patient, study_date)
     write_ct_series(phantom.hu, phantom.lps_from_ijk, header, folder)
     truth = {
         **phantom.truth,
