@@ -10,7 +10,7 @@ import pytest
 from service.geometry.verification import verify_scan
 from tests.unit import spine_scene as scene
 
-SMALL = {"spacing": (0.7, 0.7, 0.833), "half": (58, 60, 42), "field_mm": 59.0}
+SMALL = {"spacing": (0.8, 0.8, 0.833), "half": (56, 58, 40), "field_mm": 57.0}
 TRUTH = scene.rigid((11, -7, 9), (40, -80, 15))
 
 
