@@ -1,0 +1,65 @@
+// The print room's wall screen: reads only, never a patient's name.
+
+import { $, adoptToken, clock, duration, el, fill, plain, poll, progressBar, showProblem, STATES, watchStaleness } from './core.js';
+
+adoptToken();
+let printers = []; let jobs = []; let cases = []; let readAt = performance.now();
+const OLD_S = 15;
+const PRINTER = {
+  idle: ['good', 'Idle'], busy: ['work', 'Busy'], awaiting_removal: ['ask', 'Finished: take the part off'], needs_person: ['alert', 'Needs a person'],
+  booting: ['work', 'Starting up'], error: ['alert', 'Error'], silent: ['alert', 'Does not answer'],
+};
+const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', PRINTING: 'printing', PAUSED: 'paused', AWAITING_REMOVAL: 'ended: take the part off', UNKNOWN: 'unknown: look at the printer, then settle the job' };
+const QUEUE = ['NEEDS_ATTENTION', 'SLICED', 'PRINTING', 'PRINTED', 'APPROVED', 'PLAN_READY', 'BUILDING', 'RECEIVED', 'RECEIVING', 'QA_PASSED'];
+const TONE = { NEEDS_ATTENTION: 'alert', SLICED: 'ask', PRINTED: 'ask', PRINTING: 'work', APPROVED: 'work', BUILDING: 'work' };
+
+const codeOf = (id) => { const c = cases.find((x) => x.id === id); return c ? `${c.code} · ${c.level || '?'}` : ''; };
+
+/** An estimate that has run out is said to have run out. */
+function eta(job) {
+  if (!job.time_total_s) return 'no estimate from the printer';
+  const since = job.state === 'PRINTING' ? (Date.now() - new Date(job.updated_at).getTime()) / 1000 : 0;
+  const left = job.time_total_s - (job.time_elapsed_s || 0) - Math.min(60, Math.max(0, since));
+  if (left < -30) return `${duration(-left)} over the estimate; no honest end time`;
+  const end = new Date(Date.now() + left * 1000);
+  return `about ${duration(left)} left, ready about ${clock(end).slice(0, 5)}`;
+}
+
+function printerTile(p) {
+  const reading = p.reading || {}; const job = jobs.find((j) => j.id === p.reserved_for) || jobs.find((j) => j.printer === p.name && JOB[j.state]);
+  const age = p.age_s === null ? null : p.age_s + (performance.now() - readAt) / 1000;
+  let [tone, words] = p.age_s === null ? ['ask', 'Not seen yet'] : PRINTER[reading.state] || ['ask', plain(reading.state || 'unknown')];
+  if (age !== null && age > OLD_S) [tone, words] = ['alert', `Last known: ${words}`];
+  if (job && job.state === 'UNKNOWN') tone = 'alert';
+  return el('article', { class: `tile ${tone}` },
+    el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : `read ${duration(age)} ago`)),
+    reading.nozzle_c ? el('div', { class: 'dim' }, `nozzle ${Math.round(reading.nozzle_c)} °C, bed ${Math.round(reading.bed_c || 0)} °C`) : null,
+    reading.detail ? el('div', {}, reading.detail) : null,
+    job ? el('div', {}, el('div', { class: 'say' }, [codeOf(job.case_id), JOB[job.state] || plain(job.state).toLowerCase()].filter(Boolean).join(': ')),
+      ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, `print ${job.id}`), el('div', {}, [job.progress === null ? '' : `${Math.round(job.progress * 100)} %`, eta(job)].filter(Boolean).join(' · '))] : null,
+      el('div', { class: 'dim' }, job.id)) : null);
+}
+
+function caseTile(c) {
+  return el('article', { class: `tile slim ${TONE[c.state] || ''}` },
+    el('div', { class: 'head' }, el('span', { class: 'name' }, c.code), el('span', { class: 'say' }, c.level || '–'), el('span', { class: 'say' }, STATES[c.state]),
+      c.surgery_at ? el('span', { class: 'age' }, `surgery ${new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' }).format(new Date(c.surgery_at))}`) : null),
+    el('div', {}, c.waiting_for),
+    c.progress ? progressBar(c.progress.fraction, c.progress.stage) : null);
+}
+
+function draw() {
+  fill($('#printers'), printers.length ? printers.map(printerTile) : el('p', { class: 'dim' }, 'No printer is configured.'));
+  const shown = cases.filter((c) => QUEUE.includes(c.state)).sort((a, b) => QUEUE.indexOf(a.state) - QUEUE.indexOf(b.state) || (a.surgery_at || '9').localeCompare(b.surgery_at || '9'));
+  const most = 9;
+  fill($('#queue'), shown.length ? shown.slice(0, most).map(caseTile) : el('p', { class: 'dim' }, 'No case is on its way.'), shown.length > most ? el('p', { class: 'dim' }, `and ${shown.length - most} more`) : null);
+}
+
+const onProblem = (problem) => {
+  if (problem && [401, 403].includes(problem.status)) showProblem($('#problems'), problem); else if (!problem) showProblem($('#problems'), null);
+};
+poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; readAt = performance.now(); } }, { onProblem });
+poll('/api/v1/print-jobs', (body, changed) => { if (changed) jobs = body; });
+poll('/api/v1/cases', (body, changed) => { if (changed) cases = body; });
+setInterval(() => { $('#clock').textContent = clock(new Date()).slice(0, 5); draw(); }, 1000);
+watchStaleness();

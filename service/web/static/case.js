@@ -1,0 +1,185 @@
+import {
+  $, attentionBox, busy, bytes, caseId, confirmed, duration, el, facts, fill, fixed, plain, poll, post, progressBar, roles, short, STATES, watchStaleness, when,
+} from './core.js';
+import { drawHead } from './head.js';
+
+const api = (path) => `/api/v1/cases/${caseId}${path}`;
+const STEPS = [['RECEIVING'], ['RECEIVED'], ['BUILDING'], ['PLAN_READY'], ['APPROVED'], ['SLICED'], ['PRINTING'], ['PRINTED'], ['QA_PASSED'], ['ISSUED'], ['USED', 'VERIFYING'], ['VERIFIED'], ['CLOSED']];
+const NAMES = ['Received', 'Inputs', 'Model', 'Review', 'Slicing', 'To print', 'Printing', 'Inspect', 'Sterile', 'Theatre', 'O-arm', 'Verified', 'Closed'];
+let detail = null;
+let printers = [];
+
+// --- where it stands ----------------------------------------------------------------------------------------
+
+function drawJourney() {
+  const parked = detail.state === 'NEEDS_ATTENTION';
+  const state = parked ? (detail.attention || {}).resume_state : detail.state;
+  const at = STEPS.findIndex((s) => s.includes(state));
+  $('#journey').replaceChildren(...NAMES.map((name, i) => el('li', { class: i < at ? 'past' : i === at ? (parked ? 'stop' : 'here') : '', 'aria-current': i === at ? 'step' : null }, name)));
+}
+
+function drawNow() {
+  const parts = [];
+  if (detail.state === 'NEEDS_ATTENTION') parts.push(attentionBox(detail, { onResume: detail.possible_events.includes('resume') ? async () => { await post(api('/resume')); detailPoll.now(); } : null }));
+  else parts.push(el('p', {}, detail.waiting_for));
+  if (detail.study.line) parts.push(el('p', { class: 'live' }, detail.study.line));
+  if (detail.newer_images) parts.push(el('div', { class: 'note' }, 'Images arrived after the study was complete. The model uses the earlier ones; give the inputs again to build from the newer ones.'));
+  if (detail.progress) parts.push(el('div', {}, progressBar(detail.progress.fraction, detail.progress.stage), el('p', { class: 'dim' }, `${detail.progress.stage}, ${Math.round(detail.progress.fraction * 100)} %`)));
+  parts.push(facts([['Level', detail.level], ['Surgery', when(detail.surgery_at) || 'not set'], ['Inputs by', detail.planned_by], ['Since', when(detail.updated_at)]]));
+  fill($('#now'), parts);
+}
+
+// --- what this person may do --------------------------------------------------------------------------------
+
+/** One action: a summary that opens a form. `fields` are nodes; `run(form)` sends. */
+function action(key, title, fields, label, run, { danger = false, confirm = null, open = false } = {}) {
+  const slot = el('div', { class: 'problem-slot', 'aria-live': 'assertive' });
+  const form = el('form', { onsubmit: async (event) => {
+    event.preventDefault();
+    if (confirm && !await confirmed(confirm[0], confirm[1], label, danger)) return;
+    if (await busy(form, slot, () => run(form))) { drawnActions = ''; document.activeElement.blur(); detailPoll.now(); eventsPoll.now(); }
+  } }, fields, slot, el('button', { type: 'submit', class: danger ? 'danger' : 'primary' }, label));
+  return el('details', { class: 'action', 'data-action': key, open }, el('summary', {}, title), form);
+}
+
+const field = (label, input, hint) => el('label', {}, label, hint ? el('small', {}, hint) : null, input);
+
+function localTime(iso) {
+  const d = new Date(iso);
+  return new Date(d.getTime() - d.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+}
+
+function printAction() {
+  const choice = el('select', { name: 'printer', required: true }, el('option', { value: '' }, 'choose'),
+    printers.map((p) => el('option', { value: p.name, disabled: Boolean(p.reserved_for) }, `${p.name} · ${p.reserved_for ? `reserved for ${p.reserved_for}` : plain((p.reading || {}).state || 'not seen yet')}`)));
+  return action('start_print', 'Start the print', [field('Printer', choice),
+    el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'clear', required: true }), 'I have looked: the build plate is clear.'), el('p', {})],
+  'Start the print', (form) => post(api('/print'), { printer: form.printer.value, bed_clear: form.clear.checked }), { open: true, confirm: ['Start the print now?', `The printer heats and starts by itself. Case ${detail.code}, ${detail.level}.`] });
+}
+
+function actions() {
+  const may = new Set(detail.possible_events); const list = [];
+  const go = (href, text) => el('p', {}, el('a', { class: 'button primary', href }, text));
+  if (may.has('give_inputs') && detail.state === 'RECEIVED') list.push(go(`/cases/${caseId}/plan`, 'Give level and points, or a mask'));
+  if (may.has('approve')) list.push(go(`/cases/${caseId}/review`, 'Review and approve the plan'));
+  if (may.has('give_inputs') && detail.state === 'PLAN_READY') list.push(el('p', {}, el('a', { class: 'button', href: `/cases/${caseId}/plan` }, 'Give other inputs')));
+  if (may.has('start_print')) list.push(printAction());
+  if (may.has('pass_qa') || may.has('issue') || may.has('return_unopened') || may.has('use')) list.push(el('p', {}, el('a', { class: 'button primary', href: '/cssd' }, 'Record the next step of the part in sterile services')));
+  list.push(action('surgery', 'Time of surgery', [field('Date and time', el('input', { type: 'datetime-local', name: 'at', value: detail.surgery_at ? localTime(detail.surgery_at) : '' }), 'leave empty for “not set”')], 'Save',
+    (form) => post(api('/surgery'), { at: form.at.value ? new Date(form.at.value).toISOString() : null }, 'PUT')));
+  if (may.has('close')) list.push(action('close', 'Close the case', [el('p', {}, 'Possible once the model has been recorded as discarded.')], 'Close the case', () => post(api('/close')), { confirm: ['Close this case?', 'A closed case cannot be opened again.'] }));
+  if (may.has('cancel')) list.push(action('cancel', 'Cancel the case', [field('Reason', el('textarea', { name: 'reason', rows: 2, required: true }))], 'Cancel the case',
+    (form) => post(api('/cancel'), { reason: form.reason.value }), { danger: true, confirm: ['Cancel this case?', 'It cannot be taken back. Images and records stay.'] }));
+  return list;
+}
+
+let drawnActions = '';
+function drawActions() {
+  // Forms are drawn anew only when what is possible changes, so that nothing typed is lost.
+  const key = JSON.stringify([detail.state, detail.possible_events, detail.surgery_at, printers.map((p) => [p.name, p.reserved_for, (p.reading || {}).state])]);
+  if (key === drawnActions) return;
+  if (fill($('#actions'), actions())) drawnActions = key;
+}
+
+// --- prints, part, scans ------------------------------------------------------------------------------------
+
+function remaining(job) {
+  if (!job.time_total_s) return null;
+  const left = job.time_total_s - (job.time_elapsed_s || 0);
+  return left >= 0 ? `about ${duration(left)} left of ${duration(job.time_total_s)}` : `${duration(-left)} longer than estimated`;
+}
+
+function settleForm(job) {
+  const slot = el('div', { class: 'problem-slot' });
+  const outcome = el('select', { name: 'outcome', required: true }, el('option', { value: '' }, 'choose'),
+    [['finished', 'It finished; the part is good and taken off'], ['failed', 'It failed; the part is scrap'], ['not_started', 'It never started']].map(([v, t]) => el('option', { value: v }, t)));
+  const form = el('form', { class: 'note', onsubmit: async (event) => {
+    event.preventDefault();
+    if (!await confirmed('Settle this print?', `You state for the record: ${outcome.selectedOptions[0].textContent}.`, 'Settle')) return;
+    if (await busy(form, slot, () => post(`/api/v1/print-jobs/${job.id}/settle`, { outcome: outcome.value, note: form.note.value }))) { document.activeElement.blur(); detailPoll.now(); }
+  } }, el('strong', {}, 'Nobody can say whether this print ran. Look at the printer, then say what you saw.'), field('Outcome', outcome), field('What did you see?', el('textarea', { name: 'note', rows: 2, required: true })), slot, el('button', { type: 'submit', class: 'primary' }, 'Settle'));
+  return form;
+}
+
+function commands(job) {
+  if (!roles.has('technician') || !['PRINTING', 'PAUSED'].includes(job.state)) return null;
+  const slot = el('div', { class: 'problem-slot' });
+  const row = el('div', {});
+  const ask = (target, text, danger) => el('button', { type: 'button', class: danger ? 'small danger' : 'small', onclick: async () => {
+    if (danger && !await confirmed('Stop this print?', 'The part is lost. A new print needs a new approval.', 'Stop the print', true)) return;
+    busy(row, slot, () => post(`/api/v1/print-jobs/${job.id}/command`, { target }));
+  } }, text);
+  row.append(el('div', { class: 'row' }, job.state === 'PAUSED' ? ask('print', 'Go on') : ask('pause', 'Pause'), ask('abort', 'Stop', true)), slot);
+  return row;
+}
+
+function drawPrints() {
+  fill($('#prints'), detail.print_jobs.length ? detail.print_jobs.map((job) => el('div', { class: 'stack' },
+    el('div', { class: 'row' }, el('strong', { class: 'mono' }, job.id), el('span', { class: `badge ${job.state === 'UNKNOWN' ? 'alert' : job.state === 'FINISHED' ? 'good' : 'work'}` }, plain(job.state).toLowerCase()), el('span', { class: 'dim' }, `on ${job.printer}, by ${job.requested_by}, ${when(job.requested_at)}`)),
+    job.progress !== null && ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, 'print'), el('span', { class: 'dim' }, [`${Math.round(job.progress * 100)} %`, remaining(job)].filter(Boolean).join(', '))] : null,
+    job.detail ? el('div', { class: 'dim' }, job.detail) : null,
+    job.state === 'UNKNOWN' && roles.has('technician') ? settleForm(job) : null, commands(job))) : el('p', { class: 'dim' }, 'None yet.'));
+}
+
+const SCAN = { COMPUTING: ['work', 'measuring'], READY: ['good', 'measured'], NOT_MEASURABLE: ['ask', 'not measurable'], FAILED: ['alert', 'failed'] };
+
+function drawScans() {
+  const items = detail.items.map((i) => el('p', {}, 'Part ', el('strong', { class: 'mono' }, i.id), ' ', el('span', { class: 'badge' }, plain(i.state).toLowerCase()), i.load_id ? ` in load ${i.load_id}` : '', ' ', el('a', { href: '/cssd' }, 'sterile services')));
+  const scans = detail.scans.map((s) => el('div', {}, el('p', {}, 'O-arm scan ', el('span', { class: `badge ${SCAN[s.state][0]}` }, SCAN[s.state][1]), s.verdict ? el('strong', {}, ` ${s.verdict}`) : '', s.state === 'COMPUTING' ? ` ${s.stage}` : '', ' ', el('a', { href: `/or/${caseId}` }, 'OR view')),
+    s.error ? el('div', { class: 'note' }, s.error.message, el('div', { class: 'dim' }, s.error.next_step)) : null));
+  fill($('#scans'), items.length + scans.length ? [items, scans] : el('p', { class: 'dim' }, 'None yet.'));
+}
+
+// --- right column -------------------------------------------------------------------------------------------
+
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+
+function drawRight() {
+  const s = detail.study; const i = detail.inspection;
+  fill($('#study'), facts([['Study date', s.patient && s.patient.study_date ? s.patient.study_date.replace(/^(\d{4})(\d\d)(\d\d)$/, '$3.$2.$1') : ''], ['Accession', s.patient && s.patient.accession_number], ['From', s.calling_ae], ['Images', String(s.instances)], ['Slices used', i && String(i.slices)], ['Voxel', i && `${i.spacing_mm.map((x) => fixed(x, 2)).join(' × ')} mm`], ['Revision', s.revision > 1 ? String(s.revision) : null]]),
+    ((i && i.warnings) || []).map((w) => el('div', { class: 'note' }, w.message)));
+  const files = Object.entries(detail.artifacts);
+  fill($('#files'), files.length ? el('table', { class: 'tight' }, el('tbody', {}, files.map(([kind, a]) => el('tr', {}, el('th', { scope: 'row' }, el('a', { href: a.href }, KINDS[kind] || plain(kind))), el('td', { class: 'mono dim', title: `SHA-256 ${a.sha256}` }, short(a.sha256)), el('td', { class: 'num' }, bytes(a.size)))))) : el('p', { class: 'dim' }, 'None yet.'));
+  fill($('#deliveries'), detail.deliveries.length ? el('table', { class: 'tight' }, el('tbody', {}, detail.deliveries.map((d) => el('tr', {}, el('th', { scope: 'row' }, plain(d.kind)), el('td', {}, d.destination), el('td', {}, el('span', { class: `badge ${d.state === 'DELIVERED' ? 'good' : d.state === 'REFUSED' ? 'alert' : 'work'}` }, d.state.toLowerCase())), el('td', { class: 'dim' }, d.state === 'DELIVERED' ? '' : `${d.tries} tries ${d.last_status}`))))) : el('p', { class: 'dim' }, 'Nothing yet.'));
+}
+
+const EVENTS = {
+  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed',
+};
+
+function why(e) {
+  const d = e.data || {}; const parts = [];
+  if (d.message) parts.push(d.message, d.next_step);
+  if (d.reason) parts.push(d.reason);
+  if (d.level) parts.push(`level ${d.level}`);
+  if (d.slices) parts.push(`${d.slices} slices`);
+  if (d.printer) parts.push(`on ${d.printer}`);
+  if (d.outcome) parts.push(plain(d.outcome), d.note);
+  if (d.detail) parts.push(d.detail);
+  if (d.verdict) parts.push(`verdict: ${d.verdict}`);
+  if (d.acknowledged && d.acknowledged.length) parts.push(`${d.acknowledged.length} warning(s) acknowledged`);
+  if (e.event === 'approve') parts.push(`plan ${short(d.plan_sha256)}, model ${short(d.mesh_sha256)}`);
+  if (e.event === 'surgery_time') parts.push(d.at ? when(d.at) : 'not set');
+  if (d.images) parts.push(`${d.images} images`);
+  return parts.filter(Boolean).join(' · ');
+}
+
+function drawTimeline(events) {
+  fill($('#timeline'), [...events].reverse().map((e) => {
+    const bySystem = e.actor.startsWith('system:');
+    const bad = ['raise_attention', 'print_unknown', 'reject', 'cancel', 'scan_not_measurable'].includes(e.event);
+    return el('li', { class: bad ? 'bad' : bySystem ? '' : 'person' },
+      el('div', { class: 'what' }, EVENTS[e.event] || plain(e.event).replace(/^item /, 'Part: '), e.data.to && e.data.from && e.data.to !== e.data.from && STATES[e.data.to] ? el('span', { class: 'dim' }, `  → ${STATES[e.data.to]}`) : null),
+      el('div', { class: 'why' }, why(e)),
+      el('div', { class: 'meta' }, `${when(e.at)} · ${bySystem ? `the service (${plain(e.actor.slice(7))})` : e.actor}`));
+  }));
+}
+
+const detailPoll = poll(api(''), (body, changed) => {
+  if (!changed) return;
+  detail = body;
+  drawHead(detail, 'Case'); drawJourney(); drawNow(); drawActions(); drawPrints(); drawScans(); drawRight();
+});
+const eventsPoll = poll(api('/events'), (body, changed) => { if (changed) drawTimeline(body); });
+poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; if (detail) drawActions(); } });
+watchStaleness();

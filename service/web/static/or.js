@@ -1,0 +1,83 @@
+// The operating room's screen: one answer, readable from three metres. Word, shape and colour say the same.
+
+import { $, adoptToken, caseId, clock, duration, el, fill, fixed, plain, poll, progressBar, showProblem, svg, watchStaleness } from './core.js';
+
+adoptToken();
+let body = null; let at = performance.now();
+
+const SHAPES = {
+  accurate: () => [svg('circle', { cx: 50, cy: 50, r: 46, fill: '#2fc495' }), svg('path', { d: 'M27 52l16 16 31-36', fill: 'none', stroke: '#00352a', 'stroke-width': 11, 'stroke-linecap': 'round', 'stroke-linejoin': 'round' })],
+  reposition: () => [svg('path', { d: 'M50 5L97 92H3z', fill: '#ff9a5c', 'stroke-linejoin': 'round' }), svg('path', { d: 'M50 36v28M50 76v4', stroke: '#4a1800', 'stroke-width': 11, 'stroke-linecap': 'round' })],
+  review: () => [svg('path', { d: 'M50 3l47 47-47 47L3 50z', fill: '#f0c64a' }), svg('path', { d: 'M38 40a12 12 0 1 1 17 11q-5 3-5 9M50 73v3', fill: 'none', stroke: '#3d2b00', 'stroke-width': 9, 'stroke-linecap': 'round' })],
+  waiting: () => [svg('circle', { cx: 50, cy: 50, r: 40, fill: 'none', stroke: '#3b627f', 'stroke-width': 10 }), svg('path', { class: 'spin', d: 'M50 10a40 40 0 0 1 40 40', fill: 'none', stroke: '#8fd0f5', 'stroke-width': 10, 'stroke-linecap': 'round' })],
+  quiet: () => [svg('rect', { x: 8, y: 8, width: 84, height: 84, rx: 10, fill: 'none', stroke: '#8aa0ad', 'stroke-width': 7, 'stroke-dasharray': '14 10' })],
+};
+
+function banner(tone, word, under) {
+  return el('section', { class: `verdict ${tone}` }, svg('svg', { viewBox: '0 0 100 100', 'aria-hidden': 'true' }, ...SHAPES[tone]()),
+    el('div', {}, el('div', { class: 'word' }, word), el('div', { class: 'under' }, under)));
+}
+
+function figure(label, value, unit, uncertainty) {
+  return el('div', { class: 'figure' }, el('div', { class: 'label' }, label),
+    el('div', { class: 'value' }, value, el('small', {}, ` ${unit}${uncertainty === null || uncertainty === undefined ? '' : ` ± ${fixed(uncertainty)}`}`)));
+}
+
+function breachText(breach) {
+  if (!breach || breach.grade === null || breach.grade === undefined) return ['—', 'not measured'];
+  if (!breach.mm) return [String(breach.grade), breach.margin_mm === null || breach.margin_mm === undefined ? 'no breach' : `no breach, ${fixed(breach.margin_mm)} mm bone left`];
+  return [String(breach.grade), `${fixed(breach.mm)} mm ${breach.direction || ''}`];
+}
+
+function needle(n) {
+  const u = n.uncertainty || {}; const [grade, text] = breachText(n.breach);
+  return [el('h2', { class: 'needle-name' }, `${n.pedicle === 'left' ? 'Left' : 'Right'} needle${n.planned === false ? ' (no approved path)' : ''}`),
+    el('div', { class: 'or-figures' },
+      figure('Tip to target', fixed(n.tip_to_target_mm), 'mm', u.tip_mm ?? n.uncertainty_mm),
+      figure('Angle to plan', fixed(n.angle_deg), '°', u.angle_deg),
+      figure('Beside the path', fixed(n.lateral_mm), 'mm', u.lateral_mm),
+      el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', {}, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))))];
+}
+
+const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };
+
+function age() { return body.age_s + (performance.now() - at) / 1000; }
+
+function parts() {
+  const old = duration(age());
+  switch (body.status) {
+    case 'none': return [banner('quiet', 'NO SCAN YET', 'Take the O-arm scan with the needle in place. It appears here by itself.')];
+    case 'receiving': return [banner('waiting', 'RECEIVING', `${body.images} images so far, last one ${old} ago`)];
+    case 'computing': return [banner('waiting', 'MEASURING', `${plain(body.stage || 'starting')} · scan ended ${old} ago`), progressBar(body.fraction, 'measurement')];
+    case 'ready': {
+      const r = body.report;
+      return [banner(r.verdict, VERDICT[r.verdict] || r.verdict.toUpperCase(), `scan ended ${old} ago`), r.needles.map(needle),
+        el('p', { class: 'or-text' }, r.advice), el('p', { class: 'dim' }, '± is the expanded uncertainty (k = 2). ', r.registration && r.registration.expected_tre_mm !== null ? `Registration error at the needle about ${fixed(r.registration.expected_tre_mm)} mm.` : '')];
+    }
+    case 'not_measurable': {
+      const next = body.next_step || (body.report || {}).advice;
+      return [banner('review', 'NOT MEASURABLE', 'No number is given for this scan.'), el('p', { class: 'or-text' }, el('strong', {}, 'Why: '), body.reason || 'no reason was recorded'), next && next !== body.reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), next) : el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), 'Look at the images; scan again if that is justified.'), el('p', { class: 'dim' }, `scan ended ${old} ago`)];
+    }
+    default: return [banner('reposition', 'FAILED', 'The measurement failed. The scan is kept.'), el('p', { class: 'or-text' }, el('strong', {}, 'Why: '), body.reason || ''), el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), body.next_step || 'Look at the images; resume the case to measure again.'), el('p', { class: 'dim' }, `scan ended ${old} ago`)];
+  }
+}
+
+function draw() {
+  if (!body) return;
+  $('#or-case').textContent = `Needle check · ${body.level || '?'} · case ${body.case_code}${body.scans > 1 ? ` · scan ${body.scans}` : ''}`;
+  const box = $('#status');
+  box.dataset.status = body.status;
+  fill(box, parts());
+}
+
+poll(`/api/v1/cases/${caseId}/verification`, (answer, changed) => {
+  if (changed) { body = answer; at = performance.now(); draw(); }
+}, { onProblem: (problem) => showProblem($('#problems'), problem && problem.status ? problem : null) });
+
+// Ages go on counting between answers; only the texts that carry one are drawn anew.
+setInterval(() => {
+  $('#clock').textContent = clock(new Date());
+  const under = $('.verdict .under');
+  if (body && body.status !== 'none') { if (['receiving', 'computing', 'ready'].includes(body.status)) under.textContent = parts()[0].querySelector('.under').textContent; else draw(); }
+}, 1000);
+watchStaleness();

@@ -1,0 +1,99 @@
+import { $, $$, busy, caseId, el, fill, fixed, poll, post, roles, showProblem, watchStaleness } from './core.js';
+import { drawHead } from './head.js';
+import { SliceViewer } from './slices.js';
+
+const POINTS = [
+  { name: 'target', label: 'Target', hint: 'required', colour: '#e69f00' },
+  { name: 'above', label: 'Body above', hint: 'recommended', colour: '#56b4e9' },
+  { name: 'below', label: 'Body below', hint: 'recommended', colour: '#cc79a7' },
+];
+const form = $('#inputs');
+const values = { target: null, above: null, below: null };
+let active = 'target';
+
+const viewer = new SliceViewer($('#viewer'), $('#viewer-tools'), {
+  region: 'whole', problemSlot: $('#problems'),
+  onPick: (point) => { if (active !== 'look') set(active, point.map((x) => Math.round(x * 10) / 10)); },
+});
+
+function set(name, point) {
+  values[name] = point;
+  $$(`[data-point=${name}] input[type=number]`).forEach((input, i) => { if (input !== document.activeElement) input.value = point ? fixed(point[i], 1) : ''; });
+  $(`[data-point=${name}] .done`).textContent = point ? '✓ placed' : POINTS.find((p) => p.name === name).hint;
+  viewer.marks = POINTS.filter((p) => values[p.name]).map((p) => ({ p: values[p.name], colour: p.colour, label: p.label.replace('Body ', '') }));
+  viewer.draw();
+}
+
+function typed(name) {
+  const numbers = $$(`[data-point=${name}] input[type=number]`).map((i) => (i.value === '' ? NaN : Number(i.value)));
+  const whole = numbers.every(Number.isFinite);
+  set(name, whole ? numbers : null);
+  if (whole && viewer.planes.length) viewer.look(numbers);
+}
+
+function choose(name) {
+  active = name;
+  $$('.point').forEach((row) => row.classList.toggle('on', row.dataset.point === name));
+}
+
+$('#points').append(
+  ...POINTS.map((p) => el('div', { class: 'point', 'data-point': p.name },
+    el('label', {}, el('input', { type: 'radio', name: 'active', checked: p.name === 'target', onchange: () => choose(p.name) }), el('span', { class: `swatch ${p.name}` }), p.label),
+    el('span', { class: 'done dim' }, p.hint),
+    el('div', { class: 'xyz' }, ['x', 'y', 'z'].map((axis) => el('input', { type: 'number', step: '0.1', placeholder: axis, 'aria-label': `${p.label} ${axis}, LPS mm`, onchange: () => typed(p.name) })),
+      el('button', { type: 'button', class: 'small', title: 'Take this point away', onclick: () => set(p.name, null) }, 'Clear')))),
+  el('div', { class: 'point', 'data-point': 'look' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => choose('look') }), 'Only look around')));
+choose('target');
+
+form.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const slot = $('.problem-slot', form);
+  if (!values.target) { slot.replaceChildren(el('div', { class: 'problem', role: 'alert' }, el('strong', {}, 'The target point is missing.'), el('p', {}, 'Next: choose “Target”, then click the middle of the fractured body.'))); return; }
+  busy(form, slot, async () => {
+    const body = { level: form.level.value, target: values.target };
+    if (values.above) body.above = values.above;
+    if (values.below) body.below = values.below;
+    await post(`/api/v1/cases/${caseId}/inputs`, body);
+    location.assign(`/cases/${caseId}`);
+  });
+});
+
+const mask = $('#mask');
+mask.addEventListener('submit', (event) => {
+  event.preventDefault();
+  busy(mask, $('.problem-slot', mask), async () => {
+    const data = new FormData(mask);
+    if (!data.get('label')) data.delete('label');
+    await post(`/api/v1/cases/${caseId}/mask`, data);
+    location.assign(`/cases/${caseId}`);
+  });
+});
+
+function drawInspection(detail) {
+  const i = detail.inspection;
+  if (!i) return;
+  fill($('#inspection'), el('h2', {}, 'Images'),
+    el('p', {}, `${i.slices} slices, voxel ${(i.spacing_mm || []).map((s) => fixed(s, 2)).join(' × ')} mm`),
+    (i.warnings || []).map((w) => el('div', { class: 'note' }, w.message)));
+}
+
+let last = '';
+poll(`/api/v1/cases/${caseId}`, (detail, changed) => {
+  if (!changed) return;
+  drawHead(detail, 'Inputs');
+  if (last === '') {
+    drawInspection(detail);
+    POINTS.forEach((p) => { if (detail.inputs[p.name]) set(p.name, detail.inputs[p.name]); });
+    if (detail.level) $$('select[name=level]').forEach((s) => { s.value = detail.level; });
+  }
+  const may = detail.possible_events.includes('give_inputs');
+  $$('form button[type=submit]').forEach((b) => { if (!b.closest('[aria-busy]') && b.closest('aside')) b.disabled = !may; });
+  const why = ['planner', 'surgeon'].some((r) => roles.has(r)) ? `Inputs can be given while they are needed or a plan is under review; now the case is: ${detail.waiting_for}` : 'Inputs are given by a planner or a surgeon; you can look.';
+  if (last !== detail.state) fill($('#problems'), may ? null : el('div', { class: 'note' }, why));
+  last = detail.state;
+});
+watchStaleness();
+
+viewer.open().then(async () => {
+  if (values.target) viewer.look(values.target);
+}).catch((error) => { $('#viewer').replaceChildren(); showProblem($('#problems'), error); });
