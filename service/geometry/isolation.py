@@ -79,6 +79,7 @@ def isolate_vertebra(
     surface = outer_surface(ct, mask, settings=use.surface)
     progress("finding the landmarks", 0.94)
     landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
+    mask = _inside_surface(surface.field, mask, ct)
     quality = judge(ct, mask, surface, landmarks, level, use.gates, fit=fit, seeds=seeds)
     progress("isolated", 1.0)
     return Isolation(level, mask, surface.field, landmarks, quality, "fitted")
@@ -140,6 +141,16 @@ def _sampled(evidence: Evidence, values: NDArray[np.float32], part: Volume) -> N
         ijk = np.column_stack([columns.ravel(), rows.ravel(), np.full(rows.size, k)])
         out[k] = trilinear(values, evidence.index_of(part.to_lps(ijk))).reshape(rows.shape)
     return out
+
+
+def _inside_surface(field: Volume, part: Volume, ct: Volume) -> Volume:
+    """The voxels of `part`'s grid inside the surface, so that the mask handed out is the bone modelled."""
+    rows, columns = np.indices(part.values.shape[1:])
+    values = np.empty(part.values.shape, dtype=np.bool_)
+    for k in range(part.values.shape[0]):
+        ijk = np.column_stack([columns.ravel(), rows.ravel(), np.full(rows.size, k)])
+        values[k] = (field.sample(part.to_lps(ijk), outside=8.0) < 0).reshape(rows.shape)
+    return _cleaned(values, part, ct)
 
 
 def _cleaned(values: NDArray[np.bool_], part: Volume, ct: Volume) -> Volume:
