@@ -11,6 +11,7 @@ from typing import IO, cast
 from adapters.ultimaker.reading import text
 from service.ports import PrinterReading, PrinterState
 
+GZIP_MAGIC = b"\x1f\x8b"
 HEAD_LINES = 200
 
 #: PLA of 2.85 mm (fdm_materials, reference sheet section 6.5). Spools report the colour, files the generic one.
@@ -72,7 +73,7 @@ def read_head(gcode: Path) -> GcodeHead:
 
 def _opened(gcode: Path) -> IO[bytes]:
     with gcode.open("rb") as source:
-        packed = source.read(2) == b"\x1f\x8b"
+        packed = source.read(2) == GZIP_MAGIC
     return cast(IO[bytes], gzip.open(gcode, "rb")) if packed else gcode.open("rb")
 
 

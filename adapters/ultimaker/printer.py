@@ -17,6 +17,7 @@ from adapters.ultimaker.faults import CommandUnsureError, PrinterAuthError, Prin
 from adapters.ultimaker.firmware import FirmwareTraits, traits_for
 from adapters.ultimaker.lookup import Wanted, current_document, current_job, find_job
 from adapters.ultimaker.preflight import (
+    GZIP_MAGIC,
     PLA_GUIDS,
     GcodeHead,
     finding_reasons,
@@ -177,7 +178,9 @@ class UltimakerPrinter:
         if not JOB_NAME.fullmatch(job_name):
             return _refused("A job name has 1 to 63 letters, digits, '-' and '_'.")
         try:
-            body = gzip.compress(gcode.read_bytes(), compresslevel=6, mtime=0)
+            body = gcode.read_bytes()
+            if not body.startswith(GZIP_MAGIC):
+                body = gzip.compress(body, compresslevel=6, mtime=0)
         except OSError as exc:
             return _refused(f"The G-code file cannot be read: {exc.strerror}.")
         reading = self.read()

@@ -6,6 +6,7 @@ simulator's ledger is the witness for how many prints were started.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import stat
@@ -466,6 +467,14 @@ def test_preflight_names_what_is_not_ready(
 def test_preflight_takes_another_colour_of_pla(room: Room) -> None:
     room.device.panel("material", slot=0, guid="3EE70A86-77d8-4b87-8005-e4a1bc57d2ce")
     assert room.printer.preflight(room.gcode) == []
+
+
+def test_a_gzipped_file_is_checked_and_sent_as_it_is(room: Room, tmp_path: Path) -> None:
+    packed = tmp_path / "model.gcode.gz"
+    packed.write_bytes(gzip.compress(room.gcode.read_bytes(), mtime=0))
+    assert room.printer.preflight(packed) == []
+    assert room.printer.send(packed, "SP-GZ-1").outcome is SendOutcome.ACCEPTED
+    assert len(room.device.ledger()) == 1
 
 
 @pytest.mark.parametrize(
