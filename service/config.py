@@ -5,6 +5,7 @@ Unknown keys are faults. All faults are reported at once, with their place.
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from pathlib import Path
@@ -20,6 +21,7 @@ AeTitle = Annotated[
 ]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ENV_PREFIX = "SPINEPRINT_"
+_BETWEEN = "; "
 #: Variables with our prefix that are not configuration keys.
 _ENV_OTHER = {"SPINEPRINT_CONFIG", "SPINEPRINT_DATA"}
 
@@ -132,7 +134,7 @@ class Config(_Section):
                     + ", ".join(real)
                 )
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError(_BETWEEN.join(faults))
         return self
 
     @property
@@ -171,7 +173,8 @@ def load_config(path: Path | None, environ: dict[str, str] | None = None) -> Con
     try:
         config = Config.model_validate(document)
     except ValidationError as exc:
-        faults += [_fault_text(e) for e in exc.errors()]
+        faults += [text for e in exc.errors() for text in _fault_texts(e)]
+        faults += _contradictions(document, exc)
     if faults or config is None:
         raise ConfigError(
             "The configuration has faults:\n" + "\n".join(f"  - {f}" for f in faults),
@@ -188,7 +191,12 @@ def _merge_environment(document: dict[str, Any], env: dict[str, str]) -> list[st
             continue
         parts = name[len(ENV_PREFIX) :].lower().split("__")
         field = Config.model_fields.get(parts[0])
-        if field is None or len(parts) > 2 or parts[0] == "printers":
+        deep = (
+            field is not None
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, _Section)
+        )
+        if field is None or parts[0] == "printers" or len(parts) > (2 if deep else 1):
             faults.append(f"environment {name}: unknown key")
             continue
         if len(parts) == 1:
@@ -200,8 +208,48 @@ def _merge_environment(document: dict[str, Any], env: dict[str, str]) -> list[st
     return faults
 
 
-def _fault_text(error: Any) -> str:
-    where = ".".join(str(p) for p in error["loc"]) or "configuration"
+def _contradictions(document: dict[str, Any], refused: ValidationError) -> list[str]:
+    """What does not fit together in the rest, once the values that are wrong by themselves are left out.
+
+    Without this a contradiction would show only after every single value is right.
+    """
+    places = [e["loc"] for e in refused.errors()]
+    if () in places:
+        return []  # the whole was looked at already
+    rest = copy.deepcopy(document)
+    # From the back, so that the numbers of list entries that go out do not shift the others.
+    paths = {_removable(place) for place in places}
+    for path in sorted(paths, key=lambda p: [str(k).zfill(6) for k in p], reverse=True):
+        _leave_out(rest, path)
+    try:
+        Config.model_validate(rest)
+    except ValidationError as exc:
+        return [text for e in exc.errors() if e["loc"] == () for text in _fault_texts(e)]
+    return []
+
+
+def _removable(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The faulty key; in a list (printers, peers) the whole entry, which may need the key."""
+    numbered = [n for n, key in enumerate(place) if isinstance(key, int)]
+    return place[: numbered[0] + 1] if numbered else place
+
+
+def _leave_out(document: dict[str, Any], path: tuple[int | str, ...]) -> None:
+    inner: Any = document
+    for key in path[:-1]:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    last = path[-1]
+    if isinstance(inner, dict):
+        inner.pop(last, None)
+    elif isinstance(inner, list) and isinstance(last, int) and last < len(inner):
+        del inner[last]
+
+
+def _fault_texts(error: Any) -> list[str]:
+    where = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    return f"{where}: {error['msg']}"
+        return [f"{where}: unknown key"]
+    own = error.get("ctx", {}).get("error")
+    if not where:
+        return str(own or error["msg"]).split(_BETWEEN)
+    return [f"{where}: {own or error['msg']}"]

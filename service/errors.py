@@ -140,15 +140,24 @@ class ToolMissingError(SpineprintError):
     http_status = 503
 
 
+#: Where several classes share the first word of their codes: the one a narrower code belongs to.
+_FAMILIES: Mapping[str, type[SpineprintError]] = {"auth": NotAllowedError, "device": DeviceError}
+
+
 def from_document(document: Mapping[str, object]) -> SpineprintError:
-    """Rebuild an error that crossed a process boundary (see `to_document`)."""
+    """Rebuild an error that crossed a process boundary (see `to_document`).
+
+    Only the classes of this module are used: those of adapters are not loaded everywhere and are made differently.
+    """
     code = str(document.get("code", "internal"))
     details = document.get("details")
-    by_code = {cls.default_code: cls for cls in _all_subclasses(SpineprintError)}
-    prefix_match = [
-        cls for key, cls in by_code.items() if code.split(".", maxsplit=1)[0] == key.split(".")[0]
-    ]
-    cls = by_code.get(code) or (prefix_match[0] if prefix_match else SpineprintError)
+    own = [c for c in _all_subclasses(SpineprintError) if c.__module__ == __name__]
+    family = code.split(".", maxsplit=1)[0]
+    cls = next(
+        (c for c in own if c.default_code == code),
+        _FAMILIES.get(family)
+        or next((c for c in own if c.default_code.split(".", maxsplit=1)[0] == family), SpineprintError),
+    )
     return cls(
         str(document.get("message", "unknown failure")),
         next_step=str(document.get("next_step", "")),

@@ -98,21 +98,21 @@ def plan_to_document(plan: Plan) -> dict[str, object]:
                 "pedicle": t.pedicle,
                 "entry": _rounded(t.entry),
                 "target": _rounded(t.target),
-                "sagittal_deg": round(t.sagittal_deg, 4),
-                "transverse_deg": round(t.transverse_deg, 4),
-                "clearance_mm": round(t.clearance_mm, 4),
+                "sagittal_deg": _round(t.sagittal_deg),
+                "transverse_deg": _round(t.transverse_deg),
+                "clearance_mm": _round(t.clearance_mm),
             }
             for t in plan.trajectories
         ],
         "model": {
-            "shell_mm": plan.model.shell_mm,
-            "channel_diameter_mm": plan.model.channel_diameter_mm,
-            "sleeve_wall_mm": plan.model.sleeve_wall_mm,
+            "shell_mm": _round(plan.model.shell_mm),
+            "channel_diameter_mm": _round(plan.model.channel_diameter_mm),
+            "sleeve_wall_mm": _round(plan.model.sleeve_wall_mm),
             "vents": [
                 {
                     "position": _rounded(v.position),
                     "direction": _rounded(v.direction, 8),
-                    "diameter_mm": v.diameter_mm,
+                    "diameter_mm": _round(v.diameter_mm),
                 }
                 for v in plan.model.vents
             ],
@@ -128,6 +128,8 @@ def plan_from_document(document: Mapping[str, object]) -> Plan:
     InputRefusedError
         With code `plan.invalid` and the place of the first fault.
     """
+    if not isinstance(document, Mapping):
+        raise _fault("document", "expected an object")
     if document.get("schema") != SCHEMA:
         raise _fault("schema", f"expected {SCHEMA!r}, found {document.get('schema')!r}")
     level = document.get("level")
@@ -135,9 +137,15 @@ def plan_from_document(document: Mapping[str, object]) -> Plan:
         raise _fault("level", f"expected one of {', '.join(LEVELS)}, found {level!r}")
     frame = _mapping(document, "vertebra_frame")
     model = _mapping(document, "model")
+    frame_of_reference = document.get("frame_of_reference_uid")
+    if not isinstance(frame_of_reference, str):
+        raise _fault("frame_of_reference_uid", f"expected a UID, found {frame_of_reference!r}")
+    trajectories = tuple(_trajectory(t) for t in _items(document, "trajectories"))
+    if len({t.pedicle for t in trajectories}) != len(trajectories):
+        raise _fault("trajectories", "a pedicle is used twice")
     return Plan(
         level=str(level),
-        frame_of_reference_uid=str(document.get("frame_of_reference_uid", "")),
+        frame_of_reference_uid=frame_of_reference,
         vertebra_frame=VertebraFrame(
             origin=_vec(frame, "origin"),
             left=_vec(frame, "left"),
@@ -145,13 +153,13 @@ def plan_from_document(document: Mapping[str, object]) -> Plan:
             superior=_vec(frame, "superior"),
         ),
         body_centre=_vec(document, "body_centre"),
-        trajectories=tuple(_trajectory(t) for t in _items(document, "trajectories")),
+        trajectories=trajectories,
         model=ModelSettings(
-            shell_mm=_number(model, "shell_mm"),
-            channel_diameter_mm=_number(model, "channel_diameter_mm"),
-            sleeve_wall_mm=_number(model, "sleeve_wall_mm"),
+            shell_mm=_size(model, "shell_mm"),
+            channel_diameter_mm=_size(model, "channel_diameter_mm"),
+            sleeve_wall_mm=_size(model, "sleeve_wall_mm"),
             vents=tuple(
-                Vent(_vec(v, "position"), _vec(v, "direction"), _number(v, "diameter_mm"))
+                Vent(_vec(v, "position"), _vec(v, "direction"), _size(v, "diameter_mm"))
                 for v in _items(model, "vents")
             ),
         ),
@@ -173,8 +181,12 @@ def _trajectory(item: Mapping[str, object]) -> Trajectory:
 
 
 def _rounded(values: Sequence[float], digits: int = 4) -> list[float]:
+    return [_round(v, digits) for v in values]
+
+
+def _round(value: float, digits: int = 4) -> float:
     # "+ 0.0" turns a negative zero into zero, so that the same plan never differs by a sign of nothing.
-    return [round(float(v), digits) + 0.0 for v in values]
+    return round(float(value), digits) + 0.0
 
 
 def _mapping(document: Mapping[str, object], key: str) -> Mapping[str, object]:
@@ -191,22 +203,44 @@ def _items(document: Mapping[str, object], key: str) -> list[Mapping[str, object
     return value
 
 
+def _finite(value: object) -> float | None:
+    """The number as a float; None for anything else (a truth value, text, infinity, more than a float holds)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _number(document: Mapping[str, object], key: str) -> float:
-    value = document.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _fault(key, f"expected a finite number, found {value!r}")
-    return float(value)
+    number = _finite(document.get(key))
+    if number is None:
+        raise _fault(key, f"expected a finite number, found {_shown(document.get(key))}")
+    return number
+
+
+def _size(document: Mapping[str, object], key: str) -> float:
+    """A length above zero, in mm."""
+    number = _number(document, key)
+    if number <= 0:
+        raise _fault(key, f"expected a length above 0 mm, found {number:g}")
+    return number
 
 
 def _vec(document: Mapping[str, object], key: str) -> Vec3:
     value = document.get(key)
-    if (
-        not isinstance(value, list)
-        or len(value) != 3
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-    ):
-        raise _fault(key, f"expected three finite numbers (LPS mm), found {value!r}")
-    return (float(value[0]), float(value[1]), float(value[2]))
+    numbers = [_finite(v) for v in value] if isinstance(value, list) and len(value) == 3 else [None]
+    x, y, z = numbers if len(numbers) == 3 else (None, None, None)
+    if x is None or y is None or z is None:
+        raise _fault(key, f"expected three finite numbers (LPS mm), found {_shown(value)}")
+    return (x, y, z)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _fault(where: str, what: str) -> InputRefusedError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from service.store import times
 from service.store.tables import audit, audit_head
@@ -45,14 +45,16 @@ def append(
     connection: Connection, *, at: datetime, actor: str, subject: str, event: str, data: Mapping[str, object]
 ) -> int:
     """Add one row inside the caller's transaction; returns its number."""
-    head = connection.execute(select(audit_head).where(audit_head.c.id == 1).with_for_update()).one_or_none()
+    last = select(audit_head).where(audit_head.c.id == 1).with_for_update()
+    head = connection.execute(last).one_or_none()
     if head is None:
-        connection.execute(insert(audit_head).values(id=1, seq=0, hash=GENESIS))
-        previous, seq = GENESIS, 1
-    else:
-        previous, seq = head.hash, head.seq + 1
-    at_text, text = times.to_text(at), canonical(data)
-    digest = row_hash(previous, seq, at_text, actor, subject, event, text)
+        # Two processes may both be the first.
+        start = text("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, :hash) ON CONFLICT DO NOTHING")
+        connection.execute(start, {"hash": GENESIS})
+        head = connection.execute(last).one()
+    previous, seq = head.hash, head.seq + 1
+    at_text, content = times.to_text(at), canonical(data)
+    digest = row_hash(previous, seq, at_text, actor, subject, event, content)
     connection.execute(
         insert(audit).values(
             seq=seq,
@@ -60,7 +62,7 @@ def append(
             actor=actor,
             subject=subject,
             event=event,
-            data=text,
+            data=content,
             previous_hash=previous,
             hash=digest,
         )

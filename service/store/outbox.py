@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from service.ports import JobQueue, JobRequest, JobState
 from service.store import times
+from service.store.database import reading
 from service.store.tables import outbox
 
 
@@ -39,7 +40,7 @@ def finish(connection: Connection, key: str, now: datetime) -> None:
 
 def relay(engine: Engine, queue: JobQueue, now: datetime) -> int:
     """Enqueue what is waiting; returns how many."""
-    with engine.begin() as connection:
+    with reading(engine) as connection:
         rows = connection.execute(
             select(outbox).where(outbox.c.sent_at.is_(None)).order_by(outbox.c.created_at).limit(100)
         ).all()
@@ -53,12 +54,16 @@ def relay(engine: Engine, queue: JobQueue, now: datetime) -> int:
 
 
 def recover(engine: Engine, queue: JobQueue) -> list[str]:
-    """Make unfinished jobs that the queue no longer knows (its database is disposable) wait for the relay again."""
-    with engine.begin() as connection:
+    """Make unfinished jobs that nobody works on any more wait for the relay again; returns their keys.
+
+    That are jobs the queue does not know (its database is disposable) and jobs whose handler failed unexpectedly:
+    what a job has to settle (a print being sent, results for the PACS) is never given up because of one bad moment.
+    """
+    with reading(engine) as connection:
         rows = connection.execute(
             select(outbox.c.key).where(outbox.c.sent_at.is_not(None), outbox.c.finished_at.is_(None))
         ).all()
-    lost = [r.key for r in rows if queue.status(r.key) is JobState.UNKNOWN]
+    lost = [r.key for r in rows if queue.status(r.key) in (JobState.UNKNOWN, JobState.FAILED)]
     if lost:
         with engine.begin() as connection:
             connection.execute(update(outbox).where(outbox.c.key.in_(lost)).values(sent_at=None))

@@ -64,6 +64,17 @@ def change_user(connection: Connection, username: str, **values: object) -> None
     connection.execute(update(users).where(users.c.username == username).values(**values))
 
 
+def count_failed_login(connection: Connection, username: str) -> int:
+    """One more wrong password; the count so far. Counted by the database, so that tries side by side all count."""
+    counted = (
+        update(users)
+        .where(users.c.username == username)
+        .values(failed_logins=users.c.failed_logins + 1)
+        .returning(users.c.failed_logins)
+    )
+    return int(connection.execute(counted).scalar_one())
+
+
 def add_session(
     connection: Connection, secret: str, username: str, now: datetime, expires_at: datetime
 ) -> None:

@@ -21,6 +21,8 @@ _HASHER = PasswordHasher()  # argon2id with the library's current defaults
 _DUMMY_HASH = _HASHER.hash(secrets.token_hex(16))
 _MAX_FAILED, _LOCK_MINUTES = 10, 5
 _MIN_PASSWORD = 10
+#: A longer one is not a password but a load on the hash.
+MAX_PASSWORD = 256
 
 
 def add_user(
@@ -28,13 +30,14 @@ def add_user(
 ) -> Person:
     """Create a named user. Raises InputRefusedError, ConflictError."""
     faults = []
+    roles = tuple(roles)
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,31}", username):
         faults.append("the user name must be 2-32 of a-z, 0-9, '.', '_', '-'")
     unknown = [r for r in roles if r not in {x.value for x in Role}]
-    if unknown or not list(roles):
+    if unknown or not roles:
         faults.append(f"roles must be among {', '.join(r.value for r in Role)}")
-    if len(password) < _MIN_PASSWORD:
-        faults.append(f"the password needs at least {_MIN_PASSWORD} characters")
+    if not _MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        faults.append(f"the password needs {_MIN_PASSWORD} to {MAX_PASSWORD} characters")
     if faults:
         raise InputRefusedError(
             "The user cannot be created: " + "; ".join(faults) + ".",
@@ -100,8 +103,15 @@ def log_out(app: App, secret: str) -> None:
 
 
 def add_token(app: App, name: str, scopes: Iterable[str], by: str) -> str:
-    """A read-only token for a screen; the secret is shown once."""
-    wanted = frozenset(Scope(s) for s in scopes)
+    """A read-only token for a screen; the secret is shown once. Raises InputRefusedError, ConflictError."""
+    given = set(scopes)
+    if not given or given - {s.value for s in Scope} or not re.fullmatch(r"[\w. -]{1,64}", name):
+        raise InputRefusedError(
+            f"A token needs a name (1-64 letters, digits, '.', '-') and scopes among {', '.join(Scope)}.",
+            next_step="Correct these and try again.",
+            code="token.invalid",
+        )
+    wanted = frozenset(Scope(s) for s in given)
     secret = secrets.token_urlsafe(32)
     with transaction(app.engine) as connection:
         people.add_token(connection, name, secret, wanted, app.clock.now())
@@ -132,10 +142,11 @@ def _check(app: App, username: str, password: str) -> Person:
     except (VerifyMismatchError, InvalidHashError):
         good = False
     if row is not None and not good and not locked:
-        failed = row.failed_logins + 1
-        lock = times.to_text(now + timedelta(minutes=_LOCK_MINUTES)) if failed >= _MAX_FAILED else None
         with transaction(app.engine) as connection:
-            people.change_user(connection, username, failed_logins=failed, locked_until=lock)
+            failed = people.count_failed_login(connection, username)
+            if failed >= _MAX_FAILED:
+                lock = times.to_text(now + timedelta(minutes=_LOCK_MINUTES))
+                people.change_user(connection, username, locked_until=lock)
             audit.append(
                 connection,
                 at=now,
