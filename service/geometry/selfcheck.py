@@ -182,16 +182,19 @@ def _check_vents(
     labels, _ = components(
         view.hollow & ball_centres(~view.solid, settings.voxel_mm, settings.gas_ball_mm / 2.0)
     )
+    sizes = np.bincount(labels.ravel())
     found, starts = [], []
     for vent in plan.model.vents:
-        check, points = _check_vent(view, vent, labels)
+        check, points = _check_vent(view, vent, labels, sizes)
         found.append(check)
         if check.reaches_hollow and check.diameter_mm >= settings.gas_ball_mm:
             starts.append(points)
     return tuple(found), starts, labels
 
 
-def _check_vent(view: _View, vent: Vent, labels: NDArray[np.uint32]) -> tuple[VentCheck, Array]:
+def _check_vent(
+    view: _View, vent: Vent, labels: NDArray[np.uint32], sizes: NDArray[np.int64]
+) -> tuple[VentCheck, Array]:
     depths = np.arange(-3.0, 14.0, 0.1)
     points = np.array(vent.position) - depths[:, None] * np.array(vent.direction)
     k, j, i = view.grid.indices_of(points).T
@@ -200,7 +203,9 @@ def _check_vent(view: _View, vent: Vent, labels: NDArray[np.uint32]) -> tuple[Ve
     arrived = np.flatnonzero((rooms > 0) & free)
     bore = points[: arrived[0] + 1] if len(arrived) else points
     diameter = 2.0 * float(view.index.distance(bore).min()) if len(arrived) else 0.0
-    return VentCheck(diameter, bool(len(arrived)), int(rooms[arrived[0]]) if len(arrived) else 0), bore
+    # Just behind the wall the voxels can cut a corner of the room off: the largest room on the free line counts.
+    room = max((int(r) for r in rooms[arrived]), key=lambda r: sizes[r], default=0)
+    return VentCheck(diameter, bool(len(arrived)), room), bore
 
 
 def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[float]:
