@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sqlalchemy import Connection
+
 from service.domain.case import CaseEvent
 from service.domain.people import system
 from service.errors import SpineprintError
@@ -17,6 +19,10 @@ from service.store.scans import Scan
 from service.workflow.app import App
 
 
+#: Error codes that say something about the scan, as opposed to a failure of ours.
+_ABOUT_THE_SCAN = ("imaging.", "geometry.", "verify.scan")
+
+
 def verify(app: App, case: Case, key: str) -> None:
     """Measure the newest scan of the case and publish the report.
 
@@ -24,11 +30,16 @@ def verify(app: App, case: Case, key: str) -> None:
     a failure of ours raises (and parks the case).
     """
     with reading(app.engine) as connection:
-        scan = next(s for s in scans.of_case(connection, case.id) if s.state == "COMPUTING")
+        waiting = [s for s in scans.of_case(connection, case.id) if s.state == "COMPUTING"]
+    if not waiting:
+        raise SpineprintError(
+            "There is no scan to measure.", next_step="Send the O-arm scan again.", code="scan.missing"
+        )
+    scan = waiting[0]
     try:
         report = app.run_task("verify", _argument(app, case, scan), _progress(app, scan))
     except SpineprintError as exc:
-        if exc.code.split(".")[0] not in ("imaging", "geometry"):
+        if not exc.code.startswith(_ABOUT_THE_SCAN):
             _set_failed(app, scan, exc)
             raise
         report = None
@@ -94,11 +105,11 @@ def _set_failed(app: App, scan: Scan, error: SpineprintError) -> None:
         scans.change(connection, scan.id, app.clock.now(), state="FAILED", error=error.to_document())
 
 
-def recompute(app: App, case: Case) -> None:
+def recompute(connection: Connection, app: App, case: Case) -> None:
     """On resuming a case whose verification failed: the newest failed scan is computed again."""
-    with transaction(app.engine) as connection:
-        failed = [s for s in scans.of_case(connection, case.id) if s.state == "FAILED"]
-        if failed:
-            scans.change(
-                connection, failed[0].id, app.clock.now(), state="COMPUTING", error=None, stage="waiting"
-            )
+    found = scans.of_case(connection, case.id)
+    failed = [s for s in found if s.state == "FAILED"]
+    if failed and not any(s.state == "COMPUTING" for s in found):
+        scans.change(
+            connection, failed[0].id, app.clock.now(), state="COMPUTING", error=None, stage="waiting"
+        )

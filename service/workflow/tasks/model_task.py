@@ -65,7 +65,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     solid = build_solid(
         isolation.outer,
         plan,
-        settings=SolidSettings(vent_diameter_mm=max(3.4, float(settings.get("vent_diameter_mm", 3.0)))),
+        settings=SolidSettings(vent_diameter_mm=float(settings.get("vent_diameter_mm", 3.4))),
         case_code=str(argument.get("case_code") or ""),
         progress=watch.inner,
     )
