@@ -29,7 +29,7 @@ function printerTile(p) {
   const reading = p.reading || {}; const job = jobs.find((j) => j.id === p.reserved_for) || jobs.find((j) => j.printer === p.name && JOB[j.state]);
   const age = p.age_s === null ? null : p.age_s + (performance.now() - readAt) / 1000;
   let [tone, words] = p.age_s === null ? ['ask', 'Not seen yet'] : PRINTER[reading.state] || ['ask', plain(reading.state || 'unknown')];
-  if (age !== null && age > OLD_S) [tone, words] = ['alert', `Last known: ${words}`];
+  if (age !== null && age > OLD_S) [tone, words] = ['alert', reading.state === 'silent' ? words : `No fresh reading. Last: ${words.toLowerCase()}`];
   if (job && job.state === 'UNKNOWN') tone = 'alert';
   return el('article', { class: `tile ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : `read ${duration(age)} ago`)),
@@ -41,7 +41,9 @@ function printerTile(p) {
 }
 
 function caseTile(c) {
-  return el('article', { class: `tile slim ${TONE[c.state] || ''}` },
+  const job = jobs.find((j) => j.case_id === c.id && JOB[j.state]);
+  const tone = (job && { UNKNOWN: 'alert', AWAITING_REMOVAL: 'ask' }[job.state]) || TONE[c.state] || '';
+  return el('article', { class: `tile slim ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, c.code), el('span', { class: 'say' }, c.level || '–'), el('span', { class: 'say' }, STATES[c.state]),
       c.surgery_at ? el('span', { class: 'age' }, `surgery ${new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' }).format(new Date(c.surgery_at))}`) : null),
     el('div', {}, c.waiting_for),
@@ -51,8 +53,21 @@ function caseTile(c) {
 function draw() {
   fill($('#printers'), printers.length ? printers.map(printerTile) : el('p', { class: 'dim' }, 'No printer is configured.'));
   const shown = cases.filter((c) => QUEUE.includes(c.state)).sort((a, b) => QUEUE.indexOf(a.state) - QUEUE.indexOf(b.state) || (a.surgery_at || '9').localeCompare(b.surgery_at || '9'));
-  const most = 9;
-  fill($('#queue'), shown.length ? shown.slice(0, most).map(caseTile) : el('p', { class: 'dim' }, 'No case is on its way.'), shown.length > most ? el('p', { class: 'dim' }, `and ${shown.length - most} more`) : null);
+  const box = $('#queue');
+  fill(box, shown.length ? shown.map(caseTile) : el('p', { class: 'dim' }, 'No case is on its way.'));
+  fit(box, shown.length);
+}
+
+/** Nobody scrolls a wall screen: what does not fit is counted. */
+function fit(box, total) {
+  const rest = el('p', { class: 'dim' });
+  const room = () => document.documentElement.scrollHeight <= window.innerHeight + 1;
+  if (room() || window.innerWidth <= 1100) return;
+  box.append(rest);
+  while (!room() && box.children.length > 4) {
+    box.children[box.children.length - 2].remove();
+    rest.textContent = `and ${total - box.children.length + 1} more`;
+  }
 }
 
 const onProblem = (problem) => {

@@ -6,7 +6,7 @@ const SITE = JSON.parse($('#site').textContent);
 const mine = new Set(SITE.functions);
 const BASE = '/api/v1/sterilisation';
 const PATHS = { item: 'items', load: 'loads', bi: 'indicators', steriliser: 'sterilisers' };
-const OVER = { item: ['DISCARDED', 'USED'], load: ['RELEASED', 'FAILED', 'ABORTED'], bi: ['NEGATIVE', 'POSITIVE', 'INVALID'], steriliser: [] };
+const OVER = { item: ['DISCARDED'], load: ['RELEASED', 'FAILED', 'ABORTED'], bi: ['NEGATIVE', 'POSITIVE', 'INVALID'], steriliser: [] };
 const TONE = { RELEASED: 'good', NEGATIVE: 'good', IN_SERVICE: 'good', QA_PASSED: 'work', PRINTED: 'ask', AERATED: 'ask', QUARANTINED: 'ask', PENDING: 'work', AERATING: 'work', RUNNING: 'work', RECALLED: 'alert', NONSTERILE: 'alert', FAILED: 'alert', POSITIVE: 'alert', OUT_OF_SERVICE: 'alert', REJECTED: 'alert', INVALID: 'alert' };
 const SIGNED = new Set(['release']);
 const GRAVE = new Set(['release', 'reject', 'discard', 'fail', 'abort', 'use', 'refuse_release', 'mark_invalid', 'late_positive', 'take_out_of_service', 'fail_in_theatre', 'withdraw', 'finish_cycle', 'read', 'issue']);
@@ -15,7 +15,9 @@ let rules = null; let kind = location.hash.slice(1) in records ? location.hash.s
 
 const now = () => Date.now() + shift;
 const stamp = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60000).toISOString().slice(0, 16);
-const words = (name) => plain(name).replace(/^./, (c) => c.toUpperCase());
+const SAID = { pass_qa: 'Pass the inspection', place_bi: 'Place device and indicator', fail_cycle: 'Cycle failed', read: 'Read the indicator', use: 'Open and use', fail: 'Fail the load', load: 'Put into a load', expose: 'Confirm exposure', late_positive: 'Late growth seen', abort: 'Abort the load' };
+const words = (name) => SAID[name] || plain(name).replace(/^./, (c) => c.toUpperCase());
+const stateWords = (state) => (state === 'QA_PASSED' ? 'inspected' : plain(state).toLowerCase());
 
 // --- forms from the rules -----------------------------------------------------------------------------------
 
@@ -108,7 +110,7 @@ function countdown(node) {
 }
 
 const FACTS = {
-  item: (i) => [['Case', el('a', { href: `/cases/${i.design.case_id}` }, i.design.engraved_id)], ['Level', i.design.level], ['Printed by', i.printed_by], ['Size', `${i.design.size_mm.map((x) => x.toFixed(1)).join(' × ')} mm`], ['Pack', i.pack && `${i.pack.pack_id}, use by ${when(i.pack.expires_at)}`], ['Load', i.load_id], ['Exposures', i.exposures ? String(i.exposures) : ''], ['Released', i.release && `${i.release.released_by}, ${when(i.release.at)}`], ['Label reference', i.design.patient_reference]],
+  item: (i) => [['Case', el('a', { href: `/cases/${i.design.case_id}` }, i.design.engraved_id)], ['Level', i.design.level], ['Printed by', i.printed_by], ['Size', `${i.design.size_mm.map((x) => x.toFixed(1)).join(' × ')} mm`], ['Print as planned', `${i.design.printing.material}, ${i.design.printing.layer_mm} mm, ${i.design.printing.nozzle_c} / ${i.design.printing.bed_c} °C, ${i.design.printing.speed_mm_s} mm/s`], ['Pack', i.pack && `${i.pack.pack_id}, use by ${when(i.pack.expires_at)}`], ['Load', i.load_id], ['Exposures', i.exposures ? String(i.exposures) : ''], ['Released', i.release && `${i.release.released_by}, ${when(i.release.at)}`], ['Label reference', i.design.patient_reference]],
   load: (l) => [['Steriliser', `${l.steriliser_id}, cycle ${l.cycle_number}`], ['Cycle', l.cycle_name], ['Aeration planned', `${l.planned_aeration_c} °C`], ['Purpose', l.purpose], ['Items', l.item_ids.join(', ') || 'none'], ['Challenge device', l.pcd_id], ['Indicator', l.bi_id], ['Operators', l.operators.join(', ')], ['Exposure', l.cycle && `${l.cycle.exposure_min} min, ${l.cycle.min_c}–${l.cycle.max_c} °C`], ['Alarms', l.cycle && (l.cycle.alarms || []).join(', ')]],
   bi: (b) => [['Product', b.product], ['Lot', b.lot], ['Use by', when(b.expires_at)], ['Load', `${b.load_id}, cycle ${b.cycle_number}`], ['Incubator', b.incubator_id], ['Read', when(b.read_at)], ['Growth', b.growth === null ? '' : b.growth ? 'yes' : 'no'], ['Control growth', b.control_growth === null ? '' : b.control_growth ? 'yes' : 'no']],
   steriliser: (s) => [['Model', s.model], ['Validated', s.validated.map((v) => v.join(' for ')).join(', ')], ['Out of service since', when(s.out_of_service_since)]],
@@ -116,13 +118,13 @@ const FACTS = {
 
 function history(record) {
   if (!record.history.length) return null;
-  return el('details', {}, el('summary', {}, `History (${record.history.length})`), el('ol', { class: 'timeline' }, [...record.history].reverse().map((h) => el('li', { class: 'person' }, el('div', { class: 'what' }, `${words(h.event)} → ${plain(h.to_state).toLowerCase()}`), h.reason ? el('div', { class: 'why' }, h.reason) : null, el('div', { class: 'meta' }, `${when(h.at)} · ${h.actor} (${plain(h.role)})`)))));
+  return el('details', {}, el('summary', {}, `History (${record.history.length})`), el('ol', { class: 'timeline' }, [...record.history].reverse().map((h) => el('li', { class: 'person' }, el('div', { class: 'what' }, `${words(h.event)} → ${stateWords(h.to_state)}`), h.reason ? el('div', { class: 'why' }, h.reason) : null, el('div', { class: 'meta' }, `${when(h.at)} · ${h.actor} (${plain(h.role)})`)))));
 }
 
 function card(record) {
   const pause = wait(record); const steps = possible(record);
   return el('article', { class: 'card record', 'data-id': record.id },
-    el('h2', {}, el('span', { class: 'mono' }, record.id), el('span', { class: `badge ${TONE[record.state] || ''}` }, plain(record.state).toLowerCase()), record.recalled_after_use ? el('span', { class: 'badge alert' }, 'recalled after use') : null),
+    el('h2', {}, el('span', { class: 'mono' }, record.id), el('span', { class: `badge ${TONE[record.state] || ''}` }, stateWords(record.state)), record.recalled_after_use ? el('span', { class: 'badge alert' }, 'recalled after use') : null),
     pause ? el('div', pause[1] ? { class: 'countdown', 'data-due': pause[1], 'data-text': pause[0] } : { class: 'note' }, pause[0]) : null,
     facts(FACTS[kind](record)),
     steps.length ? el('div', {}, steps.map((rule) => eventForm(record, rule))) : el('p', { class: 'dim' }, 'No step for your role now.'),

@@ -36,7 +36,7 @@ function needle(n) {
       figure('Tip to target', fixed(n.tip_to_target_mm), 'mm', u.tip_mm ?? n.uncertainty_mm),
       figure('Angle to plan', fixed(n.angle_deg), '°', u.angle_deg),
       figure('Beside the path', fixed(n.lateral_mm), 'mm', u.lateral_mm),
-      el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', {}, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))))];
+      el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', { class: 'under-value' }, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))))];
 }
 
 const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };

@@ -82,6 +82,7 @@ class Plane {
     this.drawFrame(c, unit);
     this.where.textContent = `${letterOf(g.normal, this.at)} ${fixed(Math.abs(this.at), 1)} mm`;
     this.slider.value = this.at;
+    this.node.dataset.at = this.at.toFixed(2);
   }
 
   drawCross(c, unit) {

@@ -33,7 +33,7 @@ export class ModelView {
     this.controls = new THREE.OrbitControls(this.camera, this.renderer.domElement);
     this.controls.target.copy(this.centre);
     this.controls.addEventListener('change', () => this.ask());
-    this.labels = AXES.map(([text, axis, sign]) => ({ node: el('span', { class: 'axis', 'aria-hidden': 'true' }, text), at: this.directions[axis].clone().multiplyScalar(sign * this.radius * 1.05).add(this.centre) }));
+    this.labels = AXES.map(([text, axis, sign]) => ({ node: el('span', { class: 'axis', 'aria-hidden': 'true' }, text), at: this.outside(this.directions[axis].clone().multiplyScalar(sign)) }));
     box.replaceChildren(this.renderer.domElement, ...this.labels.map((l) => l.node), el('div', { class: 'legend' },
       el('span', { class: 'key left' }, 'left path'), el('span', { class: 'key right' }, 'right path'), el('span', { class: 'key vent' }, 'vents')));
     new ResizeObserver(() => this.fit()).observe(box);
@@ -50,13 +50,22 @@ export class ModelView {
     this.skin = new THREE.MeshStandardMaterial({ color: 0xe6d9bf, roughness: 0.75, metalness: 0, transparent: true, side: THREE.FrontSide });
     this.core = new THREE.MeshBasicMaterial({ color: 0xc8772e, transparent: true, side: THREE.BackSide });
     this.scene.add(new THREE.Mesh(geometry, this.core), new THREE.Mesh(geometry, this.skin));
-    this.triangles = geometry.attributes.position.count / 3;
+    this.corners = geometry.attributes.position;
+    this.triangles = this.corners.count / 3;
+  }
+
+  /** The point a little beyond the model in this direction, for its letter. */
+  outside(direction) {
+    const corner = new THREE.Vector3();
+    let most = 0;
+    for (let i = 0; i < this.corners.count; i += 3) most = Math.max(most, corner.fromBufferAttribute(this.corners, i).sub(this.centre).dot(direction));
+    return this.centre.clone().addScaledVector(direction, most + 6);
   }
 
   rod(from, to, radius, colour, opacity = 1) {
     const along = to.clone().sub(from);
     const geometry = new THREE.CylinderBufferGeometry(radius, radius, along.length(), 20);
-    const rod = new THREE.Mesh(geometry, new THREE.MeshStandardMaterial({ color: colour, roughness: 0.5, transparent: opacity < 1, opacity }));
+    const rod = new THREE.Mesh(geometry, new THREE.MeshStandardMaterial({ color: colour, emissive: colour, emissiveIntensity: 0.35, roughness: 0.6, transparent: opacity < 1, opacity }));
     rod.position.copy(from).add(to).multiplyScalar(0.5);
     rod.quaternion.setFromUnitVectors(new THREE.Vector3(0, 1, 0), along.normalize());
     this.scene.add(rod);
@@ -66,7 +75,7 @@ export class ModelView {
     const entry = vector(t.entry); const target = vector(t.target); const colour = COLOURS[t.pedicle];
     const out = entry.clone().sub(target).normalize();
     this.rod(target, entry.clone().addScaledVector(out, 32), 1.1, colour);
-    const tip = new THREE.Mesh(new THREE.SphereBufferGeometry(1.9, 24, 16), new THREE.MeshStandardMaterial({ color: colour }));
+    const tip = new THREE.Mesh(new THREE.SphereBufferGeometry(1.9, 24, 16), new THREE.MeshStandardMaterial({ color: colour, emissive: colour, emissiveIntensity: 0.35 }));
     tip.position.copy(target);
     this.scene.add(tip);
   }
@@ -80,7 +89,8 @@ export class ModelView {
     this.scene.add(new THREE.HemisphereLight(0xffffff, 0x8d99a3, 0.75));
     const key = new THREE.DirectionalLight(0xffffff, 0.55);
     this.light = key;
-    this.scene.add(key);
+    key.target.position.copy(this.centre);
+    this.scene.add(key, key.target);
   }
 
   look(name) {
@@ -91,7 +101,7 @@ export class ModelView {
     else if (name === 'right') d.copy(left).negate();
     else if (name === 'top') { d.copy(superior); up = anterior; } else d.copy(anterior).multiplyScalar(-0.75).addScaledVector(left, 0.6).addScaledVector(superior, 0.5);
     this.camera.up.copy(up);
-    this.camera.position.copy(this.centre).addScaledVector(d.normalize(), this.radius * 4.9);
+    this.camera.position.copy(this.centre).addScaledVector(d.normalize(), this.radius * 4.1);
     this.controls.target.copy(this.centre);
     this.camera.lookAt(this.centre);
     this.controls.update();

@@ -1,0 +1,466 @@
+"""The pages in a real browser, served over real cases: what people see and what they can do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.domain.print_job import PrintState
+from service.ports import PrinterState
+from service.store import sterile
+from service.store.database import reading
+from service.web import slices
+from service.web.slices import ViewCache
+from service.workflow import identity, sterilise
+from tests.e2e import pages_world
+from tests.e2e.pages_world import CENTRE, PASSWORD, World
+
+pytestmark = pytest.mark.e2e
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_ARGUMENTS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--use-gl=angle",
+    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+]  # fmt: skip
+HALF_WAY = ((500 + 40) / 2 - 300) / 1500 * 255 + 127.5
+"""Grey between the made bone and its surroundings in the bone window."""
+
+NAMES = ("ALPHA", "BRAVO", "CARLO", "DELTA", "ECHO", "FOX", "GOLF")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return pages_world.open_world(tmp_path_factory.mktemp("pages"))
+
+
+@pytest.fixture(scope="module")
+def url(world: World) -> Iterator[str]:
+    with pages_world.served(world) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed; the pages are not tried in a browser")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        yield started
+        started.close()
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def open_page(browser: Any, url: str) -> Iterator[Opened]:
+    """open_page(path, who): a page of a fresh browser context, logged in; console errors fail the test."""
+    faults: list[str] = []
+    contexts = []
+
+    def opened(
+        path: str, who: str = "", *, faults_expected: bool = False, size: tuple[int, int] = (1280, 800)
+    ) -> Any:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        contexts.append(context)
+        if who:
+            answer = context.request.post(f"{url}/api/v1/login", data={"username": who, "password": PASSWORD})
+            assert answer.ok
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        if not faults_expected:
+            page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        # Everything must come from the service itself: a hospital's network has no internet.
+        page.on(
+            "request", lambda r: None if r.url.startswith((url, "blob:", "data:")) else faults.append(r.url)
+        )
+        page.goto(url + path)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def text(page: Any, selector: str = "body") -> str:
+    return str(page.locator(selector).inner_text())
+
+
+# --- slices -------------------------------------------------------------------------------------------------
+
+
+def test_a_pixel_of_each_plane_is_the_lps_point_the_document_says(world: World) -> None:
+    view = ViewCache().get(world.app, world.received("PIXEL^P").id)
+    for name, plane in slices.document(view, "whole")["planes"].items():  # type: ignore[attr-defined]
+        normal = np.array(plane["normal"])
+        png = slices.picture(view, name, float(np.array(CENTRE) @ normal), outline=False)
+        image = np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
+        assert image.shape == (plane["rows"], plane["columns"])
+        v, u = np.meshgrid(np.arange(plane["rows"]), np.arange(plane["columns"]), indexing="ij")
+        steps = u[..., None] * np.array(plane["right"]) + v[..., None] * np.array(plane["down"])
+        points = (
+            np.array(plane["origin"]) + steps * plane["mm_per_pixel"] + normal * (np.array(CENTRE) @ normal)
+        )
+        # What the scanner saw there: the made bone at the nearest voxel centre.
+        voxels = (
+            pages_world.LOW + np.rint((points - pages_world.LOW) / pages_world.STEP_MM) * pages_world.STEP_MM
+        )
+        expected = pages_world.bone(*np.moveaxis(voxels, -1, 0))
+        bright = image > HALF_WAY
+        assert (bright & expected).sum() / (bright | expected).sum() > 0.94, name
+        assert points[bright].mean(axis=0) == pytest.approx(points[expected].mean(axis=0), abs=0.3), name
+
+
+def test_the_outline_is_drawn_where_the_mask_ends(world: World) -> None:
+    view = ViewCache().get(world.app, world.plan_ready("OUTLINE^P").id)
+    with_line, without = (
+        np.asarray(Image.open(io.BytesIO(slices.picture(view, "axial", CENTRE[2], outline=o))).convert("RGB"))
+        for o in (True, False)
+    )
+    changed = (with_line != without).any(axis=2)
+    grey = without[..., 0] > HALF_WAY
+    border = grey ^ np.roll(grey, 3, 0) | grey ^ np.roll(grey, -3, 0) | grey ^ np.roll(grey, 3, 1)
+    assert changed.sum() > 100
+    assert (changed & border).sum() / changed.sum() > 0.6
+
+
+def test_the_cache_forgets_the_case_looked_at_longest_ago(world: World) -> None:
+    ids = [world.received(f"CACHE^{n}").id for n in NAMES[:3]]
+    one = slices._load(slices._source(world.app, ids[0]), None).size_bytes
+    cache = ViewCache(limit_bytes=int(2.5 * one))
+    views = [cache.get(world.app, i) for i in ids]
+    assert cache.held_bytes == 2 * one
+    assert cache.get(world.app, ids[2]) is views[2]
+    assert cache.get(world.app, ids[0]) is not views[0]
+
+
+# --- people -------------------------------------------------------------------------------------------------
+
+
+def test_a_person_logs_in_and_is_led_back_but_only_within_the_service(open_page: Opened, url: str) -> None:
+    page = open_page("/cssd", faults_expected=True)
+    assert page.url == f"{url}/login?next=/cssd"
+    page.fill("[name=username]", "sue")
+    page.fill("[name=password]", "not the password")
+    page.click("text=Log in >> nth=-1")
+    page.wait_for_selector(".problem")
+    assert "Next:" in text(page, ".problem")
+    page.fill("[name=password]", PASSWORD)
+    page.press("[name=password]", "Enter")
+    page.wait_for_url(f"{url}/cssd")
+    assert "Sue Example" in text(page, "header") and "cssd supervisor" in text(page, "header")
+    page.click("#logout")
+    page.wait_for_url(f"{url}/login")
+    for elsewhere in ("//evil.example/x", "/\\evil.example"):
+        page.goto(f"{url}/login?next={elsewhere}")
+        page.fill("[name=username]", "sue")
+        page.fill("[name=password]", PASSWORD)
+        page.press("[name=password]", "Enter")
+        page.wait_for_selector("#logout")
+        assert page.url.startswith(url)
+        page.click("#logout")
+        page.wait_for_selector("#login")
+
+
+def test_cases_show_attention_first_and_the_live_line(world: World, open_page: Opened) -> None:
+    parked = world.attention("ATTEND^ANN")
+    world.receiving("ARRIVE^ART", slices=7)
+    page = open_page("/", "ada")
+    page.wait_for_selector("tr.attend")
+    first = text(page, "#cases tbody tr >> nth=0")
+    assert parked.code in first and "The worker lost its disk." in first and "Next: Resume the case." in first
+    page.wait_for_selector("#receiving .strip")
+    assert re.search(r"7 slices, last \d+ s ago, closes in \d+ s", text(page, "#receiving"))
+    page.click(f"tr.attend:has-text('{parked.code}') button:has-text('Resume')")
+    page.wait_for_selector(f"tr:not(.attend):has-text('{parked.code}')")
+    assert world.case(parked.id).state.value == "BUILDING"
+
+
+def test_a_set_aside_scan_of_another_patient_is_refused_with_the_next_step(
+    world: World, open_page: Opened
+) -> None:
+    case, other = world.sliced("OWN^OLA"), world.sliced("OTHER^OLE")
+    study_uid = world.oarm_study(other, "UNMATCHED")
+    page = open_page("/", "lin", faults_expected=True)
+    page.wait_for_selector("#aside .strip select")
+    page.select_option("#aside select", case.id)
+    page.click("#aside button:has-text('Assign')")
+    page.wait_for_selector("#aside .problem")
+    assert "Next:" in text(page, "#aside .problem")
+    with reading(world.app.engine) as connection:
+        assert pages_world.studies.need(connection, study_uid).state == "UNMATCHED"
+
+
+def test_a_planner_places_the_points_by_clicking_on_slices(world: World, open_page: Opened) -> None:
+    case = world.received("CLICK^CARL")
+    page = open_page(f"/cases/{case.id}/plan", "ada")
+    axial = page.locator("[data-plane=axial] canvas")
+    page.wait_for_selector("[data-plane=axial][data-at]")
+    grid = page.request.get(
+        f"{page.url.removesuffix('/plan').replace('/cases/', '/api/v1/cases/')}/slices"
+    ).json()
+    plane = grid["planes"]["axial"]
+    box = axial.bounding_box()
+    wanted = (6.0, 4.0)
+    share = [(w - plane["origin"][i]) / plane["mm_per_pixel"] + 0.5 for i, w in enumerate(wanted)]
+    axial.click(
+        position={
+            "x": share[0] / plane["columns"] * box["width"],
+            "y": share[1] / plane["rows"] * box["height"],
+        }
+    )
+    values = [float(page.input_value(f"[data-point=target] input[type=number] >> nth={i}")) for i in range(3)]
+    assert values[:2] == pytest.approx(wanted, abs=0.5)
+    assert values[2] == pytest.approx(grid["centre"][2], abs=0.1)
+    page.select_option("#inputs select[name=level]", "L1")
+    page.click("text=Build the model")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    after = world.case(case.id)
+    assert (after.state.value, after.level, after.planned_by) == ("BUILDING", "L1", "ada")
+    assert after.inputs["target"] == pytest.approx(values)
+
+
+_PAINTED = """() => {
+  const source = document.querySelector('#model canvas');
+  const copy = document.createElement('canvas'); copy.width = source.width; copy.height = source.height;
+  const context = copy.getContext('2d'); context.drawImage(source, 0, 0);
+  const { data } = context.getImageData(0, 0, copy.width, copy.height);
+  let painted = 0; const tones = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) { painted += 1; tones.add(data[i] >> 3); }
+  return { share: painted / (data.length / 4), tones: tones.size };
+}"""
+
+
+def test_a_surgeon_sees_the_model_and_approves_exactly_these_bytes(world: World, open_page: Opened) -> None:
+    case = world.plan_ready("REVIEW^RITA")
+    page = open_page(f"/cases/{case.id}/review", "lin")
+    page.wait_for_selector("#model[data-drawn], #model img")
+    if page.locator("#model canvas").count():
+        painted = page.evaluate(_PAINTED)
+        assert painted["share"] > 0.03 and painted["tones"] > 5
+        page.select_option("[aria-label='Cutting plane']", "anterior")
+        page.wait_for_timeout(300)
+        assert page.evaluate(_PAINTED) != painted
+    page.wait_for_selector("[data-plane=axial][data-at]")
+    assert "L1" in text(page, "#identity") and "left and right" in text(page, "#identity")
+    assert "2.4" in text(page, "#paths") and "16.7°" in text(page, "#paths")
+    button = page.locator("#approve button")
+    page.fill("#approve [name=password]", PASSWORD)
+    assert button.is_disabled()
+    for box in page.locator("[name=ack]").all():
+        assert button.is_disabled()
+        box.check()
+    shown = [text(page, "#plan-hash"), text(page, "#mesh-hash")]
+    button.click()
+    page.click("#confirm-yes")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    assert world.case(case.id).state.value == "APPROVED"
+    page.wait_for_selector("#timeline li:has-text('approved and signed')")
+    assert "lin" in text(page, "#timeline li >> nth=0") and shown[0][:12] in text(
+        page, "#timeline li >> nth=0"
+    )
+
+
+def test_a_wrong_signature_is_told_and_changes_nothing(world: World, open_page: Opened) -> None:
+    case = world.plan_ready("WRONG^WIM")
+    page = open_page(f"/cases/{case.id}/review", "lin", faults_expected=True)
+    page.wait_for_selector("[name=ack] >> nth=1")
+    for box in page.locator("[name=ack]").all():
+        box.check()
+    page.fill("#approve [name=password]", "not the password")
+    page.click("#approve button")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#approve .problem")
+    assert "signature" in text(page, "#approve .problem") and "Next:" in text(page, "#approve .problem")
+    assert world.case(case.id).state.value == "PLAN_READY"
+    planner = open_page(f"/cases/{case.id}/review", "ada")
+    planner.wait_for_selector("#why .note")
+    assert "A surgeon approves" in text(planner, "#why") and planner.locator("#approve button").is_disabled()
+
+
+def test_a_technician_confirms_the_clear_plate_and_starts_the_print(world: World, open_page: Opened) -> None:
+    case = world.sliced("START^STAN")
+    page = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("[data-action=start_print] option[value=um3-left]", state="attached")
+    page.select_option("[name=printer]", "um3-left")
+    page.click("[data-action=start_print] button")
+    assert world.case(case.id).state.value == "SLICED", "the plate was not confirmed"
+    page.check("[name=clear]")
+    page.click("[data-action=start_print] button")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#prints >> text=SP-")
+    assert world.case(case.id).state.value == "PRINTING"
+
+
+# --- screens ------------------------------------------------------------------------------------------------
+
+
+def test_the_board_takes_its_token_out_of_the_address_and_names_no_patient(
+    world: World, open_page: Opened
+) -> None:
+    case = world.printing(
+        "SECRET^NAME", "um3-right", PrintState.PRINTING, progress=0.4, time_elapsed_s=7500, time_total_s=7200
+    )
+    world.read_printer("um3-right", PrinterState.BUSY, nozzle_c=210.0, bed_c=60.0)
+    token = identity.add_token(world.app, "board-1", ["board"], "test")
+    page = open_page(f"/board?token={token}", size=(1920, 1080))
+    seen: list[str] = []
+    page.on("response", lambda r: seen.append(r.text()) if "/api/" in r.url and r.status == 200 else None)
+    page.wait_for_selector(f"#printers >> text={case.code}")
+    page.reload()
+    page.wait_for_selector(f"#printers >> text={case.code}")
+    assert token not in page.url and token not in page.content()
+    tile = text(page, "#printers article:has-text('um3-right')")
+    assert "read" in tile and "ago" in tile and "5 min over the estimate" in tile
+    with reading(world.app.engine) as connection:
+        names = {s.patient_name.split("^")[0] for s in pages_world.studies.listed(connection)}
+    told = page.content() + "".join(seen)
+    assert seen and "SECRET" in names and not [n for n in names if n and n in told]
+    assert page.locator("button:visible, input:visible").count() == 0
+
+
+def test_a_screen_without_answer_says_so(world: World, open_page: Opened) -> None:
+    case = world.sliced("STALE^STEF")
+    page = open_page("/login", "nia", faults_expected=True)
+    page.clock.install()
+    page.goto(page.url.replace("/login", f"/or/{case.id}"))
+    page.wait_for_selector("[data-status=none]")
+    assert not page.locator("#stale").is_visible()
+    page.context.set_offline(True)
+    page.clock.run_for(14_000)
+    page.wait_for_selector("#stale:visible")
+    assert "out of date" in text(page, "#stale")
+
+
+_STATES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "none": ("", {}, ["NO SCAN YET"]),
+    "receiving": ("", {}, ["RECEIVING", "192 images"]),
+    "computing": ("COMPUTING", {"stage": "registering", "fraction": 0.6}, ["MEASURING", "registering"]),
+    "ready": (
+        "READY",
+        {"report": pages_world.verification("reposition", advice="Scan again.")},
+        ["REPOSITION", "1.2 mm ± 0.6", "2.1 ° ± 0.9", "Breach grade", "Scan again."],
+    ),
+    "not_measurable": (
+        "NOT_MEASURABLE",
+        {"report": pages_world.verification("review", measured=False)},
+        ["NOT MEASURABLE", "No needle was found", "Next:"],
+    ),
+    "failed": (
+        "FAILED",
+        {"error": {"message": "The measurement stopped.", "next_step": "Resume the case."}},
+        ["FAILED", "The measurement stopped.", "Resume the case."],
+    ),
+}
+
+
+def test_the_operating_room_shows_each_of_the_six_states(world: World, open_page: Opened) -> None:
+    token = identity.add_token(world.app, "or-1", ["or_terminal"], "test")
+    page = None
+    for status, (scan_state, values, words) in _STATES.items():
+        case = world.sliced(f"ORROOM^{status.upper()}")
+        if status == "receiving":
+            world.oarm_study(case, "RECEIVING")
+        elif scan_state:
+            world.scan(case, scan_state, **values)
+        if page is None:
+            page = open_page(f"/or/{case.id}?token={token}", size=(1920, 1080))
+            origin = page.url.split("/or/")[0]
+        else:
+            page.goto(f"{origin}/or/{case.id}")
+        page.wait_for_selector(f"[data-status={status}]")
+        assert token not in page.url
+        content = text(page)
+        assert [w for w in words if w not in content] == [], status
+        assert case.code in content and "Not a medical device" in content and "ORROOM" not in page.content()
+        if status != "none":
+            assert re.search(r"\d+ s ago", text(page, "#status"))
+
+
+@pytest.mark.parametrize("verdict", ["accurate", "reposition", "review"])
+def test_a_verdict_is_word_shape_and_colour(world: World, open_page: Opened, verdict: str) -> None:
+    case = world.sliced(f"VERDICT^{verdict.upper()}")
+    world.scan(case, "READY", report=pages_world.verification(verdict))
+    page = open_page(f"/or/{case.id}", "nia", size=(1920, 1080))
+    page.wait_for_selector(f".verdict.{verdict} svg")
+    assert verdict.upper() in text(page, ".verdict")
+    shape = {
+        "accurate": "circle",
+        "reposition": "path[d='M50 5L97 92H3z']",
+        "review": "path[d='M50 3l47 47-47 47L3 50z']",
+    }
+    assert page.locator(f".verdict svg {shape[verdict]}").count() == 1
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (
+        "a wall screen does not scroll"
+    )
+
+
+# --- sterile services ---------------------------------------------------------------------------------------
+
+
+def test_sterile_services_offers_only_a_roles_steps_and_shows_refusals_in_full(
+    world: World, open_page: Opened
+) -> None:
+    case = world.printed("STERILE^SVEN", "um3-spare")
+    with reading(world.app.engine) as connection:
+        item = sterile.items_of_case(connection, case.id)[0]
+    tech = open_page("/cssd", "cem")
+    tech.wait_for_selector(f"[data-id='{item.id}']")
+    assert tech.locator(f"[data-id='{item.id}'] [data-event]").count() == 0
+    page = open_page("/cssd", "ada", faults_expected=True)
+    form = f"[data-id='{item.id}'] [data-event=pass_qa]"
+    page.wait_for_selector(form)
+    page.click(f"{form} summary")
+    good = {"material": "PLA", "layer_mm": "0.2", "nozzle_c": "210", "bed_c": "60", "speed_mm_s": "50",
+            "measured_x_mm": "36", "measured_y_mm": "58", "measured_z_mm": "22", "engraved_id": case.code}  # fmt: skip
+    for name, value in good.items():
+        page.fill(f"{form} [name={name}]", value)
+    page.select_option(f"{form} [name=vents_clear]", "true")
+    page.click(f"{form} button[type=submit]")
+    page.wait_for_selector(f"{form} .problem")
+    refusal = text(page, f"{form} .problem")
+    assert "Next:" in refusal and "mm" in refusal
+    assert page.input_value(f"{form} [name=material]") == "PLA", "what was typed stays"
+    page.fill(f"{form} [name=measured_y_mm]", "55")
+    page.click(f"{form} button[type=submit]")
+    page.wait_for_selector(f"[data-id='{item.id}'] .badge:has-text('inspected')")
+    assert world.case(case.id).state.value == "QA_PASSED"
+    tech.reload()
+    tech.wait_for_selector(f"[data-id='{item.id}'] [data-event=pack]", state="attached")
+
+
+def test_aeration_counts_down(world: World, open_page: Opened) -> None:
+    supervisor, technician = pages_world.person("sue"), pages_world.person("cem")
+    device = sterilise.Steriliser("STER-9", "GS5", (("GS5_COOL", "vertebra-model"),))
+    sterilise.register_steriliser(world.app, device, supervisor)
+    load = sterilise.open_load(
+        world.app, load_id="LOAD-9", steriliser_id="STER-9", cycle_name="GS5_COOL", planned_aeration_c=37.0,
+        purpose="routine", actor=technician,
+    )  # fmt: skip
+    assert load.state == "OPEN"
+    page = open_page("/cssd#load", "cem")
+    page.wait_for_selector("[data-id=LOAD-9] [data-event=add_item]")
+    document = json.loads(
+        page.request.get(f"{page.url.split('/cssd')[0]}/api/v1/sterilisation/loads/LOAD-9").text()
+    )
+    now = page.evaluate("new Date(Date.now() - 6 * 3600000).toISOString()")
+    aerating = document | {"state": "AERATING", "version": 9,
+                           "aeration": {"aerator_id": "A", "set_c": 37.0, "started_at": now}}  # fmt: skip
+    page.route("**/sterilisation/loads", lambda r: r.fulfill(json=[aerating], headers={"Retry-After": "5"}))
+    page.reload()
+    page.wait_for_selector("[data-id=LOAD-9] .countdown:has-text('left')")
+    assert "Aeration, 36 h at 37 °C: 30 h 00 min left" in text(page, "[data-id=LOAD-9] .countdown") or (
+        "29 h 59 min left" in text(page, "[data-id=LOAD-9] .countdown")
+    )
