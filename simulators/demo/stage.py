@@ -6,7 +6,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ class Stage:
     out: Path
     printer_speed: float = 4000.0
     small: bool = False
+    quiet_s: float = 2.0
     ports: Ports = field(default_factory=Ports.choose)
     passwords: dict[str, str] = field(default_factory=lambda: {n: secrets.token_urlsafe(9) for n in CAST})
     processes: list[Process] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Stage:
         )
         self.processes.append(printer)
         self.processes.append(start_pacs(self.out, self.ports.pacs))
-        self.config = write_config(self.out, self.ports, self.printer_url)
+        self.config = write_config(self.out, self.ports, self.printer_url, quiet_s=self.quiet_s)
         # The first administrator is made on the machine itself; the others by the administrator over the network.
         display, _roles = CAST[ADMIN]
         run_cli(self.config, ["user", "add", ADMIN, "--name", display, "--role", "admin", "--password-stdin"],
@@ -111,16 +112,22 @@ class Stage:
         """What a PACS does when it auto-routes a study."""
         self._run("simulators.pacs", ["send", str(folder), "--to", self._node(), "--calling-ae", "PACS"])
 
-    def scan_with_needle(self, ct: Path, plan: Mapping[str, Any], out: Path) -> dict[str, Any]:
-        """Put a needle near the left (or only) planned path, scan it, send the scan; returns the truth."""
+    def scan_with_needle(
+        self, ct: Path, plan: Mapping[str, Any], out: Path, *, send: bool = True, options: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Put a needle near the left (or only) planned path, scan it, send the scan; returns the truth.
+
+        `options` are further ones of `simulators.oarm`; without `send` the scan only lies in `out`/dicom.
+        """
         path = next((t for t in plan["trajectories"] if t["pedicle"] == "left"), plan["trajectories"][0])
         entry, target = np.array(path["entry"]), np.array(path["target"])
         axis = (target - entry) / np.linalg.norm(target - entry)
         # A good but human placement: a few tenths of a millimetre beside the plan, the hub outside the skin side.
         tip, hub = target + np.array([0.3, -0.2, 0.2]), entry - 40.0 * axis + np.array([-0.5, 0.3, 0.4])
         needle = ",".join(f"{v:.3f}" for v in (*hub, *tip))
-        arguments = ["scan", "--preop", str(ct), f"--needle={needle}", "--out", str(out), "--send", self._node(),
-                     "--calling-ae", "OARM"]  # fmt: skip
+        arguments = ["scan", "--preop", str(ct), f"--needle={needle}", "--out", str(out), *options]
+        if send:
+            arguments += ["--send", self._node(), "--calling-ae", "OARM"]
         self._run("simulators.oarm", arguments + (["--small"] if self.small else []))
         truth: dict[str, Any] = json.loads((out / "truth.json").read_text("utf-8"))
         return truth
