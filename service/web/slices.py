@@ -70,7 +70,6 @@ class View:
     ct: Volume
     mask: Volume | None
     centre: tuple[float, float, float]
-    has_plan: bool
 
     @property
     def size_bytes(self) -> int:
@@ -155,7 +154,7 @@ def _load(source: _Source, ct: Volume | None) -> View:
         middle = volume.to_lps((np.array(volume.values.shape[::-1])[None] - 1) / 2.0)[0]
         centre = (float(middle[0]), float(middle[1]), float(middle[2]))
     mask = read_nifti(source.mask) if source.mask else None
-    return View(source.key, volume, mask, centre, source.plan is not None)
+    return View(source.key, volume, mask, centre)
 
 
 def grid(view: View, plane: PlaneName, region: Region) -> Grid:

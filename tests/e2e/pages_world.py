@@ -34,7 +34,7 @@ from service.geometry.progress import Progress
 from service.geometry.volume import Volume
 from service.imaging.nifti import write_nifti
 from service.ports import PrinterReading, PrinterState, ReceivedInstance
-from service.store import blobs, cases, prints, scans, studies, times
+from service.store import blobs, cases, prints, scans, sterile, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.web.api import create_web
@@ -255,7 +255,7 @@ class World:
 
     def pass_qa(self, case: Case) -> str:
         with reading(self.app.engine) as connection:
-            item = sterilise.sterile.items_of_case(connection, case.id)[0]
+            item = sterile.items_of_case(connection, case.id)[0]
         design = item.design
         x, y, z = design.size_mm
         sterilise.item_event(

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from service.domain.print_job import PrintState
+from service.domain.sterilisation import Steriliser
 from service.ports import PrinterState
-from service.store import sterile
+from service.store import sterile, studies
 from service.store.database import reading
 from service.web import slices
 from service.web.slices import ViewCache
@@ -200,7 +201,7 @@ def test_a_set_aside_scan_of_another_patient_is_refused_with_the_next_step(
     page.wait_for_selector("#aside .problem")
     assert "Next:" in text(page, "#aside .problem")
     with reading(world.app.engine) as connection:
-        assert pages_world.studies.need(connection, study_uid).state == "UNMATCHED"
+        assert studies.need(connection, study_uid).state == "UNMATCHED"
 
 
 def test_a_planner_places_the_points_by_clicking_on_slices(world: World, open_page: Opened) -> None:
@@ -325,7 +326,7 @@ def test_the_board_takes_its_token_out_of_the_address_and_names_no_patient(
     tile = text(page, "#printers article:has-text('um3-right')")
     assert "read" in tile and "ago" in tile and "5 min over the estimate" in tile
     with reading(world.app.engine) as connection:
-        names = {s.patient_name.split("^")[0] for s in pages_world.studies.listed(connection)}
+        names = {s.patient_name.split("^")[0] for s in studies.listed(connection)}
     told = page.content() + "".join(seen)
     assert seen and "SECRET" in names and not [n for n in names if n and n in told]
     assert page.locator("button:visible, input:visible").count() == 0
@@ -443,7 +444,7 @@ def test_sterile_services_offers_only_a_roles_steps_and_shows_refusals_in_full(
 
 def test_aeration_counts_down(world: World, open_page: Opened) -> None:
     supervisor, technician = pages_world.person("sue"), pages_world.person("cem")
-    device = sterilise.Steriliser("STER-9", "GS5", (("GS5_COOL", "vertebra-model"),))
+    device = Steriliser("STER-9", "GS5", (("GS5_COOL", "vertebra-model"),))
     sterilise.register_steriliser(world.app, device, supervisor)
     load = sterilise.open_load(
         world.app, load_id="LOAD-9", steriliser_id="STER-9", cycle_name="GS5_COOL", planned_aeration_c=37.0,
