@@ -153,7 +153,8 @@ class Daemon:
         )
         self.app = replace(self.app, node=self.node)
         self.node.start()
-        self._loop("intake", 0.5, partial(_intake_tick, self.app, self.node))
+        listening_since = self.app.clock.now()
+        self._loop("intake", 0.5, partial(_intake_tick, self.app, self.node, listening_since))
 
     def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> None:
         self.loops.append(Loop(name, interval_s, step))
@@ -163,10 +164,10 @@ def _relay(app: App, queue: DbosJobQueue) -> None:
     outbox.relay(app.engine, queue, app.clock.now())
 
 
-def _intake_tick(app: App, node: DicomNode) -> None:
+def _intake_tick(app: App, node: DicomNode, listening_since: datetime) -> None:
     # What is durable but not yet sorted could belong to a study that looks quiet: wait for the sorting.
     if node.counters().get("intake_waiting", 0) == 0:
-        intake.tick(app, node.open_associations())
+        intake.tick(app, node.open_associations(), listening_since)
 
 
 def serve(config: Config, role: str) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -69,8 +69,12 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
                 _note_late_images(app, connection, case, study)
 
 
-def tick(app: App, open_associations: Mapping[str, str]) -> None:
-    """Complete the studies that have been quiet long enough and that no open association still carries."""
+def tick(app: App, open_associations: Mapping[str, str], listening_since: datetime | None = None) -> None:
+    """Complete the studies that have been quiet long enough and that no open association still carries.
+
+    `listening_since` is the start of the node: the silence before it was ours, not the sender's, and a sender
+    that was cut off by our restart gets the whole quiet time to send the rest.
+    """
     with reading(app.engine) as connection:
         waiting = studies.listed(connection, states=("RECEIVING",))
         carried = {
@@ -80,7 +84,8 @@ def tick(app: App, open_associations: Mapping[str, str]) -> None:
         }
     for study in waiting:
         quiet = timedelta(seconds=quiet_seconds(app, study))
-        is_quiet = app.clock.now() - study.last_instance_at >= quiet and study.study_uid not in carried
+        heard_at = max(study.last_instance_at, listening_since or study.last_instance_at)
+        is_quiet = app.clock.now() - heard_at >= quiet and study.study_uid not in carried
         if study.use_now or is_quiet:
             complete(app, study)
 
