@@ -28,7 +28,7 @@ from service.ops.loops import Loop
 from service.ports import Clock, Destination, JobHandler, Peer, Printer, PrinterState, Slicer
 from service.store import outbox, settings
 from service.store.database import migrate, open_engine
-from service.workflow import approve, build, intake, print_run, publish, verify
+from service.workflow import approve, build, intake, print_run, publish, sterilise, verify
 from service.workflow.app import App
 from service.workflow.jobs import case_job
 from service.workflow.tasks import all_tasks
@@ -127,10 +127,11 @@ class Daemon:
             queue_engine(config.queue_database_url), name, config.data_dir / f"worker-{name}.lock"
         )
         self.queue.run_worker(handlers(app), QUEUES)
-        for key in outbox.recover(app.engine, self.queue):
-            log.warning("job %s was unknown to the queue and is queued again", key)
+        _recover(app, self.queue)
+        self._loop("recover", 60.0, partial(_recover, app, self.queue))
         self._loop("relay", 0.2, partial(_relay, app, self.queue))
         self._loop("deliver", 1.0, partial(publish.deliver_due, app))
+        self._loop("expiry", 30.0, partial(sterilise.withdraw_expired, app))
         for printer, entry in zip(app.printers.values(), config.printers, strict=True):
             self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))
 
@@ -164,6 +165,11 @@ def _relay(app: App, queue: DbosJobQueue) -> None:
     outbox.relay(app.engine, queue, app.clock.now())
 
 
+def _recover(app: App, queue: DbosJobQueue) -> None:
+    for key in outbox.recover(app.engine, queue):
+        log.warning("job %s had failed or was unknown to the queue; it is queued again", key)
+
+
 def _intake_tick(app: App, node: DicomNode, listening_since: datetime) -> None:
     # What is durable but not yet sorted could belong to a study that looks quiet: wait for the sorting.
     if node.counters().get("intake_waiting", 0) == 0:
@@ -173,10 +179,15 @@ def _intake_tick(app: App, node: DicomNode, listening_since: datetime) -> None:
 def serve(config: Config, role: str) -> int:
     """Run until SIGTERM or SIGINT. Everything resumes at the next start, after kill -9 too."""
     logs.set_up(config.log_level)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn hands the signal on when it has shut down; with the default action that would be the end of us
+        # before the queue and the node are stopped.
+        signal.signal(number, lambda *_: stopped.set())
     daemon = Daemon(open_app(config), role)
-    daemon.start()
-    log.info("spineprint is up", extra={"role": role, "started_at": datetime.now(UTC).isoformat()})
     try:
+        daemon.start()
+        log.info("spineprint is up", extra={"role": role, "started_at": datetime.now(UTC).isoformat()})
         if role in ("all", "web"):
             from service.web.api import create_web
 
@@ -189,9 +200,6 @@ def serve(config: Config, role: str) -> int:
             if not server.started:
                 return 1
         else:
-            stopped = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stopped.set())
             stopped.wait()
     finally:
         daemon.stop()

@@ -2,6 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support_app import Rig, make_rig
 from tests.support_postgres import postgres, postgres_url
 
-__all__ = ["postgres", "postgres_url"]
+__all__ = ["any_rig", "postgres", "postgres_url", "rig"]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """The service on a fresh SQLite database; see `tests.support_app`."""
+    made = make_rig(tmp_path)
+    yield made
+    made.app.engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """The same on SQLite and on a real PostgreSQL."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    made = make_rig(tmp_path, database_url=url)
+    yield made
+    made.app.engine.dispose()

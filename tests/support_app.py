@@ -26,7 +26,7 @@ from service.geometry.progress import Progress
 from service.ports import JobHandler, JobRequest, JobState, Printer, ReceivedInstance
 from service.store import blobs, cases, outbox
 from service.store.cases import Case
-from service.store.database import migrate, open_engine, reading
+from service.store.database import migrate, open_engine, reading, transaction
 from service.workflow import approve, build, identity, intake, print_run
 from service.workflow.app import App
 from tests.support_dicom import CT_IMAGE, ct_slice, save
@@ -192,6 +192,17 @@ class Rig:
             if self.queue.work(self.app, *kinds) == 0:
                 return
         raise AssertionError("the jobs never end")
+
+    def run_verify(self, case: Case) -> None:
+        """Run the verification job; the case needs no real model, only files of the right kinds."""
+        with transaction(self.app.engine) as connection:
+            for kind in {"plan", "mask"} - set(blobs.current(connection, case.id)):
+                path = self.app.config.data_dir / f"{kind}.tiny"
+                path.write_text(kind, "utf-8")
+                blobs.record(
+                    connection, case.id, kind, (path, blobs.sha256_of(path), len(kind)), self.clock.now()
+                )
+        self.run_jobs("verify")
 
     def case(self, case_id: str) -> Case:
         with reading(self.app.engine) as connection:

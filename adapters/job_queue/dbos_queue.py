@@ -101,6 +101,9 @@ class DbosJobQueue:
                 DBOS.register_queue(name, worker_concurrency=concurrency, polling_interval_sec=poll_s)
 
     def enqueue(self, request: JobRequest) -> None:
+        if self.status(request.key) is JobState.FAILED:
+            # DBOS would keep the failed run for ever under this key; whoever asks again wants it run again.
+            DBOS.delete_workflow(request.key)
         # DBOS takes either a partition or a priority; printing is ordered by our own tables.
         options = (
             SetEnqueueOptions(queue_partition_key=request.partition)

@@ -52,7 +52,7 @@ def append(
         start = text("INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, :hash) ON CONFLICT DO NOTHING")
         connection.execute(start, {"hash": GENESIS})
         head = connection.execute(last).one()
-    previous, seq = head.hash, head.seq + 1
+    previous, seq = str(head.hash), int(head.seq) + 1
     at_text, content = times.to_text(at), canonical(data)
     digest = row_hash(previous, seq, at_text, actor, subject, event, content)
     connection.execute(

@@ -50,7 +50,7 @@ def keep(source: Path, folder: Path, kind: str) -> tuple[Path, str, int]:
     )
     target = folder / f"{kind}-{digest[:16]}{suffix}"
     size = source.stat().st_size
-    if target.exists() and target.stat().st_size == size:
+    if target.exists() and target.stat().st_size == size and sha256_of(target) == digest:
         return target, digest, size
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
@@ -65,6 +65,18 @@ def keep(source: Path, folder: Path, kind: str) -> tuple[Path, str, int]:
         temporary.unlink(missing_ok=True)
         raise storage_error(exc, folder) from exc
     return target, digest, size
+
+
+def check_intact(artifact: Artifact) -> None:
+    """Raise StorageError when the file on disk is not the one that was recorded (and perhaps signed)."""
+    if not artifact.path.is_file() or sha256_of(artifact.path) != artifact.sha256:
+        raise StorageError(
+            f"The stored {artifact.kind} is not the file that was recorded.",
+            next_step="Have the disk and the backup checked; then give the inputs again to make it anew.",
+            code="storage.changed",
+            retryable=False,
+            details={"kind": artifact.kind},
+        )
 
 
 def sync_folder(folder: Path) -> None:

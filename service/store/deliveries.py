@@ -104,12 +104,14 @@ def postponed(connection: Connection, delivery: Delivery, now: datetime, status:
     )
 
 
-def retry(connection: Connection, delivery_id: str, now: datetime) -> None:
-    connection.execute(
+def retry(connection: Connection, delivery_id: str, now: datetime) -> bool:
+    """Make it due now; False when there is nothing to send."""
+    statement = (
         update(deliveries)
         .where(deliveries.c.id == delivery_id, deliveries.c.state != "DELIVERED")
         .values(state="WAITING", next_try_at=times.to_text(now))
     )
+    return connection.execute(statement).rowcount == 1
 
 
 def counts(connection: Connection) -> dict[str, int]:

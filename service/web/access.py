@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
+from urllib.parse import urlparse
 
 from fastapi import Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.domain.people import Actor, Person, Role, Scope, acting
 from service.errors import NotAllowedError, NotAuthenticatedError
@@ -66,12 +68,27 @@ def _refuse_cross_site(request: Request) -> None:
     """A cookie alone must not let another site act: browsers say where a request comes from (Fetch Metadata)."""
     if request.method in ("GET", "HEAD") or COOKIE not in request.cookies:
         return
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    site = request.headers.get("sec-fetch-site")
+    if site is None:
+        # Older browsers say at least where a form or script came from.
+        origin = request.headers.get("origin")
+        same = origin is None or urlparse(origin).netloc == request.headers.get("host", "")
+    else:
+        same = site in ("same-origin", "none")
+    if not same:
         raise NotAllowedError(
             "This request came from another site.",
             code="auth.cross_site",
             next_step="Use the service's own pages.",
         )
+
+
+def caller_if_any(request: Request, app: AppDep) -> Caller | None:
+    """Who is asking, or None: for what says more to those who are logged in."""
+    try:
+        return current_caller(request, app)
+    except (NotAuthenticatedError, SQLAlchemyError):
+        return None
 
 
 def current_person(caller: Annotated[Caller, Depends(current_caller)]) -> Actor:

@@ -12,7 +12,9 @@ from fastapi.staticfiles import StaticFiles
 from service import NOTICE, __version__
 from service.ops.loops import Loop
 from service.web import problems
+from service.web.limits import BodyLimit
 from service.web.routers import (
+    administration,
     cases,
     images,
     operations,
@@ -40,7 +42,12 @@ _HEADERS = {
 def create_web(app: App, loops: list[Loop]) -> FastAPI:
     """The web application over a wired service."""
     web = FastAPI(
-        title="spineprint", version=__version__, description=NOTICE, docs_url="/docs", redoc_url=None
+        title="spineprint",
+        version=__version__,
+        description=NOTICE,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     web.state.spineprint = app
     web.state.loops = loops
@@ -55,7 +62,18 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
                 response.headers.setdefault(name, value)
         return response
 
-    for module in (session, cases, images, printing, sterilisation, verification, operations, pages):
+    web.add_middleware(BodyLimit)
+    for module in (
+        session,
+        administration,
+        cases,
+        images,
+        printing,
+        sterilisation,
+        verification,
+        operations,
+        pages,
+    ):
         web.include_router(module.router)
     web.mount("/static", StaticFiles(directory=_STATIC), name="static")
     if _THREE.is_dir():

@@ -21,12 +21,11 @@ def polled(
 ) -> Response:
     """A JSON answer with a validator over its content.
 
-    `volatile` keys (ages, times of answering) are in the body but not in the ETag: they change by themselves and
-    the reader can count them on.
+    `volatile` keys (ages, times of answering), at any depth, are in the body but not in the ETag: they change by
+    themselves and the reader can count them on.
     """
     plain = jsonable_encoder(body)
-    stable = {k: v for k, v in plain.items() if k not in volatile} if isinstance(plain, dict) else plain
-    digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(json.dumps(_stable(plain, volatile), sort_keys=True).encode()).hexdigest()[:20]
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "no-cache, private",
@@ -36,3 +35,11 @@ def polled(
     if headers["ETag"] in asked or "*" in asked:
         return Response(status_code=304, headers=headers)
     return Response(json.dumps(plain), media_type="application/json", headers=headers)
+
+
+def _stable(value: Any, volatile: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {k: _stable(v, volatile) for k, v in value.items() if k not in volatile}
+    if isinstance(value, list):
+        return [_stable(v, volatile) for v in value]
+    return value

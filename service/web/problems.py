@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from service.errors import NotAuthenticatedError, SpineprintError, StorageError
@@ -42,7 +44,7 @@ def install(web: FastAPI) -> None:
     @web.exception_handler(SpineprintError)
     def expected(request: Request, exc: SpineprintError) -> Response:
         if isinstance(exc, NotAuthenticatedError) and _wants_page(request):
-            return RedirectResponse(f"/login?next={request.url.path}", status_code=303)
+            return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
         response = problem(
             exc.http_status,
             exc.code,
@@ -69,13 +71,26 @@ def install(web: FastAPI) -> None:
     @web.exception_handler(HTTPException)
     def plain(_request: Request, exc: HTTPException) -> Response:
         code = "not_found" if exc.status_code == 404 else "request.refused"
-        return problem(exc.status_code, code, str(exc.detail), "See /docs for what exists here.")
+        response = problem(exc.status_code, code, str(exc.detail), "See /docs for what exists here.")
+        response.headers.update(exc.headers or {})
+        return response
 
     @web.exception_handler(OSError)
     def disk(_request: Request, exc: OSError) -> Response:
         log.exception("storage failed", exc_info=exc)
         error = StorageError("The data folder cannot be used.", next_step="Check disk space and permissions.")
         return problem(507, error.code, error.message, error.next_step, retryable=True)
+
+    @web.exception_handler(OperationalError)
+    def database(_request: Request, exc: OperationalError) -> Response:
+        # The statement stays out of the log: its values may be a patient's.
+        log.error("the database failed: %s", type(exc.orig).__name__)
+        error = StorageError(
+            "The database cannot be used at the moment.",
+            next_step="Try again; if it repeats, check disk space and that the database runs.",
+            code="storage.database",
+        )
+        return problem(503, error.code, error.message, error.next_step, retryable=True)
 
     @web.exception_handler(Exception)
     def defect(_request: Request, exc: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -43,7 +44,7 @@ def case_detail(
     view = case_view(case) | {
         "waiting_for": waiting_sentence(connection, case, study),
         "study": study_view(app, study, identity=roles is not None),
-        "inputs": {k: v for k, v in case.inputs.items() if k != "inspection"},
+        "inputs": _inputs(case),
         "inspection": case.inputs.get("inspection"),
         "planned_by": case.planned_by or None,
         "artifacts": {
@@ -74,6 +75,13 @@ def case_detail(
     if roles is not None:
         view["possible_events"] = possible_events(case, roles)
     return view
+
+
+def _inputs(case: Case) -> dict[str, Any]:
+    shown = {k: v for k, v in case.inputs.items() if k != "inspection"}
+    if shown.get("mask"):
+        shown["mask"] = Path(shown["mask"]).name  # where it lies on the server is nobody's business
+    return shown
 
 
 def possible_events(case: Case, roles: frozenset[Role]) -> list[str]:
@@ -116,7 +124,7 @@ def waiting_sentence(connection: Connection, case: Case, study: Study) -> str:
         return (
             words.get(jobs[0].state, "The part is being printed.") if jobs else "The part is being printed."
         )
-    return _WAITING[case.state]
+    return _WAITING.get(case.state, "The case waits for a person.")
 
 
 def study_view(app: App, study: Study, *, identity: bool) -> dict[str, Any]:

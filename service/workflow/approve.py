@@ -115,6 +115,8 @@ def slice_approved(app: App, case: Case, key: str) -> None:
             next_step="Cancel, or have the surgeon look at the plan again.",
             code="approval.missing",
         )
+    for kind in ("plan", "mesh", "print_mesh", "print_layout"):
+        blobs.check_intact(current[kind])
     work = fresh_folder(app.work_folder(key))
     argument = {
         "print_mesh": str(current["print_mesh"].path),

@@ -58,6 +58,15 @@ def give_inputs(app: App, case_id: str, inputs: ModelInputs, actor: Actor) -> Ca
             next_step="Give the target point (and better also one above and one below), or a mask.",
             code="inputs.missing",
         )
+    with reading(app.engine) as connection:
+        case = cases.get(connection, case_id)  # before anything is written in its name
+        series = {i.series_uid for i in studies.instances_of(connection, case.study_uid) if not i.quarantined}
+    if inputs.series_uid and inputs.series_uid not in series:
+        raise InputRefusedError(
+            "The study of this case has no such series.",
+            next_step="Choose one of the case's own series.",
+            code="inputs.series",
+        )
     kept_mask = None
     if inputs.mask is not None:
         kept_mask = blobs.keep(inputs.mask, app.case_folder(case_id), "input-mask")

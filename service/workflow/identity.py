@@ -11,7 +11,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from service.domain.people import Actor, Person, Role, Scope
-from service.errors import InputRefusedError, NotAuthenticatedError
+from service.errors import ConflictError, InputRefusedError, NotAuthenticatedError, NotFoundError
 from service.store import audit, people, times
 from service.store.database import reading, transaction
 from service.workflow.app import App
@@ -56,6 +56,70 @@ def add_user(
             data={"roles": sorted(r.value for r in person.roles)},
         )
     return person
+
+
+def change_user(
+    app: App,
+    username: str,
+    *,
+    active: bool | None = None,
+    password: str | None = None,
+    roles: Iterable[str] | None = None,
+    by: str,
+) -> None:
+    """Switch an account off or on, set a password or roles. Raises NotFoundError, InputRefusedError, ConflictError."""
+    wanted = frozenset(roles) if roles is not None else None
+    if password is not None and len(password) < _MIN_PASSWORD:
+        raise InputRefusedError(
+            f"The password needs at least {_MIN_PASSWORD} characters.", next_step="Choose a longer one.",
+            code="user.invalid",
+        )  # fmt: skip
+    if wanted is not None and (not wanted or wanted - {r.value for r in Role}):
+        raise InputRefusedError(
+            f"Roles must be among {', '.join(r.value for r in Role)}.", next_step="Name at least one of them.",
+            code="user.invalid",
+        )  # fmt: skip
+    values: dict[str, object] = {}
+    if active is not None:
+        values |= {"active": active, "failed_logins": 0, "locked_until": None}
+    if password is not None:
+        values |= {"password_hash": _HASHER.hash(password), "failed_logins": 0, "locked_until": None}
+    if wanted is not None:
+        values["roles"] = sorted(wanted)
+    with transaction(app.engine) as connection:
+        if people.find_user(connection, username) is None:
+            raise NotFoundError(
+                "There is no such user.", next_step="See the list of users.", code="user.not_found"
+            )
+        if username == by and (active is False or (wanted is not None and Role.ADMIN not in wanted)):
+            raise ConflictError(
+                "An administrator cannot lock themselves out.",
+                code="user.self",
+                next_step="Ask another administrator.",
+            )
+        if values:
+            people.change_user(connection, username, **values)
+        people.end_sessions_of(connection, username)
+        audit.append(
+            connection,
+            at=app.clock.now(),
+            actor=by,
+            subject=f"user:{username}",
+            event="user_changed",
+            data={"changed": sorted(values), "active": active},
+        )
+
+
+def revoke_token(app: App, name: str, by: str) -> None:
+    """Raises NotFoundError."""
+    with transaction(app.engine) as connection:
+        if not people.revoke_token(connection, name, app.clock.now()):
+            raise NotFoundError(
+                "There is no such token.", next_step="Check its name.", code="token.not_found"
+            )
+        audit.append(
+            connection, at=app.clock.now(), actor=by, subject=f"token:{name}", event="token_revoked", data={}
+        )
 
 
 def log_in(app: App, username: str, password: str) -> tuple[str, Person, datetime]:

@@ -60,12 +60,17 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
         if known:
             _record_conflicting_copy(app, connection, study, header)
             return
+        was_complete = study.state != "RECEIVING"
         _count_instance(app, connection, study, instance)
+        if study.kind == "unknown" and (kind := study_kind(app, instance.calling_ae, header)) != "unknown":
+            # The first object was a report or the like; the images say what the study is.
+            studies.change(connection, study.study_uid, kind=kind)
+            study = studies.need(connection, study.study_uid)
         if study.kind == "planning_ct" and header.modality == "CT":
             case = cases.by_study(connection, study.study_uid)
             if case is None:
                 cases.create(connection, study_uid=study.study_uid, now=app.clock.now(), actor=_RECEIVER)
-            elif study.state != "RECEIVING":
+            elif was_complete:
                 _note_late_images(app, connection, case, study)
 
 
@@ -88,6 +93,11 @@ def tick(app: App, open_associations: Mapping[str, str], listening_since: dateti
         is_quiet = app.clock.now() - heard_at >= quiet and study.study_uid not in carried
         if study.use_now or is_quiet:
             complete(app, study)
+    # Scans that stopped growing but have no case yet: cut off before matching, or waiting for the scan in work.
+    with reading(app.engine) as connection:
+        unmatched = studies.listed(connection, kind="oarm", states=("COMPLETE",))
+    for study in unmatched:
+        scans.match(app, study.study_uid)
 
 
 def quiet_seconds(app: App, study: Study) -> float:
@@ -116,17 +126,12 @@ def use_now(app: App, study_uid: str, actor: Actor) -> None:
 def complete(app: App, study: Study) -> None:
     """The study stopped growing: hand it on by its kind."""
     now = app.clock.now()
-    if study.kind == "oarm":
-        with transaction(app.engine) as connection:
-            studies.change(
-                connection, study.study_uid, state="COMPLETE", completed_at=times.to_text(now), use_now=False
-            )
-        scans.match(app, study.study_uid)
-        return
     with transaction(app.engine) as connection:
         studies.change(
             connection, study.study_uid, state="COMPLETE", completed_at=times.to_text(now), use_now=False
         )
+        if study.kind == "oarm":
+            return  # `tick` matches it next, whatever happens in between
         case = cases.by_study(connection, study.study_uid)
         if case is None:
             found = sorted(
@@ -167,6 +172,8 @@ def inspect(app: App, case: Case, _key: str) -> None:
     files = [i.path for i in stored if not i.quarantined and i.modality == "CT"]
     result = app.run_task("inspect_study", {"files": files}, progress_for(app, case.id))
     with transaction(app.engine) as connection:
+        if studies.need(connection, case.study_uid).revision != study.revision:
+            return  # images came while these were inspected: the next completion inspects them all
         fresh = cases.get(connection, case.id)
         cases.move(
             connection,
@@ -210,15 +217,21 @@ def _new_study(app: App, connection: Connection, header: InstanceHeader, instanc
 def study_kind(app: App, calling_ae: str, header: InstanceHeader) -> str:
     """planning_ct | oarm | unknown: the configured role of the sender decides, then the header's hints."""
     roles = {r for p in app.config.dicom.peers if p.ae_title == calling_ae for r in p.roles}
-    if "oarm" in roles and "planning_ct" not in roles:
+    sends_scans, sends_planning = "oarm" in roles, "planning_ct" in roles
+    if sends_scans and not sends_planning:
         return "oarm"
+    if sends_planning and not sends_scans:
+        return "planning_ct" if header.modality == "CT" else "unknown"
     if _OARM_HINT.search(header.hints) and header.modality in ("CT", "XA"):
         return "oarm"
     return "planning_ct" if header.modality == "CT" else "unknown"
 
 
 def _count_instance(app: App, connection: Connection, study: Study, instance: ReceivedInstance) -> None:
-    reopened = {} if study.state == "RECEIVING" else {"state": "RECEIVING", "revision": study.revision + 1}
+    reopened: dict[str, object] = {}
+    if study.state != "RECEIVING":
+        reopened = {"state": "RECEIVING", "revision": study.revision + 1, "reason_code": "", "reason": "",
+                    "next_step": ""}  # fmt: skip
     studies.change(
         connection,
         study.study_uid,

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
-from service.errors import ConflictError, SpineprintError
+from service.errors import SpineprintError
 from service.geometry.progress import Progress
 from service.ports import JobHandler, JobRequest
 from service.store import blobs, cases, outbox
@@ -34,7 +37,7 @@ STATE_JOBS: Mapping[CaseState, StateJob] = {
     CaseState.RECEIVING: StateJob("inspect", "io", CaseState.RECEIVING),
     CaseState.BUILDING: StateJob("build", "cpu", CaseState.RECEIVED),
     CaseState.APPROVED: StateJob("slice", "cpu", CaseState.APPROVED, priority=5),
-    CaseState.VERIFYING: StateJob("verify", "urgent", CaseState.USED, priority=1),
+    CaseState.VERIFYING: StateJob("verify", "urgent", CaseState.VERIFYING, priority=1),
 }
 
 
@@ -64,6 +67,8 @@ def case_job(app: App, state: CaseState, work: CaseWork) -> JobHandler:
             case = cases.get(connection, case_id)
         if case.state is not state or not key.endswith(f".{case.state_version}"):
             log.info("job %s: the case has moved on, nothing to do", key)
+            with transaction(app.engine) as connection:
+                outbox.finish(connection, key, app.clock.now())
             return
         try:
             work(app, case, key)
@@ -71,33 +76,53 @@ def case_job(app: App, state: CaseState, work: CaseWork) -> JobHandler:
             raise_attention(app, case, exc, job.resume_state)
         except OSError as exc:
             raise_attention(app, case, blobs.storage_error(exc, app.config.data_dir), job.resume_state)
-        finally:
-            with transaction(app.engine) as connection:
-                outbox.finish(connection, key, app.clock.now())
+        except SQLAlchemyError:
+            raise  # nothing can be recorded now: the job stays unfinished and is taken up again
+        except Exception:
+            # The outermost frame of a job: a case must never stand in a state that nobody works on.
+            log.exception("job %s failed unexpectedly", key)
+            raise_attention(app, case, _defect(job.kind), job.resume_state)
+        with transaction(app.engine) as connection:
+            outbox.finish(connection, key, app.clock.now())
 
     return handle
 
 
+def _defect(kind: str) -> SpineprintError:
+    return SpineprintError(
+        f"The step '{kind}' failed unexpectedly.",
+        next_step="This is a defect: send the support bundle. The case can be resumed.",
+        code="job.defect",
+    )
+
+
 def raise_attention(app: App, case: Case, error: SpineprintError, resume_state: CaseState) -> None:
     """Park the case with what happened and what to do next. A case that moved on meanwhile is left alone."""
-    attention = {**error.to_document(), "resume_state": resume_state.value}
-    try:
-        with transaction(app.engine) as connection:
-            fresh = cases.get(connection, case.id)
-            if fresh.state is not case.state:
-                return
-            cases.move(
-                connection,
-                fresh,
-                CaseEvent.RAISE_ATTENTION,
-                actor=system("worker"),
-                now=app.clock.now(),
-                data={"code": error.code, "message": error.message, "next_step": error.next_step},
-                changes={"attention": attention},
-            )
-    except ConflictError:
-        log.info("case %s changed while a failure was recorded", case.code)
-        return
+    with transaction(app.engine) as connection:
+        fresh = cases.get(connection, case.id)
+        if (fresh.state, fresh.state_version) != (case.state, case.state_version):
+            log.info("case %s moved on while a failure was recorded", case.code)
+            return
+        park(connection, app, fresh, error, resume_state)
+    tell_attention(app, case, error)
+
+
+def park(
+    connection: Connection, app: App, case: Case, error: SpineprintError, resume_state: CaseState
+) -> None:
+    """The same inside the caller's transaction, so that what failed and the parked case are never seen apart."""
+    cases.move(
+        connection,
+        case,
+        CaseEvent.RAISE_ATTENTION,
+        actor=system("worker"),
+        now=app.clock.now(),
+        data={"code": error.code, "message": error.message, "next_step": error.next_step},
+        changes={"attention": {**error.to_document(), "resume_state": resume_state.value}},
+    )
+
+
+def tell_attention(app: App, case: Case, error: SpineprintError) -> None:
     app.notifier.notify("attention", f"{error.message} {error.next_step}", case_code=case.code)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor
-from service.domain.print_job import RUNNING
+from service.domain.print_job import RUNNING, PrintState
 from service.store import cases, prints
 from service.store.cases import Case
 from service.store.database import transaction
@@ -23,14 +23,15 @@ def resume(app: App, case_id: str, actor: Actor) -> Case:
         moved = cases.move(
             connection, case, CaseEvent.RESUME, actor=actor, now=app.clock.now(), jobs=entry_job(case, back)
         )
-    if moved.state is CaseState.VERIFYING:
-        verify.recompute(app, moved)
+        if moved.state is CaseState.VERIFYING:
+            verify.recompute(connection, app, moved)
     return moved
 
 
 def cancel(app: App, case_id: str, actor: Actor, reason: str) -> Case:
     with transaction(app.engine) as connection:
-        running = prints.listed(connection, case_id=case_id, states=RUNNING)
+        # An intent counts too: its job is on the way to the printer.
+        running = prints.listed(connection, case_id=case_id, states=RUNNING | {PrintState.INTENT})
         return cases.move(
             connection,
             cases.get(connection, case_id),

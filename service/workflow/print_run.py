@@ -39,7 +39,7 @@ from service.store.database import reading, transaction
 from service.store.prints import PrintJob
 from service.workflow import sterilise
 from service.workflow.app import App
-from service.workflow.jobs import raise_attention
+from service.workflow.jobs import park, tell_attention
 
 log = logging.getLogger("spineprint.print")
 
@@ -84,7 +84,7 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
             data={"printer": printer_name, "job": token, "gcode_sha256": gcode.sha256 if gcode else None},
             jobs=[JobRequest(f"send.{token}", "send_print", token, "printers", partition=printer_name)],
         )
-        assert approval is not None and gcode is not None  # noqa: S101 - the guard above
+        assert approval is not None and gcode is not None
         prints.add(
             connection, token=token, case_id=case_id, approval_id=approval.id, attempt=attempt, printer=printer_name,
             gcode_sha256=gcode.sha256, requested_by=actor.name, now=now,
@@ -109,11 +109,7 @@ def send_print(app: App, key: str, token: str) -> None:
 def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
     printer = app.printers.get(job.printer)
     if printer is None:
-        raise DeviceError(
-            f"Printer '{job.printer}' is not configured any more.",
-            code="printer.not_found",
-            next_step="Add it to the configuration or print on another one.",
-        )
+        raise _not_configured(job)
     if gcode is None or blobs.sha256_of(gcode) != job.gcode_sha256:
         raise InputRefusedError(
             "The G-code on disk is not the audited one.",
@@ -147,6 +143,14 @@ def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
             code="printer.not_reached",
             next_step="Check the printer's network, then resume the case and start the print again.",
         )
+
+
+def _not_configured(job: PrintJob) -> DeviceError:
+    return DeviceError(
+        f"Printer '{job.printer}' is not configured any more.",
+        code="printer.not_found",
+        next_step="Add it to the configuration or print on another one.",
+    )
 
 
 def _has_already(app: App, printer: Printer, job: PrintJob) -> bool:
@@ -205,13 +209,13 @@ def _not_started(app: App, token: str, error: SpineprintError) -> None:
             job = prints.get(connection, token)
         _unknown(app, job, error.message)
         return
-    now = app.clock.now()
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
-        prints.change(connection, job, PrintState.NOT_STARTED, now, detail=error.message)
+        prints.change(connection, job, PrintState.NOT_STARTED, app.clock.now(), detail=error.message)
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
-    raise_attention(app, case, error, CaseState.SLICED)
+        _park(connection, app, case, error, CaseState.SLICED)
+    tell_attention(app, case, error)
 
 
 def poll(app: App, printer: Printer) -> PrinterReading:
@@ -230,7 +234,7 @@ def poll(app: App, printer: Printer) -> PrinterReading:
 
 def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> None:
     """Bring one print up to date from a reading, or from the printer's history when it runs no more."""
-    told = seen.job if seen.job and (seen.job.uuid == job.uuid or seen.job.name == job.token) else None
+    told = seen.job if seen.job and _is_ours(seen.job, job) else None
     if told is None:
         lookup = printer.find(job.token, job.uuid)
         if lookup.outcome is LookupOutcome.UNSURE:
@@ -248,6 +252,11 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
     _record(app, job, told, target)
 
 
+def _is_ours(told: PrinterJob, job: PrintJob) -> bool:
+    # Two empty identifiers are not the same job: ours has none yet when the answer to its upload was lost.
+    return told.name == job.token or bool(job.uuid and told.uuid == job.uuid)
+
+
 def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> None:
     now = app.clock.now()
     values: dict[str, object] = {
@@ -262,6 +271,7 @@ def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> No
         values["finished_at"] = times.to_text(now)
     if target in OVER:
         values["cleared_at"] = times.to_text(now)
+    error = _ended_badly(target) if target in (PrintState.ABORTED, PrintState.FAILED) else None
     with transaction(app.engine) as connection:
         fresh = prints.get(connection, job.token)
         if fresh.state in OVER:
@@ -272,8 +282,10 @@ def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> No
         case = cases.get(connection, job.case_id)
         if target is PrintState.FINISHED:
             _printed(connection, app, case, fresh, _PRINTER)
-    if target in (PrintState.ABORTED, PrintState.FAILED):
-        _ended_badly(app, case, target)
+        if error is not None:
+            _void_and_park(connection, app, case, error)
+    if error is not None:
+        tell_attention(app, case, error)
 
 
 def _printed(connection: Connection, app: App, case: Case, job: PrintJob, actor: Actor) -> None:
@@ -290,19 +302,25 @@ def _printed(connection: Connection, app: App, case: Case, job: PrintJob, actor:
     sterilise.create_item(connection, app, case, job)
 
 
-def _ended_badly(app: App, case: Case, target: PrintState) -> None:
-    error = DeviceError(
+def _ended_badly(target: PrintState) -> DeviceError:
+    return DeviceError(
         f"The print was {'stopped' if target is PrintState.ABORTED else 'reported as failed'} at the printer.",
         next_step="Discard the part. Resume to have the plan approved again, which allows one new print.",
         code="print.aborted" if target is PrintState.ABORTED else "print.failed",
     )
-    _void_and_park(app, case, error)
 
 
-def _void_and_park(app: App, case: Case, error: SpineprintError) -> None:
-    with transaction(app.engine) as connection:
-        approvals.void(connection, case.id, app.clock.now())
-    raise_attention(app, case, error, CaseState.PLAN_READY)
+def _void_and_park(connection: Connection, app: App, case: Case, error: SpineprintError) -> None:
+    approvals.void(connection, case.id, app.clock.now())
+    _park(connection, app, case, error, CaseState.PLAN_READY)
+
+
+def _park(
+    connection: Connection, app: App, case: Case, error: SpineprintError, resume_state: CaseState
+) -> None:
+    """In the transaction that ends the print: a kill between the two would leave the case waiting for ever."""
+    if case.state is CaseState.PRINTING:
+        park(connection, app, case, error, resume_state)
 
 
 def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
@@ -339,17 +357,21 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
             now=now,
             data={"job": token, "outcome": outcome, "note": note.strip()},
         )
+        error = None
         if target is PrintState.FINISHED:
             _printed(connection, app, case, job, actor)
-    if target is PrintState.FAILED:
-        _ended_badly(app, case, target)
-    elif target is PrintState.NOT_STARTED:
-        error = DeviceError(
-            "The print was not started.",
-            code="print.not_started",
-            next_step="Resume the case and start the print again.",
-        )
-        raise_attention(app, case, error, CaseState.SLICED)
+        elif target is PrintState.FAILED:
+            error = _ended_badly(target)
+            _void_and_park(connection, app, case, error)
+        else:
+            error = DeviceError(
+                "The print was not started.",
+                code="print.not_started",
+                next_step="Resume the case and start the print again.",
+            )
+            _park(connection, app, case, error, CaseState.SLICED)
+    if error is not None:
+        tell_attention(app, case, error)
     return job
 
 
@@ -363,7 +385,10 @@ def command(app: App, token: str, target: str, actor: Actor) -> None:
             code="print.state",
             next_step="Load the print job again.",
         )
-    app.printers[job.printer].command(target)
+    printer = app.printers.get(job.printer)
+    if printer is None:
+        raise _not_configured(job)
+    printer.command(target)
     with transaction(app.engine) as connection:
         cases.note(
             connection,

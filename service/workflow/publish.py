@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from service.domain.people import system
+from service.domain.people import Actor, system
+from service.errors import NotFoundError
 from service.geometry.progress import silent
 from service.ports import Destination
-from service.store import blobs, cases, deliveries, outbox, scans, studies
+from service.store import audit, blobs, cases, deliveries, outbox, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.deliveries import Delivery
@@ -79,6 +81,7 @@ def _make_and_queue(app: App, case: Case, key: str, argument: dict[str, Any]) ->
             data={"objects": [o["kind"] for o, _ in kept]},
         )
         outbox.finish(connection, key, now)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def deliver_due(app: App) -> int:
@@ -114,6 +117,20 @@ def deliver_due(app: App) -> int:
                 else:
                     deliveries.postponed(connection, item, now, text)
     return len(waiting)
+
+
+def retry_delivery(app: App, delivery_id: str, actor: Actor) -> None:
+    """A person has a refused or waiting object sent again now. Raises NotFoundError."""
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        if not deliveries.retry(connection, delivery_id, now):
+            raise NotFoundError(
+                "There is no such delivery, or it has arrived already.", next_step="See the case's deliveries.",
+                code="delivery.not_found",
+            )  # fmt: skip
+        audit.append(
+            connection, at=now, actor=actor.name, subject=f"delivery:{delivery_id}", event="retried", data={}
+        )
 
 
 def _settle(app: App, items: Iterable[Delivery], reason: str) -> None:

@@ -23,11 +23,15 @@ def match(app: App, study_uid: str) -> None:
     """Attach a complete scan to the one waiting case of its patient, or say why not."""
     with transaction(app.engine) as connection:
         study = studies.need(connection, study_uid)
+        if study.state != "COMPLETE":
+            return  # it grew again, or was matched meanwhile
         stored = studies.instances_of(connection, study_uid)
         refusal = _identity_fault(study, {i.patient_id for i in stored})
         if refusal is None:
             candidates = _cases_of_patient(connection, study)
             waiting = [c for c in candidates if c.state in WAITING]
+            if not waiting and any(c.state is CaseState.VERIFYING for c in candidates):
+                return  # another scan of this patient is being measured: this one is matched after it
             refusal = _candidate_fault(candidates, waiting)
             if refusal is None:
                 attach(app, connection, study, waiting[0], system("matching"))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from service.domain import sterilisation as rules
 from service.domain.case import CaseEvent, CaseState
-from service.domain.people import Actor
+from service.domain.people import Actor, system
 from service.domain.sterilisation import (
     BiologicalIndicator,
     BiState,
@@ -31,9 +31,15 @@ from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
 from service.workflow.app import App
-from service.workflow.jobs import raise_attention
+from service.workflow.jobs import park, tell_attention
 
 SETTINGS = SterilisationSettings()
+
+REJECTED = SpineprintError(
+    "The printed part was rejected at inspection.",
+    next_step="Discard it. Resume to have the plan approved again, which allows one new print.",
+    code="part.rejected",
+)
 
 #: A step of the item that is also a step of its case, with the guard it answers.
 _CASE_STEPS: Mapping[str, tuple[CaseEvent, str]] = {
@@ -108,8 +114,12 @@ def item_event(app: App, item_id: str, event: str, data: Mapping[str, object], a
         _keep(connection, app, changed, item.version, event, actor, values)
         case = cases.get(connection, item.design.case_id)
         _step_case(connection, app, case, changed, event, actor)
-    if event == "reject":
-        _park_rejected(app, case)
+        rejected = event == "reject" and case.state is CaseState.PRINTED
+        if rejected:
+            approvals.void(connection, case.id, now)
+            park(connection, app, cases.get(connection, case.id), REJECTED, CaseState.PLAN_READY)
+    if rejected:
+        tell_attention(app, case, REJECTED)
     return changed
 
 
@@ -185,6 +195,23 @@ def recall_all(connection: Connection, app: App) -> list[str]:
     return told
 
 
+def withdraw_expired(app: App) -> list[str]:
+    """Released packs past their use-by become non-sterile by themselves; returns their items."""
+    now = app.clock.now()
+    withdrawn = []
+    with transaction(app.engine) as connection:
+        for item in sterile.listed(connection, Item):
+            if item.state is not ItemState.RELEASED or item.pack is None or item.pack.expires_at > now:
+                continue
+            reason = {"reason": "use-by date passed"}
+            changed = rules.apply_item(item, "withdraw", reason, "system", "system", now, SETTINGS)
+            _keep(connection, app, changed, item.version, "withdraw", system("expiry"), reason)
+            withdrawn.append(item.id)
+    for item_id in withdrawn:
+        app.notifier.notify("sterile", f"The pack of {item_id} has passed its use-by date and was withdrawn.")
+    return withdrawn
+
+
 def register_steriliser(app: App, steriliser: Steriliser, actor: Actor) -> Steriliser:
     _need_role(actor, ("cssd_supervisor", "admin"))
     return _register(app, steriliser, actor)
@@ -258,7 +285,9 @@ def _register(app: App, record: sterile.R, actor: Actor) -> sterile.R:
 
 def _step_case(connection: Connection, app: App, case: Case, item: Item, event: str, actor: Actor) -> None:
     now = app.clock.now()
-    if event in _CASE_STEPS:
+    # A scan that came while the pack was only issued has taken the case past the point of "use" already.
+    ahead = event == "use" and case.state in (CaseState.VERIFYING, CaseState.VERIFIED, CaseState.USED)
+    if event in _CASE_STEPS and not ahead:
         step, guard = _CASE_STEPS[event]
         cases.move(connection, case, step, actor=actor, now=now, guards={guard: True}, data={"item": item.id})
     elif event == "discard" and item.use is not None and case.state is CaseState.VERIFIED:
@@ -296,18 +325,6 @@ def close_case(app: App, case_id: str, actor: Actor) -> Case:
             now=app.clock.now(),
             guards={"item_discarded": gone},
         )
-
-
-def _park_rejected(app: App, case: Case) -> None:
-    error = SpineprintError(
-        "The printed part was rejected at inspection.",
-        next_step="Discard it. Resume to have the plan approved again, which allows one new print.",
-        code="part.rejected",
-    )
-    with transaction(app.engine) as connection:
-        approvals.void(connection, case.id, app.clock.now())
-        fresh = cases.get(connection, case.id)
-    raise_attention(app, fresh, error, CaseState.PLAN_READY)
 
 
 def _keep(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ log = logging.getLogger("spineprint.tasks")
 Task = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _EXIT_ORPHANED = 70
+_END_WITHIN_S = 30.0
 
 
 def run_tethered(
@@ -49,12 +51,13 @@ def run_tethered(
             env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
             text=True,
             encoding="utf-8",
+            process_group=0,  # so that whatever the task starts (the slicer) can be ended with it
         )
-        watchdog = threading.Timer(timeout_s, child.kill)
-        watchdog.start()
         started = time.monotonic()
+        watchdog = threading.Timer(timeout_s, _kill_group, (child,))
+        watchdog.start()
         try:
-            assert child.stdin is not None and child.stdout is not None  # noqa: S101 - both are PIPE
+            assert child.stdin is not None and child.stdout is not None
             child.stdin.write(json.dumps(dict(argument)) + "\n")
             child.stdin.flush()
             outcome = _follow(child.stdout, progress)
@@ -67,7 +70,14 @@ def run_tethered(
                     child.stdin.close()
                 except BrokenPipeError:
                     log.debug("task %s had already gone", kind)
-            child.wait(timeout=30)
+            try:
+                child.wait(timeout=_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                log.warning("task %s answered but did not end; it is stopped", kind)
+            _kill_group(child)
+            child.wait()
+            if child.stdout:
+                child.stdout.close()
         if outcome is not None and "result" in outcome:
             result: dict[str, Any] = outcome["result"]
             return result
@@ -91,6 +101,14 @@ def run_tethered(
         )
 
 
+def _kill_group(child: subprocess.Popen[str]) -> None:
+    """End the child and everything it started. The group outlives its leader while any of them runs."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("task process %d and all it started had already gone", child.pid)
+
+
 def _follow(lines: IO[str], progress: Progress) -> dict[str, Any] | None:
     for line in lines:
         try:
@@ -98,7 +116,9 @@ def _follow(lines: IO[str], progress: Progress) -> dict[str, Any] | None:
         except json.JSONDecodeError:
             log.warning("a task wrote a line that is not ours: %.200s", line.rstrip())
             continue
-        if "progress" in message:
+        if not isinstance(message, dict):
+            log.warning("a task wrote a line that is not ours: %.200s", line.rstrip())
+        elif "progress" in message:
             progress(str(message["stage"]), float(message["progress"]))
         elif "result" in message or "error" in message:
             found: dict[str, Any] = message
@@ -155,4 +175,6 @@ def serve_task(kind: str, tasks: Mapping[str, Task]) -> int:
 def _exit_when_orphaned() -> None:
     while sys.stdin.readline():
         pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # the group is ours (see `run_tethered`): what we started goes too
     os._exit(_EXIT_ORPHANED)

@@ -18,7 +18,6 @@ from service.store.database import reading, transaction
 from service.store.scans import Scan
 from service.workflow.app import App
 
-
 #: Error codes that say something about the scan, as opposed to a failure of ours.
 _ABOUT_THE_SCAN = ("imaging.", "geometry.", "verify.scan")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, SecretStr
 
 from service.domain.case import CaseState
 from service.domain.people import Scope
@@ -23,7 +23,9 @@ from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1/cases", tags=["cases"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD, Scope.OR_TERMINAL))]
-Point = Annotated[list[float], Field(min_length=3, max_length=3, description="LPS mm of the planning CT")]
+Point = Annotated[
+    list[FiniteFloat], Field(min_length=3, max_length=3, description="LPS mm of the planning CT")
+]
 
 _MEDIA = {".stl": "model/stl", ".json": "application/json", ".png": "image/png", ".pdf": "application/pdf",
           ".gz": "application/gzip", ".dcm": "application/dicom"}  # fmt: skip

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from service import __version__
 from service.domain.people import Actor, Role, Scope
@@ -17,7 +18,7 @@ from service.ops import clock
 from service.ops.loops import Loop
 from service.store import audit, cases, deliveries, studies
 from service.store.database import reading
-from service.web.access import AppDep, Caller, PersonDep, has_role, reader
+from service.web.access import AppDep, Caller, PersonDep, caller_if_any, has_role, reader
 from service.web.polling import polled
 from service.web.views import study_view
 
@@ -40,24 +41,40 @@ def live() -> dict[str, str]:
 def ready(request: Request, app: AppDep) -> JSONResponse:
     """Named checks; says only good or bad to callers without login."""
     checks = _checks(app, cast(list[Loop], request.app.state.loops))
-    good = all(c["ok"] for c in checks.values())
-    return JSONResponse(
-        {"status": "ready" if good else "not ready", "checks": checks}, status_code=200 if good else 503
-    )
+    # A result that a PACS refused is a person's matter; the service itself can still do its work.
+    good = all(c["ok"] for name, c in checks.items() if name != "deliveries")
+    body: dict[str, Any] = {"status": "ready" if good else "not ready"}
+    caller = caller_if_any(request, app)
+    if caller is not None and (caller.person or Scope.METRICS in caller.scopes):
+        body["checks"] = checks
+    return JSONResponse(body, status_code=200 if good else 503)
 
 
 def _checks(app: AppDep, loops: list[Loop]) -> dict[str, dict[str, Any]]:
     checks: dict[str, dict[str, Any]] = {}
-    with reading(app.engine) as connection:
-        connection.execute(text("SELECT 1"))
+    try:
+        with reading(app.engine) as connection:
+            refused = deliveries.counts(connection).get("REFUSED", 0)
         checks["database"] = {"ok": True}
-        refused = deliveries.counts(connection).get("REFUSED", 0)
-    checks["deliveries"] = {"ok": refused == 0, "refused": refused}
+        checks["deliveries"] = {"ok": refused == 0, "refused": refused}
+    except SQLAlchemyError as exc:
+        checks["database"] = {"ok": False, "fault": type(exc).__name__}
     free_mb = shutil.disk_usage(app.config.data_dir).free >> 20
     checks["disk"] = {"ok": free_mb > app.config.dicom.disk_reserve_mb, "free_mb": free_mb}
     for loop in loops:
         checks[f"loop.{loop.name}"] = {"ok": loop.seconds_since_ok < 120, "failures": loop.failures}
     return checks
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request, _actor: PersonDep) -> dict[str, Any]:
+    return cast(FastAPI, request.app).openapi()
+
+
+@router.get("/docs", include_in_schema=False)
+def docs(_actor: PersonDep) -> HTMLResponse:
+    """The interactive description, for people who are logged in."""
+    return get_swagger_ui_html(openapi_url="/openapi.json", title="spineprint")
 
 
 @router.get("/metrics", tags=["operations"])

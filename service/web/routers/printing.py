@@ -49,7 +49,7 @@ def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
             {"name": name, "reserved_for": reserved or None, "reading": seen, "read_at": read_at,
              "age_s": age_s(app, read_at)}
         )  # fmt: skip
-    return polled(request, body, retry_after_s=2)
+    return polled(request, body, retry_after_s=2, volatile=("age_s",))
 
 
 @router.get("/print-jobs")

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, JsonValue, SecretStr
 
 from service.domain import sterilisation as rules
 from service.domain.sterilisation import BiologicalIndicator, Item, Load, Steriliser, to_document
@@ -26,7 +26,7 @@ _SIGNED = {"release"}
 class Event(BaseModel):
     model_config = ConfigDict(extra="forbid")
     event: str
-    data: dict[str, Any] = {}
+    data: dict[str, JsonValue] = {}
     password: SecretStr | None = None
 
 
@@ -35,7 +35,7 @@ class NewLoad(BaseModel):
     id: str
     steriliser_id: str
     cycle_name: str
-    planned_aeration_c: float
+    planned_aeration_c: FiniteFloat
     purpose: str = "routine"
 
 

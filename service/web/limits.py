@@ -1,0 +1,53 @@
+"""How much a request may carry: nobody, least of all somebody unknown, fills our memory or disk with one body."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.web.problems import problem
+
+#: JSON documents of this service are some kilobytes.
+LARGEST_BODY = 1 << 20
+#: A mask of a whole-spine CT, uncompressed, stays below this.
+LARGEST_UPLOAD = 1 << 30
+_UPLOADS = re.compile(r"/api/v1/cases/[^/]+/mask/?")
+
+
+class BodyLimit:
+    """ASGI layer that refuses a body beyond the limit of its path, by its announced or its counted length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = LARGEST_UPLOAD if _UPLOADS.fullmatch(scope["path"]) else LARGEST_BODY
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > limit:
+            await _too_large(limit)(scope, receive, send)
+            return
+        got = 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > limit:
+                raise HTTPException(413, f"The request is larger than {limit >> 20} MB.")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _too_large(limit: int) -> ASGIApp:
+    return problem(
+        413,
+        "request.too_large",
+        f"The request is larger than {limit >> 20} MB.",
+        "Send less; a mask may be compressed.",
+    )

@@ -1,0 +1,47 @@
+"""What the administrator takes back or tries again: accounts, tokens, results that a PACS refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from service.domain.people import Actor, Role
+from service.web.access import AppDep, has_role
+from service.workflow import identity, publish
+
+router = APIRouter(prefix="/api/v1", tags=["people"])
+AdminDep = Annotated[Actor, Depends(has_role(Role.ADMIN))]
+SenderDep = Annotated[Actor, Depends(has_role(Role.ADMIN, Role.TECHNICIAN))]
+
+
+class UserChange(BaseModel):
+    """What is given is changed; a new password or a switched-off account ends all sessions of the user."""
+
+    model_config = ConfigDict(extra="forbid")
+    active: bool | None = None
+    password: SecretStr | None = None
+    roles: list[str] | None = None
+
+
+@router.patch("/users/{username}", status_code=204)
+def change_user(username: str, body: UserChange, app: AppDep, admin: AdminDep) -> None:
+    """Switch an account off or on, give it a new password or other roles."""
+    password = body.password.get_secret_value() if body.password else None
+    identity.change_user(
+        app, username, active=body.active, password=password, roles=body.roles, by=admin.name
+    )
+
+
+@router.delete("/tokens/{name}", status_code=204)
+def revoke_token(name: str, app: AppDep, admin: AdminDep) -> None:
+    """A screen with this token can read no more."""
+    identity.revoke_token(app, name, admin.name)
+
+
+@router.post("/deliveries/{delivery_id}/retry")
+def retry_delivery(delivery_id: str, app: AppDep, actor: SenderDep) -> dict[str, Any]:
+    """Send a result again that the destination refused."""
+    publish.retry_delivery(app, delivery_id, actor)
+    return {"id": delivery_id}
