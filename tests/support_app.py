@@ -122,6 +122,7 @@ class TinyTasks:
     fail: dict[str, BaseException] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=lambda: {"status": "measured", "verdict": "accurate"})
     model_report: dict[str, Any] = field(default_factory=dict)
+    series_uid: str = "1.2.826.0.1.3680043.10.9999.2"
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     gcode: str = field(default_factory=lambda: small_gcode(seconds=600))
 
@@ -135,7 +136,12 @@ class TinyTasks:
 
     def _inspect_study(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         assert argument["files"]
-        return {"series_uid": SERIES, "slices": len(argument["files"]), "warnings": [], "candidates": []}
+        return {
+            "series_uid": self.series_uid,
+            "slices": len(argument["files"]),
+            "warnings": [],
+            "candidates": [],
+        }
 
     def _model(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         out = Path(argument["out"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -244,6 +244,9 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
                 _unknown(app, job, "the printer does not know the job any more")
             return
         told = lookup.job
+        if not told.state and not told.result:
+            # In the history without an end, and not in the printer any more: it was cut off there.
+            told = replace(told, cleared=True)
     target = observed(told.state, told.result, cleared=told.cleared)
     if target is PrintState.UNKNOWN:
         if job.state is not PrintState.UNKNOWN:
