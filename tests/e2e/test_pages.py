@@ -257,6 +257,9 @@ def test_a_surgeon_sees_the_model_and_approves_exactly_these_bytes(world: World,
     page.wait_for_selector("[data-plane=axial][data-at]")
     assert "L1" in text(page, "#identity") and "left and right" in text(page, "#identity")
     assert "2.4" in text(page, "#paths") and "16.7°" in text(page, "#paths")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "nothing sticks out at 1280 x 800"
+    )
     button = page.locator("#approve button")
     page.fill("#approve [name=password]", PASSWORD)
     assert button.is_disabled()
@@ -393,7 +396,8 @@ def test_the_operating_room_shows_each_of_the_six_states(world: World, open_page
 @pytest.mark.parametrize("verdict", ["accurate", "reposition", "review"])
 def test_a_verdict_is_word_shape_and_colour(world: World, open_page: Opened, verdict: str) -> None:
     case = world.sliced(f"VERDICT^{verdict.upper()}")
-    world.scan(case, "READY", report=pages_world.verification(verdict))
+    both = {"needles": [pages_world.NEEDLE, pages_world.NEEDLE | {"pedicle": "right"}]}
+    world.scan(case, "READY", report=pages_world.verification(verdict) | both)
     page = open_page(f"/or/{case.id}", "nia", size=(1920, 1080))
     page.wait_for_selector(f".verdict.{verdict} svg")
     assert verdict.upper() in text(page, ".verdict")

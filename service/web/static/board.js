@@ -29,10 +29,10 @@ function printerTile(p) {
   const reading = p.reading || {}; const job = jobs.find((j) => j.id === p.reserved_for) || jobs.find((j) => j.printer === p.name && JOB[j.state]);
   const age = p.age_s === null ? null : p.age_s + (performance.now() - readAt) / 1000;
   let [tone, words] = p.age_s === null ? ['ask', 'Not seen yet'] : PRINTER[reading.state] || ['ask', plain(reading.state || 'unknown')];
-  if (age !== null && age > OLD_S) [tone, words] = ['alert', reading.state === 'silent' ? words : `No fresh reading. Last: ${words.toLowerCase()}`];
+  if (age !== null && age > OLD_S) [tone, words] = ['alert', reading.state === 'silent' ? words : `Was: ${words.toLowerCase()}`];
   if (job && job.state === 'UNKNOWN') tone = 'alert';
   return el('article', { class: `tile ${tone}` },
-    el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : `read ${duration(age)} ago`)),
+    el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : age > OLD_S ? `not read for ${duration(age)}` : `read ${duration(age)} ago`)),
     reading.nozzle_c ? el('div', { class: 'dim' }, `nozzle ${Math.round(reading.nozzle_c)} °C, bed ${Math.round(reading.bed_c || 0)} °C`) : null,
     reading.detail ? el('div', {}, reading.detail) : null,
     job ? el('div', {}, el('div', { class: 'say' }, [codeOf(job.case_id), JOB[job.state] || plain(job.state).toLowerCase()].filter(Boolean).join(': ')),

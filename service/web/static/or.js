@@ -31,12 +31,12 @@ function breachText(breach) {
 
 function needle(n) {
   const u = n.uncertainty || {}; const [grade, text] = breachText(n.breach);
-  return [el('h2', { class: 'needle-name' }, `${n.pedicle === 'left' ? 'Left' : 'Right'} needle${n.planned === false ? ' (no approved path)' : ''}`),
-    el('div', { class: 'or-figures' },
-      figure('Tip to target', fixed(n.tip_to_target_mm), 'mm', u.tip_mm ?? n.uncertainty_mm),
-      figure('Angle to plan', fixed(n.angle_deg), '°', u.angle_deg),
-      figure('Beside the path', fixed(n.lateral_mm), 'mm', u.lateral_mm),
-      el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', { class: 'under-value' }, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))))];
+  return el('section', { class: 'or-figures' },
+    el('h2', { class: 'needle-name' }, n.pedicle === 'left' ? 'Left needle' : 'Right needle', n.planned === false ? el('small', {}, 'no approved path') : null),
+    figure('Tip to target', fixed(n.tip_to_target_mm), 'mm', u.tip_mm ?? n.uncertainty_mm),
+    figure('Angle to plan', fixed(n.angle_deg), '°', u.angle_deg),
+    figure('Beside the path', fixed(n.lateral_mm), 'mm', u.lateral_mm),
+    el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', { class: 'under-value' }, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))));
 }
 
 const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };

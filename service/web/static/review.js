@@ -19,12 +19,13 @@ function drawIdentity() {
 }
 
 function drawPaths() {
-  const rows = plan.trajectories.map((t) => el('tr', {}, el('th', { scope: 'row' }, el('span', { class: `key ${t.pedicle}` }, t.pedicle)),
+  const middle = (t) => t.target.map((x, i) => (x + t.entry[i]) / 2);
+  const rows = plan.trajectories.map((t) => el('tr', {},
+    el('th', { scope: 'row' }, el('button', { type: 'button', class: 'small', title: 'Show the middle of this path on the slices', onclick: () => viewer.planes.length && viewer.look(middle(t)) }, el('span', { class: `key ${t.pedicle}` }, t.pedicle))),
     el('td', { class: 'num' }, `${fixed(t.sagittal_deg)}°`), el('td', { class: 'num' }, `${fixed(t.transverse_deg)}°`),
-    el('td', { class: 'num' }, fixed(Math.hypot(...t.target.map((x, i) => x - t.entry[i])))), el('td', { class: 'num' }, fixed(t.clearance_mm)),
-    el('td', {}, el('button', { type: 'button', class: 'small', title: 'Show its middle on the slices', onclick: () => viewer.planes.length && viewer.look(t.target.map((x, i) => (x + t.entry[i]) / 2)) }, 'Show'))));
-  fill($('#paths'), el('table', { class: 'tight' }, el('thead', {}, el('tr', {}, ['Side', 'Sagittal', 'Transv.', 'Length', 'Bone left', ''].map((t, i) => el('th', { scope: 'col', class: i && i < 5 ? 'num' : '' }, t)))), el('tbody', {}, rows)),
-    el('p', { class: 'dim' }, 'Lengths in mm. Bone left: least distance from the needle path to the cortex in the pedicle. Ranges: sagittal 0–15°, transverse 10–30°.'));
+    el('td', { class: 'num' }, fixed(Math.hypot(...t.target.map((x, i) => x - t.entry[i])))), el('td', { class: 'num' }, fixed(t.clearance_mm))));
+  fill($('#paths'), el('table', { class: 'tight' }, el('thead', {}, el('tr', {}, ['Side', 'Sagittal', 'Transv.', 'Length', 'Bone left'].map((t, i) => el('th', { scope: 'col', class: i ? 'num' : '' }, t)))), el('tbody', {}, rows)),
+    el('p', { class: 'dim' }, 'Choose a side to see its path on the slices. Lengths in mm. Bone left: least distance from the needle path to the cortex in the pedicle. Ranges: sagittal 0–15°, transverse 10–30°.'));
 }
 
 function line(good, name, value = '') {
