@@ -37,18 +37,12 @@ class Service:
 
     def upload(self, path: str, file: Path, form: Mapping[str, str], *, who: str) -> Any:
         """One multipart request with a file."""
-        headers = {"Authorization": f"Bearer {self._token(who)}"}
-        with file.open("rb") as content:
-            response = self._http.post(
-                path, data=dict(form), files={"file": (file.name, content)}, headers=headers
-            )
-        if response.status_code >= 400:
-            raise ServiceError(response.status_code, _problem(response))
-        return response.json()
+        return self._send(
+            "POST", path, who, data=dict(form), files={"file": (file.name, file.read_bytes())}
+        ).json()
 
     def fetch(self, path: str, *, who: str) -> bytes:
-        response = self._send("GET", path, who, None)
-        return response.content
+        return self._send("GET", path, who).content
 
     def alive(self) -> bool:
         try:
@@ -57,15 +51,15 @@ class Service:
             return False
 
     def _call(self, method: str, path: str, who: str, body: Mapping[str, Any] | None) -> Any:
-        response = self._send(method, path, who, body)
+        response = self._send(method, path, who, json=body)
         return response.json() if response.content else None
 
-    def _send(self, method: str, path: str, who: str, body: Mapping[str, Any] | None) -> httpx.Response:
+    def _send(self, method: str, path: str, who: str, **content: Any) -> httpx.Response:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 headers = {"Authorization": f"Bearer {self._token(who)}"}
-                response = self._http.request(method, path, json=body, headers=headers)
+                response = self._http.request(method, path, headers=headers, **content)
             except httpx.TransportError:
                 if time.monotonic() > deadline:
                     raise

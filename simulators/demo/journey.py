@@ -47,6 +47,7 @@ class Journey:
     on_state: Callable[[str], None] = lambda _state: None
     on_look: Callable[[dict[str, Any]], None] = lambda _case: None
     mask: str | None = None
+    mask_label: int | None = None
     poll_s: float = 0.3
     case_id: str = ""
     _scanned: bool = False
@@ -113,12 +114,10 @@ class Journey:
     def _give_inputs(self, _case: dict[str, Any]) -> None:
         if self.mask:
             self.say(f"planner gives level {self.inputs['level']} and a mask")
-            self.service.upload(
-                f"/api/v1/cases/{self.case_id}/mask",
-                Path(self.mask),
-                {"level": str(self.inputs["level"])},
-                who="piet",
-            )
+            form = {"level": str(self.inputs["level"])}
+            if self.mask_label is not None:
+                form["label"] = str(self.mask_label)
+            self.service.upload(f"/api/v1/cases/{self.case_id}/mask", Path(self.mask), form, who="piet")
             return
         self.say(f"planner gives level {self.inputs['level']} and points")
         self.service.post(f"/api/v1/cases/{self.case_id}/inputs", self.inputs, who="piet")
