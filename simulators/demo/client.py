@@ -44,6 +44,9 @@ class Service:
     def fetch(self, path: str, *, who: str) -> bytes:
         return self._send("GET", path, who).content
 
+    def close(self) -> None:
+        self._http.close()
+
     def alive(self) -> bool:
         try:
             return self._http.get("/health/live").status_code == 200

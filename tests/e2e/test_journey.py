@@ -1,0 +1,176 @@
+"""One whole journey, from C-STORE to CLOSED, by the people's own interfaces; then what it left behind is examined."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from simulators.demo.client import Service
+from simulators.demo.journey import ADMIN
+from tests.e2e.stages import WatchedStage, journey_on, running_stage, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+STATES = ["RECEIVING", "RECEIVED", "BUILDING", "PLAN_READY", "APPROVED", "SLICED", "PRINTING", "PRINTED",
+          "QA_PASSED", "ISSUED", "USED", "VERIFYING", "VERIFIED", "CLOSED"]  # fmt: skip
+
+
+@dataclass
+class Travelled:
+    """A finished journey with its stage still running."""
+
+    stage: WatchedStage
+    service: Service
+    patient: dict[str, Any]
+    truth: dict[str, Any] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    case: dict[str, Any] = field(default_factory=dict)
+    board: list[str] = field(default_factory=list)
+    """Everything a screen with a token was told on the way."""
+
+    def artifact(self, kind: str) -> bytes:
+        return self.service.fetch(f"/api/v1/cases/{self.case['id']}/artifacts/{kind}", who="sara")
+
+
+@pytest.fixture(scope="module")
+def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+    with running_stage(tmp_path_factory.mktemp("journey") / "out") as (stage, service):
+        ct, patient = stage.make_phantom()
+        done = Travelled(stage, service, patient)
+        token = service.post(
+            "/api/v1/tokens", {"name": "screen", "scopes": ["board", "or_terminal"]}, who=ADMIN
+        )["token"]
+        screen = {"Authorization": f"Bearer {token}"}
+
+        def scan(plan: Any) -> None:
+            done.truth = stage.scan_with_needle(ct, plan, stage.out / "oarm")
+
+        def look(case: dict[str, Any]) -> None:
+            for path in (
+                "cases",
+                f"cases/{case['id']}",
+                "printers",
+                "print-jobs",
+                f"cases/{case['id']}/verification",
+            ):
+                answer = httpx.get(f"{stage.url}/api/v1/{path}", headers=screen, timeout=30.0)
+                assert answer.status_code == 200, (path, answer.text)
+                done.board.append(answer.text)
+
+        journey = journey_on(stage, service, {"level": patient["target"], **patient["seeds"]}, patient["patient_id"],
+                             scan)  # fmt: skip
+        journey.on_state = done.states.append
+        stage.route_from_pacs(ct)
+        journey.find_case(patient["study_instance_uid"])
+        journey.on_look = look
+        done.case = journey.run()
+        wait_for(lambda: len(stage.pacs_received()) >= 5, 60, "all results reaching the PACS")
+        yield done
+
+
+def test_the_case_goes_through_every_state_to_closed(travelled: Travelled) -> None:
+    assert travelled.case["state"] == "CLOSED"
+    # RECEIVING may be over before the first look
+    assert travelled.states in (STATES, STATES[1:])
+
+
+def test_the_printer_started_exactly_once_what_was_audited(travelled: Travelled) -> None:
+    (start,) = travelled.stage.printer_ledger()
+    (job,) = travelled.case["print_jobs"]
+    assert (job["state"], start["name"]) == ("FINISHED", job["id"])
+    assert job["gcode_sha256"] == travelled.case["artifacts"]["gcode"]["sha256"]
+    assert json.loads(travelled.artifact("gcode_report"))["passed"] is True
+
+
+def test_the_model_is_one_watertight_body_without_sealed_cavities(travelled: Travelled) -> None:
+    report = json.loads(travelled.artifact("model_report"))
+    check = report["check"]
+    assert (report["passed"], check["watertight"], check["bodies"], check["closed_voids"]) == (
+        True,
+        True,
+        1,
+        0,
+    )
+    assert check["channels"] and all(c["open"] for c in check["channels"])
+
+
+def test_the_needle_is_found_where_the_simulator_put_it(travelled: Travelled) -> None:
+    answer = travelled.service.get(f"/api/v1/cases/{travelled.case['id']}/verification", who="sara")
+    (measured,), (true,) = answer["report"]["needles"], travelled.truth["needles"]
+    true = true["preop"]
+    assert np.linalg.norm(np.subtract(measured["tip"], true["tip"])) <= 1.0
+    cosine = abs(np.dot(measured["axis"], true["axis"])) / np.linalg.norm(true["axis"])
+    assert np.degrees(np.arccos(min(1.0, cosine))) <= 1.0
+
+
+def test_the_pacs_holds_valid_results_of_the_patients_own_study(travelled: Travelled) -> None:
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("needs dciodvfy of dicom3tools")
+    got = {r["modality"]: travelled.stage.out / "pacs" / r["file"] for r in travelled.stage.pacs_received()}
+    assert {"SR", "DOC", "SEG", "M3D"} <= set(got)
+    for kind in ("SR", "DOC", "SEG", "M3D"):
+        checked = subprocess.run(["dciodvfy", got[kind]], capture_output=True, text=True, check=False)
+        errors = [line for line in checked.stderr.splitlines() if line.startswith("Error")]
+        assert not errors, (kind, errors)
+        header = dcmread(got[kind], stop_before_pixels=True)
+        assert str(header.PatientID) == travelled.patient["patient_id"]
+    assert dcmread(got["DOC"]).EncapsulatedDocument.startswith(b"%PDF-")
+
+
+def test_the_audit_chain_is_whole_and_tells_the_journey(travelled: Travelled) -> None:
+    assert travelled.service.get("/api/v1/audit/check", who=ADMIN) == {"whole": True, "first_break": None}
+    events = travelled.service.get(f"/api/v1/cases/{travelled.case['id']}/events", who="sara")
+    signed = [(e["actor"], e["event"]) for e in events]
+    # every step of a person carries that person's name
+    for step in (("piet", "give_inputs"), ("sara", "approve"), ("tom", "start_print"), ("nora", "close")):
+        assert step in signed, signed
+
+
+def test_no_patient_is_named_outside_the_patients_own_pages(travelled: Travelled) -> None:
+    patient, out = travelled.patient, travelled.stage.out
+    secrets = [patient["patient_id"], patient["patient_name"], patient["accession_number"], "19480317"]
+    gcode = gzip.decompress(travelled.artifact("gcode"))
+    assert gcode.count(b"\n") > 1000
+    texts = {"G-code": gcode.decode("utf-8"), "ledger": json.dumps(travelled.stage.printer_ledger()),
+             "printer": (out / "printer.json").read_text("utf-8"), "screens": "\n".join(travelled.board)}  # fmt: skip
+    texts |= {f.name: f.read_text("utf-8") for f in (out / "logs").iterdir()}
+    names = [str(p.relative_to(out)) for p in (out / "data").rglob("*")]
+    texts["file names"] = "\n".join(names)
+    assert len(texts["screens"]) > 1000 and travelled.case["code"] in texts["screens"]
+    assert "spineprint is up" in texts["service.log"]
+    found = [(where, s) for where, text in texts.items() for s in secrets if s.lower() in text.lower()]
+    assert not found
+
+
+def test_the_log_holds_no_error(travelled: Travelled) -> None:
+    rows = [
+        json.loads(line)
+        for line in (travelled.stage.out / "logs" / "service.log").read_text("utf-8").splitlines()
+        if line.startswith("{")
+    ]
+    assert any(r["event"] == "spineprint is up" for r in rows)
+    bad = [r for r in rows if r["level"] in ("error", "critical")]
+    assert not bad
+
+
+def test_the_daemon_ends_cleanly_on_sigterm(travelled: Travelled) -> None:
+    daemon = travelled.stage.daemon
+    assert daemon is not None
+    assert daemon.stop(timeout_s=30.0) == 0
+    assert '"spineprint has stopped"' in daemon.log.read_text("utf-8")
+    daemon.start()  # the same data again: it comes up, and nothing is printed a second time
+    wait_for(travelled.service.alive, 60, "the service coming up again")
+    case = travelled.service.get(f"/api/v1/cases/{travelled.case['id']}", who="sara")
+    assert case["state"] == "CLOSED"
+    assert len(travelled.stage.printer_ledger()) == 1
+    assert daemon.stop(timeout_s=30.0) == 0
