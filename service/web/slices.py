@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from skimage import measure
 
 from service.domain.plan import plan_from_document
-from service.errors import NotFoundError
+from service.errors import InputRefusedError, NotFoundError
 from service.geometry.volume import Volume
 from service.imaging.nifti import read_nifti
 from service.imaging.series import load_series
@@ -31,7 +31,6 @@ from service.workflow.app import App
 
 Array = NDArray[np.float64]
 PlaneName = Literal["axial", "sagittal", "coronal"]
-Region = Literal["whole", "vertebra"]
 
 #: Name -> (right, down, normal) of the picture in LPS. As radiologists look: the patient's left is on the right
 #: of axial and coronal pictures; the sagittal one is seen from the patient's left, the back on its right.
@@ -41,12 +40,23 @@ PLANES: dict[PlaneName, tuple[Array, Array, Array]] = {
     "coronal": (np.array([1.0, 0, 0]), np.array([0, 0, -1.0]), np.array([0, 1.0, 0])),
 }
 
-_HALF_MM = 55.0
+VERTEBRA_HALF_MM = 55.0
 """Half edge of the region around a vertebra: a lumbar vertebra with its processes is under 100 mm wide."""
 _MOST_PIXELS = 560
 _FINEST_MM = 0.25
 _CACHE_BYTES = 900 << 20
 _OUTLINE = (255, 176, 32)
+
+
+@dataclass(frozen=True)
+class Area:
+    """What of the scan is shown: the LPS box centre ± half_mm clipped to the scan, or all of it (None)."""
+
+    centre: tuple[float, float, float] | None = None
+    half_mm: float = VERTEBRA_HALF_MM
+
+
+WHOLE = Area()
 
 
 @dataclass(frozen=True)
@@ -157,15 +167,21 @@ def _load(source: _Source, ct: Volume | None) -> View:
     return View(source.key, volume, mask, centre)
 
 
-def grid(view: View, plane: PlaneName, region: Region) -> Grid:
-    """The pixel grid of a plane, over the whole scan or the region around the vertebra."""
+def grid(view: View, plane: PlaneName, area: Area) -> Grid:
+    """The pixel grid of a plane over the area. Raises InputRefusedError when the area misses the scan."""
     shape = np.array(view.ct.values.shape[::-1])
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (shape - 1)
     lps = view.ct.to_lps(corners)
     low, high = lps.min(axis=0), lps.max(axis=0)
-    if region == "vertebra":
-        centre = np.array(view.centre)
-        low, high = np.maximum(low, centre - _HALF_MM), np.minimum(high, centre + _HALF_MM)
+    if area.centre is not None:
+        centre = np.array(area.centre)
+        low, high = np.maximum(low, centre - area.half_mm), np.minimum(high, centre + area.half_mm)
+        if np.any(high <= low):
+            raise InputRefusedError(
+                "The area asked for lies outside the scan.",
+                next_step="Give a centre in LPS mm inside the scan.",
+                code="slices.outside",
+            )
     right, down, normal = PLANES[plane]
     width, height = float((high - low) @ np.abs(right)), float((high - low) @ np.abs(down))
     mm = max(_FINEST_MM, max(width, height) / _MOST_PIXELS)
@@ -181,11 +197,11 @@ def grid(view: View, plane: PlaneName, region: Region) -> Grid:
     )
 
 
-def document(view: View, region: Region) -> dict[str, object]:
+def document(view: View, area: Area = WHOLE) -> dict[str, object]:
     """What a page needs to show slices and to turn a click into an LPS point."""
     planes = {}
     for name, (right, down, normal) in PLANES.items():
-        g = grid(view, name, region)
+        g = grid(view, name, area)
         planes[name] = {
             "columns": g.columns, "rows": g.rows, "mm_per_pixel": g.mm_per_pixel, "origin": g.origin,
             "right": right.tolist(), "down": down.tolist(), "normal": normal.tolist(),
@@ -205,7 +221,7 @@ def picture(
     plane: PlaneName,
     at_mm: float,
     *,
-    region: Region = "whole",
+    area: Area = WHOLE,
     window: tuple[float, float] = (300.0, 1500.0),
     outline: bool = True,
 ) -> bytes:
@@ -217,7 +233,7 @@ def picture(
     window : (level, width) in HU.
     outline : draw the border of the mask where there is one.
     """
-    g = grid(view, plane, region)
+    g = grid(view, plane, area)
     right, down, normal = PLANES[plane]
     origin = np.array(g.origin) + normal * float(np.clip(at_mm, g.low_mm, g.high_mm))
     steps = np.stack([right, down, normal], axis=1) * g.mm_per_pixel

@@ -19,7 +19,7 @@ from service.ports import PrinterState
 from service.store import sterile, studies
 from service.store.database import reading
 from service.web import slices
-from service.web.slices import ViewCache
+from service.web.slices import Area, ViewCache
 from service.workflow import identity, sterilise
 from tests.e2e import pages_world
 from tests.e2e.pages_world import CENTRE, PASSWORD, World
@@ -102,11 +102,12 @@ def text(page: Any, selector: str = "body") -> str:
 # --- slices -------------------------------------------------------------------------------------------------
 
 
-def test_a_pixel_of_each_plane_is_the_lps_point_the_document_says(world: World) -> None:
+@pytest.mark.parametrize("area", [slices.WHOLE, Area((8.0, 14.0, -203.0), 20.0)], ids=["whole", "box"])
+def test_a_pixel_of_each_plane_is_the_lps_point_the_document_says(world: World, area: Area) -> None:
     view = ViewCache().get(world.app, world.received("PIXEL^P").id)
-    for name, plane in slices.document(view, "whole")["planes"].items():  # type: ignore[attr-defined]
+    for name, plane in slices.document(view, area)["planes"].items():  # type: ignore[attr-defined]
         normal = np.array(plane["normal"])
-        png = slices.picture(view, name, float(np.array(CENTRE) @ normal), outline=False)
+        png = slices.picture(view, name, float(np.array(CENTRE) @ normal), area=area, outline=False)
         image = np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
         assert image.shape == (plane["rows"], plane["columns"])
         v, u = np.meshgrid(np.arange(plane["rows"]), np.arange(plane["columns"]), indexing="ij")
@@ -225,6 +226,13 @@ def test_a_planner_places_the_points_by_clicking_on_slices(world: World, open_pa
     values = [float(page.input_value(f"[data-point=target] input[type=number] >> nth={i}")) for i in range(3)]
     assert values[:2] == pytest.approx(wanted, abs=0.5)
     assert values[2] == pytest.approx(grid["centre"][2], abs=0.1)
+    page.select_option("#viewer-tools select >> nth=0", "60 mm")
+    page.wait_for_selector("[data-plane=axial][data-at]")
+    # The box is centred on the cross-hair, so its middle is the point just placed.
+    axial.click()
+    zoomed = [float(page.input_value(f"[data-point=target] input[type=number] >> nth={i}")) for i in range(3)]
+    assert zoomed == pytest.approx(values, abs=0.5)
+    values = zoomed
     page.select_option("#inputs select[name=level]", "L1")
     page.click("text=Build the model")
     page.wait_for_url(re.compile(rf"/cases/{case.id}$"))

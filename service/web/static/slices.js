@@ -3,6 +3,7 @@
 import { caseId, el, get, getBlob, showProblem, fixed } from './core.js';
 
 const WINDOWS = { Bone: [300, 1500], Spine: [150, 700], Metal: [1200, 3600] };
+const ZOOMS = { 'Whole scan': null, '160 mm': 80, '100 mm': 50, '60 mm': 30 };
 const NEAR_MM = 1.5;
 const KEPT = 150;
 
@@ -50,7 +51,7 @@ class Plane {
 
   async load() {
     const v = this.viewer; const [level, width] = WINDOWS[v.window];
-    this.wanted = `/api/v1/cases/${caseId}/slices/${this.name}.png?at=${this.at.toFixed(2)}&region=${v.region}&level=${level}&width=${width}&outline=${v.outline}`;
+    this.wanted = `/api/v1/cases/${caseId}/slices/${this.name}.png?at=${this.at.toFixed(2)}&${v.area}&level=${level}&width=${width}&outline=${v.outline}`;
     if (this.loading) return;
     this.loading = true;
     try {
@@ -147,16 +148,34 @@ export class SliceViewer {
 
   /** Ask for the planes and show them. Throws Problem when the CT cannot be read. */
   async open() {
-    const info = await get(`/api/v1/cases/${caseId}/slices?region=${this.region}`);
+    const info = await this.frame(`region=${this.region}`);
     this.cursor = info.centre;
-    this.planes = Object.entries(info.planes).map(([name, grid]) => new Plane(this, name, grid));
-    this.root.replaceChildren(el('div', { class: 'planes' }, this.planes.map((p) => p.node)));
+    const zoom = el('select', { onchange: () => this.zoom(ZOOMS[zoom.value]).catch((error) => showProblem(this.problemSlot, error)) },
+      this.region === 'vertebra' ? el('option', {}, 'Vertebra') : null, Object.keys(ZOOMS).map((name) => el('option', {}, name)));
     this.tools.replaceChildren(
+      el('label', { class: 'inline' }, 'Show', zoom),
       el('label', { class: 'inline' }, 'Window', el('select', { onchange: (e) => { this.window = e.target.value; this.refresh(); } }, Object.keys(WINDOWS).map((name) => el('option', {}, name)))),
       ...(info.outline ? [el('label', { class: 'inline check' }, el('input', { type: 'checkbox', checked: true, onchange: (e) => { this.outline = e.target.checked; this.refresh(); } }), 'outline')] : []));
     new ResizeObserver(() => this.draw()).observe(this.root);
     this.refresh();
     return info;
+  }
+
+  /** Fetch the planes of an area and put them up. */
+  async frame(area) {
+    const info = await get(`/api/v1/cases/${caseId}/slices?${area}`);
+    this.area = area;
+    this.planes = Object.entries(info.planes).map(([name, grid]) => new Plane(this, name, grid));
+    this.root.replaceChildren(el('div', { class: 'planes' }, this.planes.map((p) => p.node)));
+    return info;
+  }
+
+  /** A box around the cross-hair; undefined is the vertebra, null the whole scan. */
+  async zoom(half) {
+    const [x, y, z] = this.cursor.map((v) => v.toFixed(1));
+    if (half) await this.frame(`x=${x}&y=${y}&z=${z}&half_mm=${half}`);
+    else await this.frame(`region=${half === null ? 'whole' : 'vertebra'}`);
+    this.refresh();
   }
 
   async picture(url) {
