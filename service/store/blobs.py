@@ -89,16 +89,20 @@ def sync_folder(folder: Path) -> None:
 
 def storage_error(exc: OSError, where: Path) -> StorageError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            "The disk of the data folder is full.",
-            next_step="Free space or move the data folder, then resume the case; nothing was lost.",
-            code="storage.full",
-        )
+        return disk_full()
     return StorageError(
         f"The data folder cannot be written ({exc.strerror}).",
         next_step="Check the folder's permissions and its disk, then resume.",
         code="storage.write",
         details={"folder": where.name},
+    )
+
+
+def disk_full() -> StorageError:
+    return StorageError(
+        "The disk of the data folder is full.",
+        next_step="Free space or move the data folder, then resume the case; nothing was lost.",
+        code="storage.full",
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StorageError
@@ -95,6 +96,14 @@ def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def is_full(exc: SQLAlchemyError) -> bool:
+    """Whether the database failed because its disk is full (SQLITE_FULL; PostgreSQL class 53100)."""
+    cause = getattr(exc, "orig", None)
+    return (
+        getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(cause, "sqlstate", "") == "53100"
+    )
 
 
 #: Any number, the same in every process of this service.

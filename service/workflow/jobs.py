@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
@@ -17,7 +18,7 @@ from service.geometry.progress import Progress
 from service.ports import JobHandler, JobRequest
 from service.store import blobs, cases, outbox
 from service.store.cases import Case
-from service.store.database import reading, transaction
+from service.store.database import is_full, reading, transaction
 from service.workflow.app import App
 
 log = logging.getLogger("spineprint.jobs")
@@ -70,22 +71,34 @@ def case_job(app: App, state: CaseState, work: CaseWork) -> JobHandler:
             with transaction(app.engine) as connection:
                 outbox.finish(connection, key, app.clock.now())
             return
-        try:
-            work(app, case, key)
-        except SpineprintError as exc:
-            raise_attention(app, case, exc, job.resume_state)
-        except OSError as exc:
-            raise_attention(app, case, blobs.storage_error(exc, app.config.data_dir), job.resume_state)
-        except SQLAlchemyError:
-            raise  # nothing can be recorded now: the job stays unfinished and is taken up again
-        except Exception:
-            # The outermost frame of a job: a case must never stand in a state that nobody works on.
-            log.exception("job %s failed unexpectedly", key)
-            raise_attention(app, case, _defect(job.kind), job.resume_state)
+        failure = _run(app, work, case, key)
+        if failure is not None:
+            # What the run left half-made may be the very thing that fills the disk: away with it before recording.
+            shutil.rmtree(app.work_folder(key), ignore_errors=True)
+            raise_attention(app, case, failure, job.resume_state)
         with transaction(app.engine) as connection:
             outbox.finish(connection, key, app.clock.now())
 
     return handle
+
+
+def _run(app: App, work: CaseWork, case: Case, key: str) -> SpineprintError | None:
+    """Do the work; returns why it failed. Raises SQLAlchemyError when the database cannot be used at all."""
+    try:
+        work(app, case, key)
+    except SpineprintError as exc:
+        return exc
+    except OSError as exc:
+        return blobs.storage_error(exc, app.config.data_dir)
+    except SQLAlchemyError as exc:
+        if not is_full(exc):
+            raise  # nothing can be recorded now: the job stays unfinished and is taken up again
+        return blobs.disk_full()
+    except Exception:
+        # The outermost frame of a job: a case must never stand in a state that nobody works on.
+        log.exception("job %s failed unexpectedly", key)
+        return _defect(key.partition(".")[0])
+    return None
 
 
 def _defect(kind: str) -> SpineprintError:
@@ -135,7 +148,11 @@ def progress_for(app: App, case_id: str) -> Progress:
         if time.monotonic() - last < 0.3 and fraction < 1.0:
             return
         last = time.monotonic()
-        with transaction(app.engine) as connection:
-            cases.set_progress(connection, case_id, stage, fraction, app.clock.now())
+        try:
+            with transaction(app.engine) as connection:
+                cases.set_progress(connection, case_id, stage, fraction, app.clock.now())
+        except OperationalError as exc:
+            # Progress is a courtesy: the work goes on, and what is really wrong shows at its end.
+            log.warning("progress of job could not be recorded: %s", type(exc.orig).__name__)
 
     return report

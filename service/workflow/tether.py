@@ -7,6 +7,7 @@ works on the same case. The child talks in JSON lines on standard output.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,10 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from service.errors import SpineprintError, from_document
 from service.geometry.progress import Progress
+from service.store.blobs import storage_error
 
 log = logging.getLogger("spineprint.tasks")
 
@@ -30,6 +33,7 @@ Task = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 _EXIT_ORPHANED = 70
 _END_WITHIN_S = 30.0
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def run_tethered(
@@ -157,19 +161,21 @@ def serve_task(kind: str, tasks: Mapping[str, Task]) -> int:
             }
         )
         return 1
-    except Exception:  # noqa: BLE001 - the outermost loop of a worker process: everything must become an answer
+    except Exception as exc:  # noqa: BLE001 - the outermost loop of a worker process: everything must become an answer
         traceback.print_exc()
-        say(
-            {
-                "error": SpineprintError(
-                    f"The computation '{kind}' failed unexpectedly.",
-                    code="task.defect",
-                    next_step="This is a defect: send the support bundle. The case can be resumed.",
-                ).to_document()
-            }
-        )
+        say({"error": _unexpected(kind, exc).to_document()})
         return 1
     return 0
+
+
+def _unexpected(kind: str, exc: Exception) -> SpineprintError:
+    if isinstance(exc, OSError) and exc.errno in _DISK_FAULTS:
+        return storage_error(exc, Path("work"))
+    return SpineprintError(
+        f"The computation '{kind}' failed unexpectedly.",
+        code="task.defect",
+        next_step="This is a defect: send the support bundle. The case can be resumed.",
+    )
 
 
 def _exit_when_orphaned() -> None:
