@@ -34,6 +34,7 @@ from service.geometry.progress import Progress
 from service.geometry.volume import Volume
 from service.imaging.nifti import write_nifti
 from service.ports import PrinterReading, PrinterState, ReceivedInstance
+from service.results.pictures import mesh_views
 from service.store import blobs, cases, prints, scans, sterile, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
@@ -126,6 +127,9 @@ def make_model(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report), "utf-8")
     (folder / "print.json").write_text("{}", "utf-8")
+    mesh_views(corners[:, ::-1] * step + origin, faces[:, ::-1], plan=plan, panel=120).save(
+        folder / "views.png"
+    )
     return folder
 
 

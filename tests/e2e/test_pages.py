@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from service.domain.print_job import PrintState
 from service.domain.sterilisation import Steriliser
 from service.ports import PrinterState
 from service.store import sterile, studies
 from service.store.database import reading
-from service.web import slices
-from service.web.slices import Area, ViewCache
 from service.workflow import identity, sterilise
 from tests.e2e import pages_world
-from tests.e2e.pages_world import CENTRE, PASSWORD, World
+from tests.e2e.pages_world import PASSWORD, World
 
 pytestmark = pytest.mark.e2e
 
@@ -32,10 +27,6 @@ _ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--use-gl=angle",
     "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
-HALF_WAY = ((500 + 40) / 2 - 300) / 1500 * 255 + 127.5
-"""Grey between the made bone and its surroundings in the bone window."""
-
-NAMES = ("ALPHA", "BRAVO", "CARLO", "DELTA", "ECHO", "FOX", "GOLF")
 
 
 @pytest.fixture(scope="module")
@@ -97,55 +88,6 @@ def open_page(browser: Any, url: str) -> Iterator[Opened]:
 
 def text(page: Any, selector: str = "body") -> str:
     return str(page.locator(selector).inner_text())
-
-
-# --- slices -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("area", [slices.WHOLE, Area((8.0, 14.0, -203.0), 20.0)], ids=["whole", "box"])
-def test_a_pixel_of_each_plane_is_the_lps_point_the_document_says(world: World, area: Area) -> None:
-    view = ViewCache().get(world.app, world.received("PIXEL^P").id)
-    for name, plane in slices.document(view, area)["planes"].items():  # type: ignore[attr-defined]
-        normal = np.array(plane["normal"])
-        png = slices.picture(view, name, float(np.array(CENTRE) @ normal), area=area, outline=False)
-        image = np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
-        assert image.shape == (plane["rows"], plane["columns"])
-        v, u = np.meshgrid(np.arange(plane["rows"]), np.arange(plane["columns"]), indexing="ij")
-        steps = u[..., None] * np.array(plane["right"]) + v[..., None] * np.array(plane["down"])
-        points = (
-            np.array(plane["origin"]) + steps * plane["mm_per_pixel"] + normal * (np.array(CENTRE) @ normal)
-        )
-        # What the scanner saw there: the made bone at the nearest voxel centre.
-        voxels = (
-            pages_world.LOW + np.rint((points - pages_world.LOW) / pages_world.STEP_MM) * pages_world.STEP_MM
-        )
-        expected = pages_world.bone(*np.moveaxis(voxels, -1, 0))
-        bright = image > HALF_WAY
-        assert (bright & expected).sum() / (bright | expected).sum() > 0.94, name
-        assert points[bright].mean(axis=0) == pytest.approx(points[expected].mean(axis=0), abs=0.3), name
-
-
-def test_the_outline_is_drawn_where_the_mask_ends(world: World) -> None:
-    view = ViewCache().get(world.app, world.plan_ready("OUTLINE^P").id)
-    with_line, without = (
-        np.asarray(Image.open(io.BytesIO(slices.picture(view, "axial", CENTRE[2], outline=o))).convert("RGB"))
-        for o in (True, False)
-    )
-    changed = (with_line != without).any(axis=2)
-    grey = without[..., 0] > HALF_WAY
-    border = grey ^ np.roll(grey, 3, 0) | grey ^ np.roll(grey, -3, 0) | grey ^ np.roll(grey, 3, 1)
-    assert changed.sum() > 100
-    assert (changed & border).sum() / changed.sum() > 0.6
-
-
-def test_the_cache_forgets_the_case_looked_at_longest_ago(world: World) -> None:
-    ids = [world.received(f"CACHE^{n}").id for n in NAMES[:3]]
-    one = slices._load(slices._source(world.app, ids[0]), None).size_bytes
-    cache = ViewCache(limit_bytes=int(2.5 * one))
-    views = [cache.get(world.app, i) for i in ids]
-    assert cache.held_bytes == 2 * one
-    assert cache.get(world.app, ids[2]) is views[2]
-    assert cache.get(world.app, ids[0]) is not views[0]
 
 
 # --- people -------------------------------------------------------------------------------------------------
@@ -283,6 +225,18 @@ def test_a_surgeon_sees_the_model_and_approves_exactly_these_bytes(world: World,
     assert "lin" in text(page, "#timeline li >> nth=0") and shown[0][:12] in text(
         page, "#timeline li >> nth=0"
     )
+
+
+def test_without_3d_drawing_the_pictures_of_the_model_are_shown(world: World, open_page: Opened) -> None:
+    case = world.plan_ready("NOWEBGL^NEIL")
+    page = open_page("/cssd", "lin")
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = ((real) => function (kind, ...rest) {"
+                         " return kind.startsWith('webgl') ? null : real.call(this, kind, ...rest); })"
+                         "(HTMLCanvasElement.prototype.getContext)")  # fmt: skip
+    page.goto(page.url.replace("/cssd", f"/cases/{case.id}/review"))
+    page.wait_for_selector("#model img")
+    assert page.evaluate("document.querySelector('#model img').decode().then(() => true)")
+    assert "no 3-D drawing" in text(page, "#model-tools")
 
 
 def test_a_wrong_signature_is_told_and_changes_nothing(world: World, open_page: Opened) -> None:
@@ -451,7 +405,17 @@ def test_sterile_services_offers_only_a_roles_steps_and_shows_refusals_in_full(
     page.wait_for_selector(f"[data-id='{item.id}'] .badge:has-text('inspected')")
     assert world.case(case.id).state.value == "QA_PASSED"
     tech.reload()
-    tech.wait_for_selector(f"[data-id='{item.id}'] [data-event=pack]", state="attached")
+    form = f"[data-id='{item.id}'] [data-event=pack]"
+    tech.wait_for_selector(form, state="attached")
+    tech.click(f"{form} summary")
+    for name in ("clean", "dry", "external_ci_present"):
+        tech.select_option(f"{form} [name={name}]", "true")
+    for name, value in {"pack_id": "PK-1", "pouch_material": "tyvek", "pouch_lot": "L7", "label_case_id": case.code,
+                        "label_level": "L1", "pouch_expires_at": "2099-01-01T00:00",
+                        "expires_at": "2099-01-01T00:00"}.items():  # fmt: skip
+        tech.fill(f"{form} [name={name}]", value)
+    tech.click(f"{form} button[type=submit]")
+    tech.wait_for_selector(f"[data-id='{item.id}'] .badge:has-text('packed')")
 
 
 def test_aeration_counts_down(world: World, open_page: Opened) -> None:

@@ -47,8 +47,15 @@ function input(record, spec) {
   return el('input', { ...common, type, step: spec.type === 'number' ? 'any' : spec.type === 'integer' ? '1' : null, value: preset(record, spec.name, spec.type), autocomplete: 'off', spellcheck: 'false' });
 }
 
+/** Labels and packs show the case's code; the records know the case by its id. An unknown code stays as typed. */
+function caseIdOf(code) {
+  const item = records.item.find((i) => i.design.engraved_id === code.toUpperCase());
+  return item ? item.design.case_id : code;
+}
+
 function value(form, spec) {
   const raw = form.elements[spec.name].value;
+  if (['label_case_id', 'scanned_case_id'].includes(spec.name)) return caseIdOf(raw.trim());
   if (spec.type === 'texts') return raw.split('\n').map((s) => s.trim()).filter(Boolean);
   if (raw === '') return undefined;
   if (spec.type === 'flag') return raw === 'true';
