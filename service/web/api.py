@@ -52,6 +52,7 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
     web.state.spineprint = app
     web.state.loops = loops
     problems.install(web)
+    web.add_middleware(BodyLimit)
 
     @web.middleware("http")
     async def secure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -62,7 +63,6 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
                 response.headers.setdefault(name, value)
         return response
 
-    web.add_middleware(BodyLimit)
     for module in (
         session,
         administration,

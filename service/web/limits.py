@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException  # FastAPI passes on its own, not those of the layer below
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.web.problems import problem

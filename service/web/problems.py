@@ -75,6 +75,16 @@ def install(web: FastAPI) -> None:
         response.headers.update(exc.headers or {})
         return response
 
+    @web.exception_handler(UnicodeEncodeError)
+    def no_text(_request: Request, _exc: UnicodeEncodeError) -> Response:
+        # JSON can spell half of a surrogate pair; no database and no hash takes it.
+        return problem(
+            422,
+            "request.invalid",
+            "The request holds text that is not valid Unicode.",
+            "Correct the text and send it again.",
+        )
+
     @web.exception_handler(OSError)
     def disk(_request: Request, exc: OSError) -> Response:
         log.exception("storage failed", exc_info=exc)

@@ -1,0 +1,213 @@
+"""Heavy work in a child process: it dies with its parent, and whatever happens in it becomes an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import GeometryError, SpineprintError
+from service.geometry.progress import silent
+from service.workflow import tether
+from service.workflow.tether import run_tethered
+from tests.support_dicom import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable  # the fixture below puts another one in its place
+
+#: Stands for `service.cli run-task`: the same child side, with tasks made for these tests.
+CHILD = """
+import os, subprocess, sys, time
+from pathlib import Path
+from service.errors import GeometryError
+from service.workflow.tether import serve_task
+
+def echo(argument, progress):
+    for n in range(3):
+        progress("step", n / 2)
+    return dict(argument)
+
+def refuse(argument, progress):
+    raise GeometryError("No path.", next_step="Move it.", code="geometry.no_path", details={"slices": [1, 2]})
+
+def defect(argument, progress):
+    raise KeyError("secret")
+
+def memory(argument, progress):
+    raise MemoryError
+
+def crash(argument, progress):
+    sys.stderr.write("about to crash\\n")
+    os.abort()
+
+def noisy(argument, progress):
+    print("a library prints this")
+    os.system("echo so does a program")
+    return {"ok": True}
+
+def forever(argument, progress):
+    helper = subprocess.Popen(["sleep", "300"])
+    Path(argument["pids"]).write_text(f"{os.getpid()} {helper.pid}")
+    while True:
+        time.sleep(0.05)
+        progress("still at it", 0.5)
+
+def numpy_forever(argument, progress):
+    import numpy as np
+    Path(argument["pids"]).write_text(f"{os.getpid()} {os.getpid()}")
+    a = np.random.default_rng(0).random((400, 400))
+    while True:
+        a = np.linalg.qr(a)[0] + 1e-3
+
+def lingering(argument, progress):
+    import threading
+    threading.Thread(target=lambda: time.sleep(300)).start()
+    return {"ok": True}
+
+tasks = {f.__name__: f for f in (echo, refuse, defect, memory, crash, noisy, forever, numpy_forever, lingering)}
+raise SystemExit(serve_task(sys.argv[-1], tasks))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run_tethered` starts `<python> -m service.cli run-task <kind>`: here `<python>` is a script that starts ours."""
+    child = tmp_path / "child.py"
+    child.write_text(CHILD, "utf-8")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{child}" "$@"\n', "utf-8")
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TETHER_PYTHON", str(python))
+    monkeypatch.setattr(tether.sys, "executable", str(python))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_argument_progress_and_result_pass_through():
+    seen: list[tuple[str, float]] = []
+    argument = {"files": ["ä☂"], "target": [1.5, -2.0, None], "long": "x" * 300_000}
+    result = run_tethered("echo", argument, lambda stage, f: seen.append((stage, f)), timeout_s=30)
+    assert result == argument
+    assert seen == [("step", 0.0), ("step", 0.5), ("step", 1.0)]
+
+
+def test_a_refusal_comes_back_as_it_was():
+    with pytest.raises(GeometryError) as caught:
+        run_tethered("refuse", {}, silent, timeout_s=30)
+    error = caught.value
+    assert (error.message, error.next_step, error.code, error.details) == (
+        "No path.", "Move it.", "geometry.no_path", {"slices": [1, 2]},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "retryable"),
+    [("defect", "task.defect", False), ("memory", "task.memory", True), ("crash", "task.crashed", True),
+     ("unknown-kind", "task.defect", False)],
+)  # fmt: skip
+def test_every_bad_end_has_its_code(kind: str, code: str, retryable: bool):
+    with pytest.raises(SpineprintError) as caught:
+        run_tethered(kind, {}, silent, timeout_s=30)
+    assert (caught.value.code, caught.value.retryable) == (code, retryable)
+    assert caught.value.next_step
+    assert "secret" not in str(caught.value)
+
+
+def test_what_libraries_print_does_not_disturb():
+    assert run_tethered("noisy", {}, silent, timeout_s=30) == {"ok": True}
+
+
+def _pids(path: Path) -> tuple[int, int]:
+    wait_until(lambda: path.exists() and len(path.read_text().split()) == 2, 20, "the child did not start")
+    first, second = path.read_text().split()
+    return int(first), int(second)
+
+
+def test_a_task_that_takes_too_long_is_stopped_with_all_it_started(tmp_path: Path):
+    pids = tmp_path / "pids"
+    with pytest.raises(SpineprintError) as caught:
+        run_tethered("forever", {"pids": str(pids)}, silent, timeout_s=3)
+    assert (caught.value.code, caught.value.retryable) == ("task.timeout", True)
+    child, helper = _pids(pids)
+    wait_until(lambda: not _alive(child) and not _alive(helper), 5, "something is still running")
+
+
+def test_a_task_that_answers_but_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tether, "_END_WITHIN_S", 0.5)
+    started = time.monotonic()
+    assert run_tethered("lingering", {}, silent, timeout_s=60) == {"ok": True}
+    assert time.monotonic() - started < 30
+
+
+def test_a_listener_that_fails_leaves_no_child_behind(tmp_path: Path):
+    pids = tmp_path / "pids"
+
+    def failing(_stage: str, _fraction: float) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run_tethered("forever", {"pids": str(pids)}, failing, timeout_s=60)
+    child, helper = _pids(pids)
+    wait_until(lambda: not _alive(child) and not _alive(helper), 5, "something is still running")
+
+
+PARENT = """
+import json, os, sys
+from service.workflow import tether
+tether.sys.executable = os.environ["TETHER_PYTHON"]
+tether.run_tethered(sys.argv[1], {"pids": sys.argv[2]}, lambda s, f: None, timeout_s=300)
+"""
+
+
+@pytest.mark.parametrize("kind", ["forever", "numpy_forever"])
+def test_kill_9_of_the_parent_ends_the_child_and_what_it_started_at_once(tmp_path: Path, kind: str):
+    pids = tmp_path / "pids"
+    parent = subprocess.Popen([PYTHON, "-c", PARENT, kind, str(pids)], cwd=ROOT)
+    try:
+        child, helper = _pids(pids)
+        assert _alive(child)
+        assert _alive(helper)
+    finally:
+        parent.kill()
+        parent.wait(10)
+    wait_until(lambda: not _alive(child) and not _alive(helper), 3, "an orphan works on")
+
+
+def test_kill_9_of_the_whole_process_group_too(tmp_path: Path):
+    pids = tmp_path / "pids"
+    parent = subprocess.Popen(
+        [PYTHON, "-c", PARENT, "forever", str(pids)], cwd=ROOT, start_new_session=True
+    )
+    child, helper = _pids(pids)
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait(10)
+    wait_until(lambda: not _alive(child) and not _alive(helper), 3, "an orphan works on")
+
+
+def test_lines_that_are_not_ours_are_passed_over():
+    progress: list[tuple[str, float]] = []
+    note: Callable[[str, float], None] = lambda s, f: progress.append((s, f))  # noqa: E731
+    lines: list[Any] = [
+        "noise\n",
+        "5\n",
+        "[1]\n",
+        "null\n",
+        json.dumps({"progress": 0.5, "stage": "x"}) + "\n",
+    ]
+    assert tether._follow(iter(lines), note) is None  # type: ignore[arg-type]
+    assert tether._follow(iter([*lines, '{"result": {}}\n']), note) == {"result": {}}  # type: ignore[arg-type]
+    assert progress == [("x", 0.5)] * 2
