@@ -204,6 +204,19 @@ def blocker_mesh(plan: Plan, *, settings: PrintSettings | None = None) -> Mesh:
     return Mesh(vertices, np.asarray(union.tri_verts, dtype=np.int64))
 
 
+def between_plate_and_top(mesh: Mesh, height_mm: float) -> Mesh:
+    """The part of a closed mesh (print frame) between the plate and `height_mm`.
+
+    A blocker that stands out above the part would make the slicer count layers that it never prints.
+    """
+    if not len(mesh.faces):
+        return mesh
+    solid = manifold3d.Manifold(manifold3d.Mesh64(mesh.vertices, mesh.faces.astype(np.uint64)))
+    cut = solid.trim_by_plane((0.0, 0.0, 1.0), 0.0).trim_by_plane((0.0, 0.0, -1.0), -height_mm).to_mesh64()
+    vertices = np.asarray(cut.vert_properties, dtype=np.float64)[:, :3]
+    return Mesh(vertices, np.asarray(cut.tri_verts, dtype=np.int64))
+
+
 def _rod(start: Array, end: Array, radius: float) -> Any:
     length = float(np.linalg.norm(end - start))
     axis = (end - start) / length

@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.plan import Trajectory, Vent
 from service.geometry.mesh import Mesh, edge_faults
-from service.geometry.orientation import blocker_mesh, choose_orientation
+from service.geometry.orientation import between_plate_and_top, blocker_mesh, choose_orientation
 from service.geometry.volume import Volume
 from service.results.pictures import mesh_views, slice_overlay
 from service.results.render import CUT, camera_for, render_mesh
@@ -151,3 +151,15 @@ def test_blocker_covers_channels_and_vents():
     assert blocker.vertices[:, 1].max() == pytest.approx(26.0)
     assert blocker.vertices[:, 2].max() == pytest.approx(16.0)
     assert len(blocker_mesh(simple_plan()).faces) == 0
+
+
+def test_blocker_ends_with_the_part():
+    """Rods above the part made the slicer count 31 layers that it never printed."""
+    path = Trajectory("left", (0.0, 20.0, -5.0), (0.0, 0.0, 30.0), 0.0, 15.0, 2.0)
+    rods = blocker_mesh(simple_plan([path]))
+    assert rods.vertices[:, 2].min() < 0.0 < 25.0 < rods.vertices[:, 2].max()
+    cut = between_plate_and_top(rods, 25.0)
+    assert edge_faults(cut) == (0, 0)
+    assert cut.vertices[:, 2].min() == pytest.approx(0.0, abs=1e-6)
+    assert cut.vertices[:, 2].max() == pytest.approx(25.0, abs=1e-6)
+    assert len(between_plate_and_top(blocker_mesh(simple_plan()), 25.0).faces) == 0

@@ -19,7 +19,7 @@ from service.geometry.anatomy import Isolation, Seeds
 from service.geometry.isolation import isolate_vertebra, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
-from service.geometry.orientation import Orientation, blocker_mesh, choose_orientation
+from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
 from service.geometry.progress import Progress
 from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
@@ -148,14 +148,14 @@ def _write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orienta
     )
     write_stl(solid.vertices, solid.faces, out / "model.stl")
     (out / "print.json").write_text(json.dumps(pose.to_document(), indent=2, sort_keys=True), "utf-8")
+    rods = pose.apply(blocker_mesh(solid.plan))
     parts: dict[str, Mesh] = {
-        "print": solid.mesh,
-        "blocker": blocker_mesh(solid.plan),
-        "filler": solid.cavity,
+        "print": pose.apply(solid.mesh),
+        "blocker": between_plate_and_top(rods, pose.size_mm[2]),
+        "filler": pose.apply(solid.cavity),
     }
-    for name, mesh in parts.items():
-        if len(mesh.faces):
-            moved = pose.apply(mesh)
+    for name, moved in parts.items():
+        if len(moved.faces):
             write_stl(moved.vertices, moved.faces, out / f"{name}.stl")
 
 
