@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from service.domain.case import CaseEvent, CaseState
-from service.domain.people import system
+from service.domain.people import Role, system
 from service.errors import ConflictError, NotAllowedError, NotFoundError, StorageError
 from service.ports import JobRequest
-from service.store import audit, blobs, cases, people, prints
+from service.store import approvals, audit, blobs, cases, people, prints
 from service.store.database import reading, transaction
+from service.store.tables import cases as case_table
 from service.store.tables import outbox, users
-from service.workflow import approve, build, person_steps
+from service.workflow import approve, build, person_steps, sterilise
 from service.workflow.jobs import case_job, raise_attention
 from tests.support_app import (
     NURSE,
@@ -23,6 +24,7 @@ from tests.support_app import (
     SURGEON,
     TECHNICIAN,
     Rig,
+    actor,
     add_people,
     approve_now,
     bring,
@@ -279,8 +281,6 @@ def test_new_inputs_void_the_approval_of_the_old_model(rig: Rig):
     person_steps.resume(rig.app, case.id, PLANNER)
     build.give_inputs(rig.app, case.id, build.ModelInputs("L2", target=(9.0, 9.0, 9.0)), PLANNER)
     rig.run_jobs("build")
-    from service.store import approvals
-
     with reading(rig.app.engine) as connection:
         assert approvals.standing(connection, case.id) is None
 
@@ -337,3 +337,47 @@ def test_roles_hold_in_the_use_cases(rig: Rig):
     with pytest.raises(ConflictError):
         person_steps.cancel(rig.app, case.id, PLANNER, "   ")
     assert person_steps.cancel(rig.app, case.id, PLANNER, "wrong patient").state is CaseState.CANCELLED
+
+
+# --- the item's steps and the case's -------------------------------------------------------------------------
+
+
+def _with_item(rig: Rig, state: CaseState) -> tuple[Any, Any]:
+    """A case in `state` whose printed part is in sterile services' books."""
+    case = bring(rig.with_printers({"um3": None}), CaseState.PRINTING)  # type: ignore[dict-item]
+    with transaction(rig.app.engine) as connection:
+        (job,) = prints.listed(connection, case_id=case.id)
+        item = sterilise.create_item(connection, rig.app, case, job)
+        connection.execute(case_table.update().where(case_table.c.id == case.id).values(state=state.value))
+    return rig.case(case.id), item
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (CaseState.ISSUED, CaseState.USED),
+        # The scan came before the nurse found time to record the use.
+        (CaseState.VERIFIED, CaseState.VERIFIED),
+        (CaseState.VERIFYING, CaseState.VERIFYING),
+        (CaseState.USED, CaseState.USED),
+    ],
+)
+def test_use_can_be_recorded_after_the_scan_too(rig: Rig, before: CaseState, after: CaseState):
+    case, item = _with_item(rig, before)
+    with transaction(rig.app.engine) as connection:
+        sterilise._step_case(connection, rig.app, case, item, "use", NURSE)
+    assert rig.case(case.id).state is after
+    assert _events(rig, case.id)[-1] in ("use", "item_use")
+
+
+def test_a_rejected_part_parks_its_case_and_allows_one_new_print_after_a_new_approval(rig: Rig):
+    case, item = _with_item(rig, CaseState.PRINTED)
+    inspector = actor(Role.PLANNER, Role.TECHNICIAN, name="inspector")
+    sterilise.item_event(rig.app, item.id, "reject", {"reason": "warped"}, inspector)
+    parked = rig.case(case.id)
+    assert parked.state is CaseState.NEEDS_ATTENTION
+    assert parked.attention is not None
+    assert parked.attention["code"] == "part.rejected"
+    with reading(rig.app.engine) as connection:
+        assert approvals.standing(connection, case.id) is None
+    assert person_steps.resume(rig.app, case.id, PLANNER).state is CaseState.PLAN_READY
