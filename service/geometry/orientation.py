@@ -211,10 +211,9 @@ def between_plate_and_top(mesh: Mesh, height_mm: float) -> Mesh:
     """
     if not len(mesh.faces):
         return mesh
-    vertices_in = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
-    solid = manifold3d.Manifold(
-        manifold3d.Mesh64(vertices_in, np.ascontiguousarray(mesh.faces, dtype=np.uint64))
-    )
+    # Copies: the library refuses arrays that may not be written to.
+    copy = manifold3d.Mesh64(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.uint64))
+    solid = manifold3d.Manifold(copy)
     cut = solid.trim_by_plane((0.0, 0.0, 1.0), 0.0).trim_by_plane((0.0, 0.0, -1.0), -height_mm).to_mesh64()
     vertices = np.asarray(cut.vert_properties, dtype=np.float64)[:, :3]
     return Mesh(vertices, np.asarray(cut.tri_verts, dtype=np.int64))
