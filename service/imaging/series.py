@@ -277,6 +277,15 @@ def _frames(file: Path, place: SlicePlace) -> list[NDArray[Any]]:
         ) from error
 
 
+def is_whole(file: Path) -> bool:
+    """Whether the file can be read to the last pixel; False when it is cut off, damaged or has no pixels."""
+    try:
+        modality_values(pydicom.dcmread(file), "the image")
+    except (*READ_FAILURES, ImagingError):
+        return False
+    return True
+
+
 def _who(place: SlicePlace) -> str:
     number = place.instance_number
     return f"slice {number}" if number is not None else f"the slice in {place.hint}"

@@ -74,19 +74,7 @@ def instances_of(connection: Connection, study_uid: str) -> list[StoredInstance]
     rows = connection.execute(
         select(instances).where(instances.c.study_uid == study_uid).order_by(instances.c.sop_uid)
     )
-    return [
-        StoredInstance(
-            r.sop_uid,
-            r.series_uid,
-            r.sop_class_uid,
-            r.patient_id,
-            r.modality,
-            r.path,
-            r.sha256,
-            bool(r.quarantined),
-        )
-        for r in rows
-    ]
+    return [_instance(r) for r in rows]
 
 
 def associations_of(connection: Connection, study_uid: str) -> set[str]:
@@ -96,10 +84,18 @@ def associations_of(connection: Connection, study_uid: str) -> set[str]:
     return {r.association for r in rows}
 
 
-def known_digests(connection: Connection, sop_uid: str) -> set[str]:
-    return {
-        r.sha256 for r in connection.execute(select(instances.c.sha256).where(instances.c.sop_uid == sop_uid))
-    }
+def copies_of(connection: Connection, sop_uid: str) -> list[StoredInstance]:
+    """Every stored file of one instance: the one in use, and those kept aside because their bytes differ."""
+    return [_instance(r) for r in connection.execute(select(instances).where(instances.c.sop_uid == sop_uid))]
+
+
+def set_aside(connection: Connection, copy: StoredInstance) -> None:
+    """Keep the file, do not use it any more."""
+    connection.execute(
+        update(instances)
+        .where(instances.c.sop_uid == copy.sop_uid, instances.c.sha256 == copy.sha256)
+        .values(quarantined=True)
+    )
 
 
 def insert_study(connection: Connection, values: dict[str, Any]) -> None:
@@ -159,6 +155,19 @@ def record_unreadable(connection: Connection, instance: ReceivedInstance, reason
 
 def count_unreadable(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(unreadable)).scalar_one())
+
+
+def _instance(r: Row[Any]) -> StoredInstance:
+    return StoredInstance(
+        r.sop_uid,
+        r.series_uid,
+        r.sop_class_uid,
+        r.patient_id,
+        r.modality,
+        r.path,
+        r.sha256,
+        bool(r.quarantined),
+    )
 
 
 def _study(r: Row[Any]) -> Study:

@@ -7,7 +7,6 @@ again after a crash, so every step is idempotent.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -28,7 +27,6 @@ from service.workflow.jobs import entry_job, progress_for
 
 log = logging.getLogger("spineprint.intake")
 
-_OARM_HINT = re.compile(r"o-?\s?arm|medtronic|breakaway|intra-?op", re.IGNORECASE)
 _RECEIVER = system("dicom")
 
 
@@ -43,10 +41,12 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
             app.notifier.notify("intake", f"A received file is kept but unreadable: {exc.message}")
         return
     with transaction(app.engine) as connection:
-        known = studies.known_digests(connection, header.sop_instance_uid)
-        if instance.sha256 in known:
+        copies = studies.copies_of(connection, header.sop_instance_uid)
+        if instance.sha256 in {c.sha256 for c in copies}:
             return
         study = studies.get(connection, header.study_uid) or _new_study(app, connection, header, instance)
+        damaged = _damaged_copy(copies, header, instance)
+        conflicting = bool(copies) and damaged is None
         studies.insert_instance(
             connection,
             instance,
@@ -55,13 +55,16 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
             sop_uid=header.sop_instance_uid,
             patient_id=header.patient_id,
             modality=header.modality,
-            quarantined=bool(known),
+            quarantined=conflicting,
         )
-        if known:
+        if conflicting:
             _record_conflicting_copy(app, connection, study, header)
             return
+        if damaged is not None:
+            studies.set_aside(connection, damaged)
+            _note_copy(app, connection, study, header, "damaged_copy_replaced")
         was_complete = study.state != "RECEIVING"
-        _count_instance(app, connection, study, instance)
+        _count_instance(app, connection, study, instance, added=0 if damaged else 1)
         if study.kind == "unknown" and (kind := study_kind(app, instance.calling_ae, header)) != "unknown":
             # The first object was a report or the like; the images say what the study is.
             studies.change(connection, study.study_uid, kind=kind)
@@ -215,19 +218,20 @@ def _new_study(app: App, connection: Connection, header: InstanceHeader, instanc
 
 
 def study_kind(app: App, calling_ae: str, header: InstanceHeader) -> str:
-    """planning_ct | oarm | unknown: the configured role of the sender decides, then the header's hints."""
-    roles = {r for p in app.config.dicom.peers if p.ae_title == calling_ae for r in p.roles}
-    sends_scans, sends_planning = "oarm" in roles, "planning_ct" in roles
-    if sends_scans and not sends_planning:
-        return "oarm"
-    if sends_planning and not sends_scans:
-        return "planning_ct" if header.modality == "CT" else "unknown"
-    if _OARM_HINT.search(header.hints) and header.modality in ("CT", "XA"):
-        return "oarm"
+    """planning_ct | oarm | unknown: the configured role of the sender decides, then the header's hints.
+
+    A CT of which neither tells anything is taken for a planning CT: a person sees the case before anything is made.
+    """
+    roles = sorted({r for p in app.config.dicom.peers if p.ae_title == calling_ae for r in p.roles})
+    kind = app.recognise(header.info, roles)
+    if kind == "oarm":
+        return kind
     return "planning_ct" if header.modality == "CT" else "unknown"
 
 
-def _count_instance(app: App, connection: Connection, study: Study, instance: ReceivedInstance) -> None:
+def _count_instance(
+    app: App, connection: Connection, study: Study, instance: ReceivedInstance, *, added: int = 1
+) -> None:
     reopened: dict[str, object] = {}
     if study.state != "RECEIVING":
         reopened = {"state": "RECEIVING", "revision": study.revision + 1, "reason_code": "", "reason": "",
@@ -235,7 +239,7 @@ def _count_instance(app: App, connection: Connection, study: Study, instance: Re
     studies.change(
         connection,
         study.study_uid,
-        instance_count=study.instance_count + 1,
+        instance_count=study.instance_count + added,
         last_instance_at=times.to_text(max(instance.received_at, study.last_instance_at)),
         **reopened,
     )
@@ -257,14 +261,18 @@ def _note_late_images(app: App, connection: Connection, case: Case, study: Study
 
 
 def _record_conflicting_copy(app: App, connection: Connection, study: Study, header: InstanceHeader) -> None:
+    _note_copy(app, connection, study, header, "conflicting_copy")
+    app.notifier.notify(
+        "intake", "An image came twice with different content; both are kept, the first is used."
+    )
+
+
+def _note_copy(app: App, connection: Connection, study: Study, header: InstanceHeader, event: str) -> None:
     audit.append(
         connection,
         at=app.clock.now(),
         actor=_RECEIVER.name,
         subject=f"study:{study.study_uid}",
-        event="conflicting_copy",
+        event=event,
         data={"sop_instance_uid": header.sop_instance_uid},
-    )
-    app.notifier.notify(
-        "intake", "An image came twice with different content; both are kept, the first is used."
     )
