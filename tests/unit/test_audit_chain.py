@@ -37,7 +37,12 @@ def _append(engine: Engine, n: int = 1) -> None:
     with transaction(engine) as connection:
         for i in range(n):
             audit.append(
-                connection, at=AT, actor="surgeon", subject=f"case:{i % 2}", event="approve", data={"n": i, "ä": "é☂"}
+                connection,
+                at=AT,
+                actor="surgeon",
+                subject=f"case:{i % 2}",
+                event="approve",
+                data={"n": i, "ä": "é☂"},
             )
 
 
@@ -63,7 +68,9 @@ def test_history_gives_back_what_was_written(engine: Engine):
 
 
 def _changed(column: str) -> Callable[[Connection], object]:
-    value = {"previous_hash": "0" * 64, "hash": "f" * 64, "at": "2026-01-05T08:00:00.123457+00:00"}.get(column, "{}")
+    value = {"previous_hash": "0" * 64, "hash": "f" * 64, "at": "2026-01-05T08:00:00.123457+00:00"}.get(
+        column, "{}"
+    )
     return lambda c: c.execute(update(rows).where(rows.c.seq == 3).values({column: value}))
 
 
@@ -165,8 +172,10 @@ def test_many_writers_make_one_chain_from_the_very_first_row(engine: Engine):
         try:
             for i in range(10):
                 with engine.begin() as connection:
-                    audit.append(connection, at=AT, actor=f"w{worker}", subject="case:1", event="e", data={"i": i})
-        except Exception as exc:  # noqa: BLE001 - whatever a writer meets must reach the test
+                    audit.append(
+                        connection, at=AT, actor=f"w{worker}", subject="case:1", event="e", data={"i": i}
+                    )
+        except Exception as exc:
             failures.append(exc)
 
     workers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
