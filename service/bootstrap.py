@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,9 +17,11 @@ from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
 from adapters.job_queue.dbos_queue import DbosJobQueue
 from adapters.job_queue.engine import queue_engine
+from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import UltimakerPrinter
 from service.config import Config
 from service.domain.case import CaseState
+from service.domain.series import SeriesInfo
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
 from service.ops import logs
@@ -55,6 +57,7 @@ def open_app(config: Config) -> App:
         clock=clock,
         notifier=logs.LogNotifier(),
         run_task=partial(_run_task, config.worker.job_timeout_s),
+        recognise=recognise_scan,
         printers=printers,
         sender=DicomSender(config.dicom.ae_title),
     )
@@ -70,6 +73,13 @@ def _run_task(
     timeout_s: float, kind: str, argument: Mapping[str, object], progress: Progress
 ) -> dict[str, object]:
     return run_tethered(kind, argument, progress, timeout_s=timeout_s)
+
+
+_KINDS = {ScanKind.PLANNING_CT: "planning_ct", ScanKind.INTRAOPERATIVE: "oarm", ScanKind.UNKNOWN: "unknown"}
+
+
+def recognise_scan(info: SeriesInfo, roles: Sequence[str]) -> str:
+    return _KINDS[recognise(info, caller_roles=roles).kind]
 
 
 def make_slicer(config: Config) -> Slicer:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from service.bootstrap import handlers
+from service.bootstrap import handlers, recognise_scan
 from service.config import Config
 from service.domain.case import CaseState
 from service.domain.people import Actor, Person, Role, acting
@@ -243,7 +243,7 @@ def make_rig(folder: Path, *, database_url: str = "", **sections: Any) -> Rig:
     if database_url:
         migrate(engine)
     clock, notes, tasks = SteppedClock(), Notes(), TinyTasks()
-    return Rig(App(config, engine, clock, notes, tasks), clock, notes, tasks=tasks)
+    return Rig(App(config, engine, clock, notes, tasks, recognise_scan), clock, notes, tasks=tasks)
 
 
 def add_people(app: App, *usernames: str) -> None:

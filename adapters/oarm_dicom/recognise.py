@@ -84,6 +84,8 @@ def _hints(info: SeriesInfo, settings: HintSettings) -> Iterator[tuple[int, str]
         _squeezed(info.description, info.protocol, *info.image_type, *info.kernel), settings.cone_beam_words
     ):
         yield 2, "The header speaks of a cone-beam or intra-operative scan."
+    if _has(_squeezed(info.description, info.protocol), settings.oarm_words):
+        yield 2, "The series or protocol is named after an O-arm."
     if info.sop_class_uid == _XRAY_3D_ANGIOGRAPHIC:
         yield 3, "It is an X-ray 3D reconstruction."
     if info.rescale_type is not None and info.rescale_type.upper() != "HU":

@@ -216,5 +216,5 @@ def next_state(
                 next_step="Cancel the case and send the study again.",
             )
         return resume_state
-    assert rule.target is not None  # noqa: S101 - every other rule of the table has a target
+    assert rule.target is not None
     return rule.target

@@ -136,7 +136,7 @@ _NO_SETTINGS = SterilisationSettings()  # effects read the event's data only, ne
 
 def _need(value: float | None) -> float:
     # The field is required by the table, so it was parsed; this only tells the type checker.
-    assert value is not None  # noqa: S101
+    assert value is not None
     return value
 
 
@@ -154,7 +154,7 @@ def _qa(item: Item, facts: Facts) -> Item:
 
 def _pack(item: Item, facts: Facts) -> Item:
     pouch, pack = facts.time("pouch_expires_at"), facts.time("expires_at")
-    assert pouch is not None and pack is not None  # noqa: S101 - required fields of the table
+    assert pouch is not None and pack is not None
     record = PackRecord(
         facts.text("pack_id"),
         facts.text("pouch_material"),

@@ -9,13 +9,14 @@ from pathlib import Path
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from service.domain.series import SeriesInfo
 from service.errors import ImagingError
+from service.imaging.headers import series_info
 
-_TAGS = [
+_TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "PatientName",
-    "PatientBirthDate", "AccessionNumber", "StudyDate", "Manufacturer", "ManufacturerModelName", "SeriesDescription",
-    "StudyDescription",
-]  # fmt: skip
+    "PatientBirthDate", "AccessionNumber", "StudyDate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class InstanceHeader:
     patient_birth_date: str
     accession_number: str
     study_date: str
-    hints: str
-    """Manufacturer, model and descriptions in one line, for telling an O-arm from a planning CT."""
+    info: SeriesInfo
+    """Of this one instance's series, for telling an O-arm scan from a planning CT."""
 
 
 def read_header(path: Path) -> InstanceHeader:
@@ -44,8 +45,9 @@ def read_header(path: Path) -> InstanceHeader:
     ImagingError : not DICOM, cut off inside the header, or without the UIDs that identify it.
     """
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
         values = {tag: str(dataset.get(tag) or "").strip() for tag in _TAGS}
+        info = series_info(dataset, (), 1)
     except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
             NotImplementedError, RecursionError, struct.error, OverflowError) as exc:  # fmt: skip
         raise ImagingError(
@@ -60,11 +62,6 @@ def read_header(path: Path) -> InstanceHeader:
             next_step="The sending system must supply these; send the study again from the PACS.",
             code="imaging.no_identity",
         )
-    hints = " | ".join(
-        values[t]
-        for t in ("Manufacturer", "ManufacturerModelName", "SeriesDescription", "StudyDescription")
-        if values[t]
-    )
     return InstanceHeader(
         sop_class_uid=values["SOPClassUID"],
         sop_instance_uid=values["SOPInstanceUID"],
@@ -76,5 +73,5 @@ def read_header(path: Path) -> InstanceHeader:
         patient_birth_date=values["PatientBirthDate"][:8],
         accession_number=values["AccessionNumber"][:16],
         study_date=values["StudyDate"][:8],
-        hints=hints,
+        info=info,
     )

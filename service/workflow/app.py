@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from sqlalchemy import Engine
 
 from service.config import Config
+from service.domain.series import SeriesInfo
 from service.geometry.progress import Progress
 from service.ports import Clock, ImageNode, ImageSender, Notifier, Printer
 
+#: (series, roles of the sender) -> `planning_ct` | `oarm` | `unknown`.
+ScanRecogniser = Callable[[SeriesInfo, Sequence[str]], str]
 TaskRunner = Callable[[str, Mapping[str, Any], Progress], dict[str, Any]]
 
 
@@ -25,6 +28,7 @@ class App:
     clock: Clock
     notifier: Notifier
     run_task: TaskRunner
+    recognise: ScanRecogniser
     printers: Mapping[str, Printer] = field(default_factory=dict)
     sender: ImageSender | None = None
     node: ImageNode | None = None

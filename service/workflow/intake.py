@@ -7,8 +7,9 @@ again after a crash, so every step is idempotent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -16,11 +17,12 @@ from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor, system
 from service.errors import ConflictError, ImagingError
 from service.imaging.instance_header import InstanceHeader, read_header
+from service.imaging.series import is_whole
 from service.ports import JobRequest, ReceivedInstance
 from service.store import audit, cases, outbox, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
-from service.store.studies import Study
+from service.store.studies import StoredInstance, Study
 from service.workflow import scans
 from service.workflow.app import App
 from service.workflow.jobs import entry_job, progress_for
@@ -227,6 +229,16 @@ def study_kind(app: App, calling_ae: str, header: InstanceHeader) -> str:
     if kind == "oarm":
         return kind
     return "planning_ct" if header.modality == "CT" else "unknown"
+
+
+def _damaged_copy(
+    copies: Sequence[StoredInstance], header: InstanceHeader, instance: ReceivedInstance
+) -> StoredInstance | None:
+    """The copy in use, when it is of the same series, cut off or damaged, and the new one is whole."""
+    in_use = next((c for c in copies if not c.quarantined), None)
+    if in_use is None or in_use.series_uid != header.series_uid or in_use.patient_id != header.patient_id:
+        return None
+    return in_use if not is_whole(Path(in_use.path)) and is_whole(instance.path) else None
 
 
 def _count_instance(

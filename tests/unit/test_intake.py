@@ -280,18 +280,23 @@ def test_a_bad_series_is_inspected_again_when_the_missing_images_come(rig: Rig):
     assert rig.case(case.id).state is CaseState.RECEIVED
 
 
+#: What a header of the operating room does not claim to be: a diagnostic scanner's current and kernel.
+_CONE_BEAM = {"XRayTubeCurrent": "25", "ConvolutionKernel": ""}
+
+
 @pytest.mark.parametrize(
     ("calling_ae", "attributes", "kind"),
     [
         ("OARM", {}, "oarm"),
         ("OARM", {"Modality": "XA"}, "oarm"),
         ("CT1", {}, "planning_ct"),
-        ("CT1", {"Manufacturer": "Medtronic"}, "oarm"),
-        ("CT1", {"SeriesDescription": "O-ARM 3D"}, "oarm"),
+        ("CT1", {"Manufacturer": "Medtronic", "ManufacturerModelName": "O-arm O2", **_CONE_BEAM}, "oarm"),
+        ("CT1", {"Manufacturer": "Medtronic"}, "planning_ct"),  # one weak hint is not enough
+        ("CT1", {"SeriesDescription": "O-ARM cone beam", **_CONE_BEAM}, "oarm"),
         ("PACS", {}, "planning_ct"),
         ("PACS", {"StudyDescription": "Planning for O-arm"}, "planning_ct"),  # the configured role decides
         ("PACS", {"Modality": "MR"}, "unknown"),
-        ("BOTH", {"SeriesDescription": "O-arm spin"}, "oarm"),
+        ("BOTH", {"SeriesDescription": "Intra-op O-arm spin", **_CONE_BEAM}, "oarm"),
         ("BOTH", {}, "planning_ct"),
     ],
 )
