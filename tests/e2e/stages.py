@@ -21,7 +21,7 @@ from simulators.demo.journey import ADMIN, Journey
 from simulators.demo.stage import Stage
 
 #: Patience with a machine on which other work runs as well.
-LONG_S = 240.0
+LONG_S = 150.0
 
 
 class LeftoverError(AssertionError):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,8 +17,9 @@ import pytest
 from pydicom import dcmread
 
 from simulators.demo.client import Service
-from simulators.demo.journey import ADMIN
-from tests.e2e.stages import WatchedStage, journey_on, running_stage, wait_for
+from simulators.demo.journey import ADMIN, Journey
+from tests.e2e.stages import WatchedStage, journey_on, running_stage, send_files, study_of, wait_for
+from tests.support_dicom import ROOT, write_series
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -35,6 +37,8 @@ class Travelled:
     truth: dict[str, Any] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
     case: dict[str, Any] = field(default_factory=dict)
+    stranger: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    """The waiting case before and after another patient's scan came, and what became of that scan."""
     board: list[str] = field(default_factory=list)
     """Everything a screen with a token was told on the way."""
 
@@ -53,6 +57,7 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
         screen = {"Authorization": f"Bearer {token}"}
 
         def scan(plan: Any) -> None:
+            done.stranger = send_a_strangers_scan(done, journey, stage.out / "stranger")
             done.truth = stage.scan_with_needle(ct, plan, stage.out / "oarm")
 
         def look(case: dict[str, Any]) -> None:
@@ -76,6 +81,23 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
         done.case = journey.run()
         wait_for(lambda: len(stage.pacs_received()) >= 5, 60, "all results reaching the PACS")
         yield done
+
+
+def send_a_strangers_scan(
+    done: Travelled, journey: Journey, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """An O-arm scan of another patient while the case waits for its own; (case before, case after, scan)."""
+    before = journey.look()
+    study = f"{ROOT}.80.1"
+    files = write_series(folder, 12, study=study, series=f"{study}.1", patient_id="STRANGER-1")
+    assert set(send_files(done.stage, files, "OARM")) == {0}
+
+    def set_aside() -> dict[str, Any] | None:
+        found = study_of(done.service, study)
+        return found if found and found["state"] != "RECEIVING" and found["state"] != "COMPLETE" else None
+
+    scan = wait_for(set_aside, what="the stranger's scan being judged")
+    return before, journey.look(), scan
 
 
 def test_the_case_goes_through_every_state_to_closed(travelled: Travelled) -> None:
@@ -111,6 +133,20 @@ def test_the_needle_is_found_where_the_simulator_put_it(travelled: Travelled) ->
     assert np.linalg.norm(np.subtract(measured["tip"], true["tip"])) <= 1.0
     cosine = abs(np.dot(measured["axis"], true["axis"])) / np.linalg.norm(true["axis"])
     assert np.degrees(np.arccos(min(1.0, cosine))) <= 1.0
+
+
+def test_a_scan_of_another_patient_is_set_aside_and_changes_nothing(travelled: Travelled) -> None:
+    before, after, scan = travelled.stranger
+    assert (scan["kind"], scan["state"], scan["reason_code"]) == ("oarm", "UNMATCHED", "scan.other_patient")
+    assert scan["reason"] and scan["next_step"]
+    assert before["state"] == "USED"
+    volatile = {"updated_at", "progress"}
+    assert {k: v for k, v in after.items() if k not in volatile} == {
+        k: v for k, v in before.items() if k not in volatile
+    }
+    assert len(travelled.case["scans"]) == 1
+    kept = {f"{ROOT}.80.1.1.{n}" for n in range(1, 13)}
+    assert kept <= travelled.stage.originals()
 
 
 def test_the_pacs_holds_valid_results_of_the_patients_own_study(travelled: Travelled) -> None:
