@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import sys
@@ -67,7 +68,11 @@ def serve(
         raise InputRefusedError(f"There is no role '{role}'.", next_step=f"Use one of: {', '.join(ROLES)}.")
     if config:
         os.environ["SPINEPRINT_CONFIG"] = str(config.resolve())  # the tethered children read the same file
-    raise typer.Exit(run(config_of(config), role))
+    code = run(config_of(config), role)
+    # A model still being computed would keep the interpreter waiting; its job runs again at the next start.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 @main_app.command(name="run-task", hidden=True)

@@ -93,7 +93,7 @@ def finalise(raw: bytes, log: str, out: Path, *, fixed: Mapping[str, str]) -> Fi
     for old, new in _OLD_NAMES.items():
         if old in header:
             header.setdefault(new, header.pop(old))
-    layers = _layer_count(body)
+    body, layers = _with_printed_layers(body, _layer_count(body))
     # The end code drives away with relative moves; it prints nothing and would spoil the size.
     low, high = _print_size(body.partition(b"\nG91")[0])
     for axis, lowest, highest in zip("XYZ", low, high, strict=True):
@@ -133,6 +133,19 @@ def _layer_count(body: bytes) -> int:
             code="slicer.empty",
         )
     return count
+
+
+def _with_printed_layers(body: bytes, stated: int) -> tuple[bytes, int]:
+    """State the layers that are there.
+
+    The engine counts layers by the height of its meshes and leaves out those at the very top in which nothing is
+    wide enough to print (a pointed process). Only that is put right: a gap anywhere else stays for the audit.
+    """
+    numbers = [int(m.group(1)) for m in re.finditer(rb"^;LAYER:(-?\d+)", body, re.MULTILINE)]
+    if not 0 < len(numbers) < stated or numbers != list(range(len(numbers))):
+        return body, stated
+    line = f";LAYER_COUNT:{len(numbers)}".encode("ascii")
+    return re.sub(rb"^;LAYER_COUNT:\d+", line, body, count=1, flags=re.MULTILINE), len(numbers)
 
 
 def _print_size(body: bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:

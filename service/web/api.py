@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
 
 from service import NOTICE, __version__
 from service.ops.loops import Loop
@@ -76,6 +77,8 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
     ):
         web.include_router(module.router)
     web.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    # The API description works without the internet: its viewer comes with the installation.
+    web.mount("/vendor/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
     if _THREE.is_dir():
         web.mount("/vendor/three", StaticFiles(directory=_THREE), name="three")
     return web

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,12 +22,12 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
     """status: none | receiving | computing | ready | not_measurable | failed; `age_s` counts from the last image."""
     case = cases.get(connection, case_id)
     of_case = scans.of_case(connection, case_id)
-    arriving = _arriving(connection, case)
+    newest = _newest_loose_study(connection, case)
     body: dict[str, Any] = {"case_code": case.code, "level": case.level or None, "scans": len(of_case)}
-    if arriving is not None and (not of_case or arriving[1] > of_case[0].last_image_at):
-        body |= {"status": "receiving", "images": arriving[0], "since": arriving[1]}
+    if newest is not None and (not of_case or newest.last_image_at > of_case[0].last_image_at):
+        body |= newest.part
     elif of_case:
-        body |= _scan_part(of_case[0])
+        body |= _scan_part(of_case[0], case)
     else:
         body |= {"status": "none", "since": case.updated_at}
     body["cement_step"] = "locked" if case.state is not CaseState.VERIFIED else "needs_acknowledgement"
@@ -34,7 +35,7 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
     return body
 
 
-def _scan_part(scan: Scan) -> dict[str, Any]:
+def _scan_part(scan: Scan, case: Case) -> dict[str, Any]:
     part: dict[str, Any] = {
         "status": _STATUS[scan.state],
         "scan_id": scan.id,
@@ -49,13 +50,30 @@ def _scan_part(scan: Scan) -> dict[str, Any]:
         part |= {"reason": scan.error.get("message"), "next_step": scan.error.get("next_step")}
     elif scan.report is not None and scan.state == "NOT_MEASURABLE":
         part["reason"] = scan.report.get("reason")
+    elif scan.state == "COMPUTING" and case.state is CaseState.NEEDS_ATTENTION and case.attention:
+        # The computation ended without an answer of its own: nobody computes any more.
+        part |= {"status": "failed", "reason": case.attention.get("message"),
+                 "next_step": case.attention.get("next_step")}  # fmt: skip
     return part
 
 
-def _arriving(connection: Connection, case: Case) -> tuple[int, datetime] | None:
-    """Images of an O-arm scan of this case's patient that are arriving now: how many, and when the last came."""
+@dataclass(frozen=True)
+class _Loose:
+    """A scan study of the case's patient that is not attached to the case (yet)."""
+
+    last_image_at: datetime
+    part: dict[str, Any]
+
+
+def _newest_loose_study(connection: Connection, case: Case) -> _Loose | None:
     planning = studies.need(connection, case.study_uid)
-    for study in studies.listed(connection, kind="oarm", states=("RECEIVING", "COMPLETE")):
-        if planning.patient_id and study.patient_id == planning.patient_id:
-            return study.instance_count, study.last_instance_at
+    for study in studies.listed(connection, kind="oarm", states=("RECEIVING", "COMPLETE", "UNMATCHED")):
+        if not planning.patient_id or study.patient_id != planning.patient_id:
+            continue
+        part: dict[str, Any] = {"since": study.last_instance_at, "images": study.instance_count}
+        if study.state == "UNMATCHED":
+            part |= {"status": "failed", "reason": study.reason, "next_step": study.next_step}
+        else:
+            part["status"] = "receiving"
+        return _Loose(study.last_instance_at, part)
     return None

@@ -285,6 +285,21 @@ LOG_5 = f"[2025-01-01 10:00:00.000] [info] Gcode header after slicing: {AFTER}[i
 GUID = {"EXTRUDER_TRAIN.0.MATERIAL.GUID": SliceSettings().material_guid}
 
 
+def test_layers_too_small_to_print_at_the_top_are_not_stated(tmp_path):
+    """A pointed process: the engine counted 3 layers by height and printed 1."""
+    out = tmp_path / "a.gcode"
+    done = finalise(RAW.replace(";LAYER_COUNT:1", ";LAYER_COUNT:3").encode(), LOG_413, out, fixed=GUID)
+    assert done.layer_count == 1
+    assert out.read_text().count(";LAYER_COUNT:1\n") == 1
+
+
+def test_a_gap_between_layers_stays_for_the_audit(tmp_path):
+    out = tmp_path / "a.gcode"
+    raw = RAW.replace(";LAYER_COUNT:1", ";LAYER_COUNT:3").replace(";LAYER:0", ";LAYER:1")
+    assert finalise(raw.encode(), LOG_413, out, fixed=GUID).layer_count == 3
+    assert ";LAYER_COUNT:3\n" in out.read_text()
+
+
 @pytest.mark.parametrize("log", [LOG_413, LOG_5], ids=["4.13", "5.x"])
 def test_header_is_completed_from_either_form_of_the_log(tmp_path, log):
     out = tmp_path / "a.gcode"

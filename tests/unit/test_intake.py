@@ -430,6 +430,16 @@ def test_the_terminal_says_that_images_arrive(rig: Rig):
     assert (shown["status"], shown["images"], shown["age_s"]) == ("receiving", 3, 1.5)
 
 
+def test_the_terminal_says_why_a_scan_of_its_patient_was_set_aside(rig: Rig):
+    case = _waiting_case(rig, CaseState.PRINTED)
+    assert _scan_arrives(rig).state == "UNMATCHED"
+    with reading(rig.app.engine) as connection:
+        shown = terminal.document(rig.app, connection, case.id)
+    assert shown["status"] == "failed"
+    assert "stage" in shown["reason"]
+    assert shown["next_step"]
+
+
 def test_only_the_system_lets_a_scan_arrive(rig: Rig):
     case = _waiting_case(rig)
     from service.errors import NotAllowedError

@@ -74,7 +74,13 @@ def openapi(request: Request, _actor: PersonDep) -> dict[str, Any]:
 @router.get("/docs", include_in_schema=False)
 def docs(_actor: PersonDep) -> HTMLResponse:
     """The interactive description, for people who are logged in."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title="spineprint")
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="spineprint",
+        swagger_js_url="/vendor/swagger/swagger-ui-bundle.js",
+        swagger_css_url="/vendor/swagger/swagger-ui.css",
+        swagger_favicon_url="/vendor/swagger/favicon-32x32.png",
+    )
 
 
 @router.get("/metrics", tags=["operations"])
