@@ -194,7 +194,7 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 def _transport(receive: Receive) -> asyncio.Transport:
     # ASGI has no word for cutting a connection: uvicorn's `receive` is a method of the object that holds it
     transport = receive.__self__.transport  # type: ignore[attr-defined]
-    assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a simulator without its server cannot do faults
+    assert isinstance(transport, asyncio.Transport)
     return transport
 
 

@@ -18,6 +18,7 @@ from pynetdicom import AE, _config
 
 from simulators.demo.client import Service
 from simulators.demo.journey import ADMIN, Journey
+from simulators.demo.processes import wait_until_up
 from simulators.demo.stage import Stage
 
 #: Patience with a machine on which other work runs as well.
@@ -40,6 +41,14 @@ class WatchedStage(Stage):
         assert self.daemon is not None and self.daemon.process is not None
         self._seen.add(self.daemon.process.pid)
         super().kill_and_restart()
+
+    def stop_and_restart(self) -> None:
+        """SIGTERM, a clean end within seconds, and up again on the same data."""
+        assert self.daemon is not None and self.daemon.process is not None
+        self._seen.add(self.daemon.process.pid)
+        assert self.daemon.stop(timeout_s=15.0) == 0
+        self.daemon.start()
+        wait_until_up(self.daemon, self.url)
 
     def make_phantom_at(self, folder: Path, patient_id: str) -> dict[str, Any]:
         """The phantom as another patient's study; its truth."""

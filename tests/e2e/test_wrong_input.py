@@ -5,6 +5,7 @@ The O-arm scan of another patient is sent in `test_journey`, where a case really
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -262,9 +263,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def leave_free(folder: Path, megabytes: float) -> Path:
     """Fill the file system of `folder` but for so many MB; removing the returned file frees it again."""
     filler = folder / "filler.bin"
-    room = shutil.disk_usage(folder).free - int(megabytes * 1e6)
-    assert room > 0
-    filler.write_bytes(b"\xa5" * room)
+    with filler.open("wb", buffering=0) as stream:
+        while (room := shutil.disk_usage(folder).free - int(megabytes * 1e6)) > 0:
+            try:
+                stream.write(b"\xa5" * min(room, 1 << 20))
+            except OSError as full:
+                assert full.errno == errno.ENOSPC
+                break
     return filler
 
 

@@ -189,9 +189,7 @@ def test_kill_9_of_the_parent_ends_the_child_and_what_it_started_at_once(tmp_pat
 
 def test_kill_9_of_the_whole_process_group_too(tmp_path: Path):
     pids = tmp_path / "pids"
-    parent = subprocess.Popen(
-        [PYTHON, "-c", PARENT, "forever", str(pids)], cwd=ROOT, start_new_session=True
-    )
+    parent = subprocess.Popen([PYTHON, "-c", PARENT, "forever", str(pids)], cwd=ROOT, start_new_session=True)
     child, helper = _pids(pids)
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait(10)
