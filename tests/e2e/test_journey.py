@@ -39,6 +39,8 @@ class Travelled:
     case: dict[str, Any] = field(default_factory=dict)
     stranger: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     """The waiting case before and after another patient's scan came, and what became of that scan."""
+    unreachable: tuple[dict[str, Any], list[Any]] = ({}, [])
+    """The case after a print was started on a printer that does not answer, and the printer's ledger then."""
     board: list[str] = field(default_factory=list)
     """Everything a screen with a token was told on the way."""
 
@@ -74,7 +76,13 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
 
         journey = journey_on(stage, service, {"level": patient["target"], **patient["seeds"]}, patient["patient_id"],
                              scan)  # fmt: skip
-        journey.on_state = done.states.append
+
+        def enter(state: str) -> None:
+            done.states.append(state)
+            if state == "SLICED":
+                done.unreachable = start_on_an_unreachable_printer(done, journey)
+
+        journey.on_state = enter
         stage.route_from_pacs(ct)
         journey.find_case(patient["study_instance_uid"])
         journey.on_look = look
@@ -100,6 +108,24 @@ def send_a_strangers_scan(
     return before, journey.look(), scan
 
 
+def start_on_an_unreachable_printer(done: Travelled, journey: Journey) -> tuple[dict[str, Any], list[Any]]:
+    """Start the print while the printer's network is down; then the network is back and the case is resumed."""
+    path = f"/api/v1/cases/{journey.case_id}"
+
+    def reached(state: str) -> dict[str, Any] | None:
+        case = journey.look()
+        return case if case["state"] == state else None
+
+    done.stage.hit("refuse_connection")
+    done.service.post(f"{path}/print", {"printer": "um3-sim", "bed_clear": True}, who="tom")
+    parked = wait_for(lambda: reached("NEEDS_ATTENTION"), what="the print being given up")
+    ledger = done.stage.printer_ledger()
+    done.stage.lift()
+    done.service.post(f"{path}/resume", who="tom")
+    wait_for(lambda: reached("SLICED"), what="the case being resumed")
+    return parked, ledger
+
+
 def test_the_case_goes_through_every_state_to_closed(travelled: Travelled) -> None:
     assert travelled.case["state"] == "CLOSED"
     # RECEIVING may be over before the first look
@@ -108,10 +134,21 @@ def test_the_case_goes_through_every_state_to_closed(travelled: Travelled) -> No
 
 def test_the_printer_started_exactly_once_what_was_audited(travelled: Travelled) -> None:
     (start,) = travelled.stage.printer_ledger()
-    (job,) = travelled.case["print_jobs"]
+    (job,) = [j for j in travelled.case["print_jobs"] if j["state"] != "NOT_STARTED"]
     assert (job["state"], start["name"]) == ("FINISHED", job["id"])
     assert job["gcode_sha256"] == travelled.case["artifacts"]["gcode"]["sha256"]
     assert json.loads(travelled.artifact("gcode_report"))["passed"] is True
+
+
+def test_an_unreachable_printer_starts_nothing_and_the_print_can_be_started_again(
+    travelled: Travelled,
+) -> None:
+    parked, ledger = travelled.unreachable
+    assert parked["attention"]["code"] == "device.printer_silent"
+    assert "printer" in parked["attention"]["message"] and parked["attention"]["next_step"]
+    assert [j["state"] for j in parked["print_jobs"]] == ["NOT_STARTED"]
+    assert ledger == []
+    assert sorted(j["state"] for j in travelled.case["print_jobs"]) == ["FINISHED", "NOT_STARTED"]
 
 
 def test_the_model_is_one_watertight_body_without_sealed_cavities(travelled: Travelled) -> None:

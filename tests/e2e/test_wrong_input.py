@@ -1,6 +1,6 @@
 """What goes wrong in hospitals, through the real interfaces: each ends in a named state with what, where, next step.
 
-The O-arm scan of another patient is sent in `test_journey`, where a case really waits for a scan.
+The O-arm scan of another patient and the unreachable printer are in `test_journey`, where a case waits for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tests.e2e.stages import (
     WatchedStage,
     case_in,
     case_of,
-    journey_on,
     metrics,
     running_stage,
     send_files,
@@ -211,36 +210,6 @@ def test_a_point_in_the_wrong_place_is_refused_in_words_and_can_be_given_again(
     world.service.post(f"/api/v1/cases/{case['id']}/resume", who="piet")
     assert world.phantom_case("RECEIVED")["attention"] is None
     assert stored(world, list(world.ct.glob("*.dcm")))
-
-
-# --- the printer ------------------------------------------------------------------------------------------
-
-
-def test_an_unreachable_printer_starts_nothing_and_the_print_can_be_started_again(world: World) -> None:
-    journey = journey_on(
-        world.stage, world.service, {"level": world.phantom["target"]}, "", lambda _plan: None
-    )
-    label = next(v["label"] for v in world.phantom["vertebrae"] if v["level"] == world.phantom["target"])
-    journey.mask, journey.mask_label = str(world.ct.parent / "truth_labels.nii.gz"), int(label)
-    journey.case_id = world.received()["id"]
-    journey.run(until="SLICED", timeout_s=300)
-    path = f"/api/v1/cases/{journey.case_id}"
-    world.stage.hit("refuse_connection")
-    try:
-        world.service.post(f"{path}/print", {"printer": "um3-sim", "bed_clear": True}, who="tom")
-        parked = world.phantom_case("NEEDS_ATTENTION")
-        assert_told(parked["attention"], "device.printer_silent", "printer")
-        assert [j["state"] for j in parked["print_jobs"]] == ["NOT_STARTED"]
-    finally:
-        world.stage.lift()
-    assert world.stage.printer_ledger() == []
-    world.service.post(f"{path}/resume", who="tom")
-    world.phantom_case("SLICED")
-    journey.run(until="PRINTED", timeout_s=120)
-    (start,) = world.stage.printer_ledger()
-    jobs = {j["id"]: j["state"] for j in journey.look()["print_jobs"]}
-    assert sorted(jobs.values()) == ["FINISHED", "NOT_STARTED"]
-    assert jobs[start["name"]] == "FINISHED"
 
 
 # --- the disk ---------------------------------------------------------------------------------------------
