@@ -19,7 +19,7 @@ from rich.table import Table
 from simulators.demo.client import Service, ServiceError
 from simulators.demo.figures import Figures, of_model, of_print, of_verification
 from simulators.demo.journey import CAST, Journey, JourneyError
-from simulators.demo.processes import StartError
+from simulators.demo.processes import StartError, end_orderly_on_sigterm
 from simulators.demo.stage import Stage, StageError, first_header
 
 NOTICE = "Research and engineering software. Not a medical device. Patients and devices here are simulated."
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ct and not (options.level and (options.target or options.mask)):
         console.print("With CT= give LEVEL= and either TARGET=x,y,z or MASK=file.")
         return 2
+    end_orderly_on_sigterm()
     out = Path(options.out).resolve()
     if out.exists():
         shutil.rmtree(out)

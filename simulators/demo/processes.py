@@ -27,6 +27,15 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def end_orderly_on_sigterm() -> None:
+    """Let SIGTERM unwind this program like Ctrl-C does, so that what it started is ended with it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 @dataclass
 class Process:
     """One program with its log file."""

@@ -18,7 +18,7 @@ from pynetdicom import AE, _config
 
 from simulators.demo.client import Service
 from simulators.demo.journey import ADMIN, Journey
-from simulators.demo.processes import wait_until_up
+from simulators.demo.processes import end_orderly_on_sigterm, wait_until_up
 from simulators.demo.stage import Stage
 
 #: Patience with a machine on which other work runs as well.
@@ -80,6 +80,7 @@ class WatchedStage(Stage):
 @contextmanager
 def running_stage(out: Path, **options: Any) -> Iterator[tuple[WatchedStage, Service]]:
     """A started stage; at the end everything of it is gone, or the test fails for it."""
+    end_orderly_on_sigterm()  # a test run that is given up must not leave a hospital running
     stage = WatchedStage(out, small=True, **options)
     stage._seen = set()
     service = None
