@@ -22,7 +22,7 @@ from adapters.ultimaker import UltimakerPrinter
 from service.config import Config
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
-from service.errors import SpineprintError
+from service.errors import ConfigError, SpineprintError
 from service.geometry.progress import Progress
 from service.ops import logs
 from service.ops.clock import SimulationClock, SystemClock
@@ -206,7 +206,13 @@ def serve(config: Config, role: str) -> int:
                 uvicorn.Config(web, host=config.web.host, port=config.web.port, log_config=None, access_log=False,
                                timeout_graceful_shutdown=5, server_header=False)
             )  # fmt: skip
-            server.run()
+            try:
+                server.run()
+            except SystemExit:
+                raise ConfigError(
+                    f"The web port {config.web.port} cannot be opened.",
+                    next_step="Choose another [web] host or port, or stop the program that holds it.",
+                ) from None
             if not server.started:
                 return 1
         else:

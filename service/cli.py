@@ -8,10 +8,11 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service import NOTICE, __version__
@@ -19,7 +20,7 @@ from service.cli_admin import printer_app, token_app, user_app
 from service.cli_admin import register as register_admin
 from service.cli_case import case_app
 from service.cli_common import ConfigOption, config_of, parse_point
-from service.errors import InputRefusedError, SpineprintError
+from service.errors import InputRefusedError, SpineprintError, StorageError
 
 console = Console(stderr=True, highlight=False)
 main_app = typer.Typer(
@@ -40,13 +41,28 @@ Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
 
 def main() -> None:
     """Entry point: expected errors become one clear paragraph and the right exit code."""
+    # What is written here is or names a patient's: for this user only, whatever the shell's setting is.
+    os.umask(0o077)
     try:
         main_app()
     except SpineprintError as exc:
-        console.print(f"[bold red]{exc.code}[/]: {exc.message}")
-        if exc.next_step:
-            console.print(f"[bold]Next:[/] {exc.next_step}")
-        sys.exit(exc.exit_code)
+        _tell(exc)
+    except OSError as exc:
+        where = f" '{exc.filename}'" if exc.filename else ""
+        _tell(
+            StorageError(
+                f"A file or folder{where} cannot be used ({exc.strerror or type(exc).__name__}).",
+                next_step="Check the path, its permissions and the free space.",
+            )
+        )
+
+
+def _tell(error: SpineprintError) -> NoReturn:
+    # Escaped: "[dicom] port" is a key of the configuration, not a style of the terminal.
+    console.print(f"[bold red]{error.code}[/]: {escape(error.message)}")
+    if error.next_step:
+        console.print(f"[bold]Next:[/] {escape(error.next_step)}")
+    sys.exit(error.exit_code)
 
 
 @main_app.command()
@@ -113,9 +129,9 @@ def model(
     }  # fmt: skip
     result = _with_progress(model_task, argument)
     for warning in result["warnings"]:
-        console.print(f"[yellow]look at[/]: {warning['message']}")
+        console.print(f"[yellow]look at[/]: {escape(warning['message'])}")
     for failure in result["failures"]:
-        console.print(f"[bold red]failed check[/]: {failure}")
+        console.print(f"[bold red]failed check[/]: {escape(str(failure))}")
     console.print(
         f"Written to {out}: mask.nii.gz, plan.json, model.stl, report.json, pictures.\n[dim]{NOTICE}[/]"
     )
@@ -148,7 +164,7 @@ def slice_command(
     console.print(f"{out}: {hours:.1f} h, {result['weight_g']:.1f} g PLA; audit "
                   + ("passed" if result["audit"]["passed"] else "[bold red]failed[/]"))  # fmt: skip
     for finding in result["audit"]["findings"]:
-        console.print(f"  {finding['severity']}: {finding['message']}")
+        console.print(f"  {finding['severity']}: {escape(finding['message'])}")
     raise typer.Exit(0 if result["audit"]["passed"] else 2)
 
 
@@ -160,6 +176,7 @@ def audit_gcode(
     """Read a G-code file independently of the slicer; non-zero when it must not be printed."""
     from service.workflow.tasks.slice_task import audit
 
+    _case_files(case)
     report = audit(file, case / "print.stl", case / "print.json", case / "plan.json")
     print(json.dumps(report.to_document(), indent=2, sort_keys=True))
     raise typer.Exit(0 if report.passed else 2)
@@ -221,14 +238,21 @@ def send(
     from service.cli_common import parse_destination
     from service.imaging.scan import scan_directory
 
+    destination = parse_destination(to)
     found = scan_directory(folder)
     files = [f for s in found.series for f in s.files]
-    statuses = DicomSender(calling_ae).send(files, parse_destination(to))
+    if not files:
+        raise InputRefusedError(
+            f"There is no DICOM image in {folder}.",
+            next_step="Name the folder that holds the images.",
+            code="imaging.no_dicom",
+        )
+    statuses = DicomSender(calling_ae).send(files, destination)
     refused = [s for s in statuses if not s.accepted]
     console.print(f"{len(files) - len(refused)} of {len(files)} stored")
     for status in refused[:5]:
-        console.print(f"  [red]{status.detail or f'status {status.status}'}[/]")
-    raise typer.Exit(0 if files and not refused else 1)
+        console.print(f"  [red]{escape(status.detail or f'status {status.status}')}[/]")
+    raise typer.Exit(1 if refused else 0)
 
 
 def _with_progress(task: Any, argument: dict[str, Any]) -> dict[str, Any]:

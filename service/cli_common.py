@@ -43,7 +43,7 @@ def parse_destination(text: str) -> Destination:
     """'AE@host:port'. Raises InputRefusedError."""
     title, _, address = text.partition("@")
     host, _, port = address.rpartition(":")
-    if not title or not host or not port.isdigit():
+    if not title or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputRefusedError(
             f"Expected AE@host:port, found {text!r}.",
             next_step="E.g. PACS@10.0.0.5:104.",

@@ -433,6 +433,13 @@ def test_a_huge_body_is_refused_before_it_is_read(anonymous: TestClient):
     assert answer.status_code == 413
 
 
+def test_only_people_may_send_a_large_mask(people: Any, anonymous: TestClient, screen: Any):
+    path, file = "/api/v1/cases/none/mask", {"file": ("a.nii.gz", b"x" * (LARGEST_BODY + 1))}
+    for stranger in (anonymous, screen("board")):
+        _problem(stranger.post(path, files=file, data={"level": "L1"}), 413, "request.too_large")
+    _problem(people("planner").post(path, files=file, data={"level": "L1"}), 404, "case.not_found")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", '"x"', "null"])
 def test_points_are_finite_numbers(rig: Rig, people: Any, number: str):
     case = bring(rig, CaseState.RECEIVED)

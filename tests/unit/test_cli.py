@@ -1,0 +1,62 @@
+"""What somebody at the terminal is told when a command cannot do its work."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _run(*arguments: str, folder: Path) -> tuple[int, str]:
+    """Exit code and all text of one command, on one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", *arguments],
+        cwd=folder, text=True, capture_output=True, check=False, timeout=60,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SPINEPRINT_")} | {"COLUMNS": "500"},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        # A name in square brackets is text, not a style.
+        (("printer", "pair", "p1"), 2, "Add [[printers]] first."),
+        (("audit-gcode", "file.gcode", "--case", "empty"), 2, "lacks print.stl"),
+        (("send", "empty", "--to", "PACS@127.0.0.1:99999"), 2, "AE@host:port"),
+        (("send", "empty", "--to", "PACS@127.0.0.1:104"), 2, "no DICOM image in empty"),
+        (("backup", "missing/b.tar"), 1, "'missing"),
+    ],
+)
+def test_a_command_says_what_where_and_the_next_step(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.gcode").write_text("G28\n", "utf-8")
+    if arguments[0] == "backup":
+        assert _run("migrate", folder=tmp_path)[0] == 0
+    found, text = _run(*arguments, folder=tmp_path)
+    assert found == code, text
+    assert said in text and "Next:" in text and "Traceback" not in text
+
+
+def test_the_database_is_for_its_user_only(tmp_path: Path):
+    assert _run("migrate", folder=tmp_path)[0] == 0
+    mode = (tmp_path / "spineprint-data" / "spineprint.sqlite3").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+def test_a_taken_web_port_is_named(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "c.toml").write_text(f"[web]\nport = {port}\n", "utf-8")
+        code, text = _run("serve", "--role", "web", "--config", "c.toml", folder=tmp_path)
+    assert code == 2
+    assert f"The web port {port} cannot be opened." in text and "[web]" in text
