@@ -23,12 +23,14 @@ from tests.support_dicom import CT_IMAGE, ROOT, need, wire_bytes, write_series
 
 ROOT_OF_PROJECT = Path(__file__).resolve().parents[2]
 
+# The signal is blocked before anything else is imported: a numerical library's threads, started at import, would
+# otherwise take it with the default action.
 NODE = """
 import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 from pathlib import Path
 from adapters.dicom_node import DicomNode, NodeConfig
 
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 seen = open(sys.argv[2], "a", buffering=1)
 config = NodeConfig("127.0.0.1", 0, Path(sys.argv[1]), require_known_callers=False, disk_reserve_bytes=0)
 node = DicomNode(config, lambda instance: print(instance.sop_instance_uid, file=seen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -335,9 +335,10 @@ def finish_aeration(max_c: float, min_c: float, hours: float) -> bool:
 @QUICK
 @given(st.floats(30, 60), st.floats(0, 30))
 def test_a_hotter_cycle_is_never_better(max_c: float, rise: float) -> None:
+    # a highest value below the lowest contradicts itself: putting that right is no worsening
+    assume(max_c >= CYCLE["min_c"])
     if not finish_cycle(max_c=max_c):
-        # below the window a colder maximum is out as well, so only rises above the set point are asked
-        assert max_c < 35 or not finish_cycle(max_c=max_c + rise)
+        assert not finish_cycle(max_c=max_c + rise)
 
 
 @QUICK
