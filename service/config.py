@@ -119,6 +119,8 @@ class Config(_Section):
         faults += [
             f"printers: name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})
         ]
+        if self.dicom.tls_port is not None:
+            faults.append("dicom.tls_port: this version does not offer DICOM over TLS yet; leave the key out")
         titles = [p.ae_title for p in self.dicom.peers]
         faults += [
             f"dicom.peers: {t!r} is listed twice" for t in sorted({t for t in titles if titles.count(t) > 1})

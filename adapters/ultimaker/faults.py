@@ -13,7 +13,8 @@ class PrinterSilentError(DeviceError):
     def __init__(self, message: str, *, reached: bool) -> None:
         super().__init__(
             message,
-            next_step="Check that the printer is on and on the network, and that its address is right.",
+            next_step="Check that the printer is on, on the network, and that its address is right; then try again "
+            "(a parked case: resume it and start the print again).",
         )
         self.reached = reached
 

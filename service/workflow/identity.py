@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -16,6 +17,8 @@ from service.store import audit, people, times
 from service.store.database import reading, transaction
 from service.workflow.app import App
 
+#: Checking a password is slow on purpose; a flood of logins must not take every core from the operating room.
+_HASHING = threading.BoundedSemaphore(1)
 _HASHER = PasswordHasher()  # argon2id with the library's current defaults
 #: Verified against for unknown names, so that an unknown name takes as long as a wrong password.
 _DUMMY_HASH = _HASHER.hash(secrets.token_hex(16))
@@ -69,9 +72,9 @@ def change_user(
 ) -> None:
     """Switch an account off or on, set a password or roles. Raises NotFoundError, InputRefusedError, ConflictError."""
     wanted = frozenset(roles) if roles is not None else None
-    if password is not None and len(password) < _MIN_PASSWORD:
+    if password is not None and not _MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InputRefusedError(
-            f"The password needs at least {_MIN_PASSWORD} characters.", next_step="Choose a longer one.",
+            f"The password needs {_MIN_PASSWORD} to {MAX_PASSWORD} characters.", next_step="Choose another one.",
             code="user.invalid",
         )  # fmt: skip
     if wanted is not None and (not wanted or wanted - {r.value for r in Role}):
@@ -201,7 +204,8 @@ def _check(app: App, username: str, password: str) -> Person:
         row = people.find_user(connection, username)
     locked = row is not None and row.locked_until is not None and row.locked_until > now
     try:
-        _HASHER.verify(row.password_hash if row else _DUMMY_HASH, password)
+        with _HASHING:
+            _HASHER.verify(row.password_hash if row else _DUMMY_HASH, password)
         good = row is not None and row.active and not locked
     except (VerifyMismatchError, InvalidHashError):
         good = False

@@ -186,3 +186,11 @@ def test_environment_that_fits_nothing_is_a_fault(tmp_path: Path, name: str, val
 def test_postgresql_serves_both_databases():
     config = Config(database_url="postgresql+psycopg://u@h/db")
     assert config.resolved_database_url == config.queue_database_url == "postgresql+psycopg://u@h/db"
+
+
+def test_a_tls_port_is_refused_while_there_is_no_tls(tmp_path: Path):
+    """Silently ignoring it would let IT believe that images travel encrypted."""
+    file = tmp_path / "c.toml"
+    file.write_text("[dicom]\ntls_port = 2762\n")
+    with pytest.raises(ConfigError, match="tls_port"):
+        load_config(file, {})

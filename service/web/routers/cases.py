@@ -12,16 +12,17 @@ from fastapi.responses import FileResponse, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, SecretStr
 
 from service.domain.case import CaseState
-from service.domain.people import Scope
+from service.domain.people import Actor, Role, Scope
 from service.store import audit, blobs, cases, studies
 from service.store.database import reading
-from service.web.access import AppDep, Caller, PersonDep, reader
+from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import case_detail, case_view, waiting_sentence
 from service.workflow import approve, build, identity, person_steps, sterilise
 from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1/cases", tags=["cases"])
+SchedulerDep = Annotated[Actor, Depends(has_role(Role.PLANNER, Role.SURGEON, Role.TECHNICIAN))]
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD, Scope.OR_TERMINAL))]
 Point = Annotated[
     list[FiniteFloat], Field(min_length=3, max_length=3, description="LPS mm of the planning CT")
@@ -153,7 +154,8 @@ def close_case(case_id: str, app: AppDep, actor: PersonDep) -> dict[str, Any]:
 
 
 @router.put("/{case_id}/surgery")
-def set_surgery(case_id: str, body: Surgery, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+def set_surgery(case_id: str, body: Surgery, app: AppDep, actor: SchedulerDep) -> dict[str, Any]:
+    """The date orders the print room's work."""
     at: datetime | None = body.at
     return case_view(person_steps.set_surgery_time(app, case_id, actor, at))
 
