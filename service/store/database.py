@@ -32,9 +32,7 @@ def open_engine(url: str) -> Engine:
     try:
         with engine.connect() as connection:
             _check_durable(connection)
-    except StorageError:
-        raise
-    except Exception as exc:
+    except (SQLAlchemyError, OSError) as exc:
         raise StorageError(
             f"The database cannot be opened: {type(exc).__name__}: {exc.__cause__ or exc}",
             next_step="Check database_url, that the server runs, and that the data folder is writable.",
