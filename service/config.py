@@ -42,6 +42,11 @@ class PeerConfig(_Section):
     host: str
     port: Port
     roles: tuple[Literal["planning_ct", "oarm", "pacs"], ...] = ()
+    quiet_s: float | None = Field(
+        None, gt=0, description="a study from this sender is complete after this long without an image"
+    )
+    tls: bool = Field(False, description="call this peer over TLS, with our certificate")
+    commitment: bool = Field(False, description="ask this PACS to commit to the results it was sent")
 
 
 class DicomConfig(_Section):
@@ -49,6 +54,9 @@ class DicomConfig(_Section):
     host: str = "127.0.0.1"
     port: Port = 11112
     tls_port: Port | None = None
+    tls_certificate: Path | None = Field(None, description="PEM: our certificate, then any intermediates")
+    tls_key: Path | None = Field(None, description="PEM: its private key")
+    tls_ca: Path | None = Field(None, description="PEM: who signed the certificates of our peers")
     quiet_s: float = Field(30.0, gt=0, description="planning study complete after this long without an image")
     oarm_quiet_s: float = Field(3.0, gt=0)
     require_known_peers: bool = False
@@ -119,8 +127,7 @@ class Config(_Section):
         faults += [
             f"printers: name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})
         ]
-        if self.dicom.tls_port is not None:
-            faults.append("dicom.tls_port: this version does not offer DICOM over TLS yet; leave the key out")
+        faults += self._tls_faults()
         titles = [p.ae_title for p in self.dicom.peers]
         faults += [
             f"dicom.peers: {t!r} is listed twice" for t in sorted({t for t in titles if titles.count(t) > 1})
@@ -140,6 +147,17 @@ class Config(_Section):
         if faults:
             raise ValueError(_BETWEEN.join(faults))
         return self
+
+    def _tls_faults(self) -> list[str]:
+        dicom = self.dicom
+        files = {"tls_certificate": dicom.tls_certificate, "tls_key": dicom.tls_key, "tls_ca": dicom.tls_ca}
+        missing = ", ".join(key for key, path in files.items() if path is None)
+        faults = []
+        if dicom.tls_port is not None and missing:
+            faults.append(f"dicom.tls_port: DICOM over TLS also needs {missing}")
+        if any(peer.tls for peer in dicom.peers) and missing:
+            faults.append(f"dicom.peers: a peer with tls needs {missing} in [dicom]")
+        return faults
 
     @property
     def resolved_database_url(self) -> str:

@@ -226,9 +226,12 @@ class Printer(Protocol):
 
 @dataclass(frozen=True)
 class Destination:
+    """`tls`: call over TLS with our certificate (PS3.15 B.12)."""
+
     ae_title: str
     host: str
     port: int
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,42 @@ class ImageSender(Protocol):
     def echo(self, destination: Destination) -> bool: ...
 
 
+@dataclass(frozen=True)
+class CommitmentAnswer:
+    """What a destination said to a storage commitment request; the outcome itself comes later as a report."""
+
+    transaction_uid: str
+    accepted: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CommitmentReport:
+    """The outcome of one of our storage commitment requests (PS3.4 annex J.3.3)."""
+
+    transaction_uid: str
+    committed: tuple[str, ...]
+    """SOP instance UIDs the destination answers for from now on."""
+    failed: Mapping[str, int]
+    """SOP instance UID -> failure reason (0008,1197)."""
+
+
+class CommitmentRequester(Protocol):
+    """Storage commitment as a user of it: asks a destination to answer for what it was sent."""
+
+    def ask(
+        self, instances: Sequence[tuple[str, str]], destination: Destination, transaction_uid: str
+    ) -> CommitmentAnswer:
+        """Ask for (SOP class UID, SOP instance UID) pairs. Does not raise for refusals or silence."""
+        ...
+
+
+class CommitmentSink(Protocol):
+    """Where the node hands over a report. Must be idempotent: a destination may report twice."""
+
+    def __call__(self, report: CommitmentReport) -> None: ...
+
+
 # --- DICOM in --------------------------------------------------------------------------------------------
 
 
@@ -287,12 +326,34 @@ class InstanceSink(Protocol):
     def __call__(self, instance: ReceivedInstance) -> None: ...
 
 
+@dataclass(frozen=True)
+class NodeEvent:
+    """Something an administrator wants to see about the DICOM node: a rejection, a refusal, a fault, an abort.
+
+    `kind` is one of the counters' names (`rejected_calling_ae`, `refused_storage`, `faults` ...). Titles come from
+    the wire cleaned for printing; no patient data.
+    """
+
+    at: datetime
+    kind: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    what: str
+    """What happened, in words."""
+    next_step: str = ""
+
+
 class ImageNode(Protocol):
     """The listening DICOM node."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def take_events(self) -> Sequence[NodeEvent]:
+        """What happened since the last call, oldest first; older ones beyond some hundred are dropped."""
+        ...
 
     def open_associations(self) -> Mapping[str, str]:
         """Association id -> calling AE title of those open now."""
@@ -303,9 +364,10 @@ class ImageNode(Protocol):
 
 @dataclass(frozen=True)
 class Peer:
-    """A DICOM application we know. Roles: planning_ct, oarm, pacs."""
+    """A DICOM application we know. Roles: planning_ct, oarm, pacs. `tls`: we call it over TLS."""
 
     ae_title: str
     host: str
     port: int
     roles: tuple[str, ...] = field(default=())
+    tls: bool = False

@@ -188,9 +188,16 @@ def test_postgresql_serves_both_databases():
     assert config.resolved_database_url == config.queue_database_url == "postgresql+psycopg://u@h/db"
 
 
-def test_a_tls_port_is_refused_while_there_is_no_tls(tmp_path: Path):
+def test_a_tls_port_without_its_files_is_refused(tmp_path: Path):
     """Silently ignoring it would let IT believe that images travel encrypted."""
     file = tmp_path / "c.toml"
-    file.write_text("[dicom]\ntls_port = 2762\n")
-    with pytest.raises(ConfigError, match="tls_port"):
+    file.write_text('[dicom]\ntls_port = 2762\ntls_key = "key.pem"\n')
+    with pytest.raises(ConfigError, match="tls_port: .*tls_certificate, tls_ca"):
+        load_config(file, {})
+
+
+def test_a_peer_called_over_tls_needs_our_certificate(tmp_path: Path):
+    file = tmp_path / "c.toml"
+    file.write_text('[[dicom.peers]]\nae_title = "PACS"\nhost = "192.0.2.1"\nport = 2762\ntls = true\n')
+    with pytest.raises(ConfigError, match="peer with tls needs tls_certificate, tls_key, tls_ca"):
         load_config(file, {})
