@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 what="${1:-run}"
 run_packages=(cura-engine libjs-three fonts-dejavu-core ca-certificates)
-test_packages=(postgresql orthanc dcmtk dicom3tools chromium poppler-utils)
+test_packages=(postgresql orthanc orthanc-dicomweb dcmtk dicom3tools chromium poppler-utils)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

@@ -63,6 +63,41 @@ class DicomConfig(_Section):
     max_associations: int = Field(32, ge=1)
     disk_reserve_mb: int = Field(2048, ge=0)
     peers: tuple[PeerConfig, ...] = ()
+    web_destinations: tuple[WebDestinationConfig, ...] = ()
+
+
+class WebDestinationConfig(_Section):
+    """A PACS that takes results over DICOMweb (STOW-RS, PS3.18 section 10.5)."""
+
+    name: AeTitle
+    url: str = Field(description="base of the DICOMweb service; results go to URL/studies")
+    user: str | None = Field(None, min_length=1)
+    password_file: Path | None = None
+    ca_file: Path | None = Field(None, description="PEM: who signed the server's certificate, if not a public CA")
+    roles: tuple[Literal["pacs"], ...] = ("pacs",)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> WebDestinationConfig:
+        parsed = urlparse(self.url)
+        if parsed.scheme not in ("http", "https") or not parsed.hostname or parsed.query or parsed.fragment:
+            raise ValueError(f"url must look like https://pacs/dicom-web, found {self.url!r}")
+        if parsed.username or parsed.password:
+            raise ValueError("url must not hold a password; use user and password_file")
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together")
+        if self.user and parsed.scheme != "https" and parsed.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("a password is only sent over https")
+        return self
+
+
+class DeliveryConfig(_Section):
+    """Results to the PACS: how long to try. Both must be reached before an object becomes a dead letter."""
+
+    give_up_h: float = Field(72.0, gt=0, description="hours since the first failure")
+    give_up_tries: int = Field(10, ge=1)
+    commitment_wait_h: float = Field(
+        1.0, gt=0, description="without a storage commitment report for this long, ask again"
+    )
 
 
 class PrinterConfig(_Section):
@@ -114,6 +149,7 @@ class Config(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     web: WebConfig = WebConfig()
     dicom: DicomConfig = DicomConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     printers: tuple[PrinterConfig, ...] = ()
     slicer: SlicerConfig = SlicerConfig()
     model: ModelConfig = ModelConfig()
@@ -132,12 +168,15 @@ class Config(_Section):
         faults += [
             f"dicom.peers: {t!r} is listed twice" for t in sorted({t for t in titles if titles.count(t) > 1})
         ]
+        faults += [
+            f"dicom.web_destinations: name {n!r} is used twice, or is a peer's AE title"
+            for n in _repeated([w.name for w in self.dicom.web_destinations], titles)
+        ]
         if self.database_url and not self.database_url.startswith(("sqlite://", "postgresql")):
             faults.append("database_url: expected sqlite:///... or postgresql+psycopg://...")
         if self.simulation.enabled:
-            hosts = [urlparse(p.url).hostname or "" for p in self.printers] + [
-                p.host for p in self.dicom.peers
-            ]
+            urls = [p.url for p in self.printers] + [w.url for w in self.dicom.web_destinations]
+            hosts = [urlparse(url).hostname or "" for url in urls] + [p.host for p in self.dicom.peers]
             real = [h for h in hosts if h not in ("127.0.0.1", "localhost", "::1")]
             if real:
                 faults.append(
@@ -169,6 +208,10 @@ class Config(_Section):
         if self.database_url.startswith("postgresql"):
             return self.database_url
         return f"sqlite:///{(self.data_dir / 'queue.sqlite3').resolve()}"
+
+
+def _repeated(names: list[str], taken: list[str]) -> list[str]:
+    return sorted({n for n in names if names.count(n) > 1 or n in taken})
 
 
 def load_config(path: Path | None, environ: dict[str, str] | None = None) -> Config:

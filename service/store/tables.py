@@ -44,6 +44,7 @@ studies = Table(
     Column("study_date", String(8), nullable=False, default=""),
     Column("calling_ae", String(16), nullable=False, default=""),
     Column("instance_count", Integer, nullable=False, default=0),
+    Column("expected_instances", Integer),  # as the PACS told when the study was pulled
     Column("first_instance_at", _TIME, nullable=False),
     Column("last_instance_at", _TIME, nullable=False),
     Column("completed_at", _TIME),
@@ -70,7 +71,22 @@ instances = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("received_at", _TIME, nullable=False),
     Column("quarantined", Boolean, nullable=False, default=False),
+    Column("revision", Integer, nullable=False, default=1),  # of the study, with which it came
+    Column("superseded_in", Integer),  # revision from which another copy is used; None: never used, or still is
 )
+
+#: Who sends a study: one row per association that carried it, also when it brought nothing new.
+study_sources = Table(
+    "study_sources",
+    metadata,
+    Column("study_uid", _UID, ForeignKey("studies.study_uid"), primary_key=True),
+    Column("association", String(64), primary_key=True),
+    Column("calling_ae", String(16), nullable=False),
+    Column("images", Integer, nullable=False),  # handed over, also those that were here already
+    Column("last_at", _TIME, nullable=False),
+)
+Index("ix_study_sources_association", study_sources.c.association)
+Index("ix_study_sources_caller", study_sources.c.calling_ae, study_sources.c.last_at)
 
 unreadable = Table(
     "unreadable",
@@ -79,6 +95,31 @@ unreadable = Table(
     Column("reason", Text, nullable=False),
     Column("calling_ae", String(16), nullable=False),
     Column("received_at", _TIME, nullable=False),
+)
+
+#: What each process with a DICOM node last said about it; the other processes read it here.
+node_status = Table(
+    "node_status",
+    metadata,
+    Column("name", String(80), primary_key=True),  # host:port
+    Column("document", JSON, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
+)
+
+#: Rejections, refusals and faults of the DICOM nodes; the same again within an hour counts `times` up.
+node_events = Table(
+    "node_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("next_step", Text, nullable=False),
+    Column("first_at", _TIME, nullable=False),
+    Column("last_at", _TIME, nullable=False, index=True),
+    Column("times", Integer, nullable=False),
 )
 
 cases = Table(
@@ -96,7 +137,9 @@ cases = Table(
     Column("planned_by", String(64), nullable=False, default=""),
     Column("surgery_at", _TIME),
     Column("attention", JSON),  # {code, message, next_step, retryable, resume_state}
-    Column("newer_images", Boolean, nullable=False, default=False),
+    Column("study_revision", Integer, nullable=False, default=0),  # the images it was inspected with; 0: not yet
+    Column("newer_images", Boolean, nullable=False, default=False),  # later ones came and nobody has decided yet
+    Column("kept_images", JSON),  # {revision, by, at}: later images were seen and left out
     Column("progress", JSON),  # {stage, fraction, at}
     Column("created_at", _TIME, nullable=False),
     Column("updated_at", _TIME, nullable=False),
@@ -200,13 +243,53 @@ deliveries = Table(
     Column("sop_uid", _UID, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("path", Text, nullable=False),
-    Column("state", String(16), nullable=False, index=True),  # WAITING | DELIVERED | REFUSED
+    Column("state", String(16), nullable=False, index=True),  # WAITING | DELIVERED | REFUSED | DEAD
     Column("tries", Integer, nullable=False, default=0),
     Column("next_try_at", _TIME, nullable=False),
     Column("last_status", String(255), nullable=False, default=""),
     Column("created_at", _TIME, nullable=False),
     Column("delivered_at", _TIME),
+    Column("first_failed_at", _TIME),  # of the present run of failures
+    Column("history", JSON, nullable=False, default=list),  # the last answers: [{at, answer}]
+    Column("claimed_by", String(64), nullable=False, default=""),  # the worker that is sending it
+    Column("claimed_until", _TIME),
+    Column("commit_state", String(16), nullable=False, default=""),  # "" | WANTED | ASKED | COMMITTED | REFUSED
+    Column("commit_next_at", _TIME),  # when to ask (again)
+    Column("commit_tries", Integer, nullable=False, default=0),
+    Column("commit_detail", String(255), nullable=False, default=""),
+    Column("transaction_uid", _UID, nullable=False, default=""),  # of the last storage commitment request
     UniqueConstraint("destination", "sop_uid", name="uq_deliveries_destination_sop"),
+)
+
+#: One row per storage commitment request: a report may come late, after another request for the same objects.
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("transaction_uid", _UID, primary_key=True),
+    Column("destination", String(16), nullable=False),
+    Column("delivery_ids", JSON, nullable=False),
+    Column("asked_at", _TIME, nullable=False),
+    Column("reported_at", _TIME),
+)
+
+pulls = Table(
+    "pulls",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("peer", String(16), nullable=False),
+    Column("accession_number", String(16), nullable=False),
+    Column("study_uid", _UID, nullable=False, default="", index=True),
+    Column("state", String(16), nullable=False, index=True),  # QUEUED | FINDING | MOVING | AMBIGUOUS | DONE | FAILED
+    Column("candidates", JSON, nullable=False, default=list),
+    Column("expected", Integer),  # instances of the study, when the PACS told
+    Column("completed", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
+    Column("warned", Integer, nullable=False, default=0),
+    Column("remaining", Integer),
+    Column("error", JSON),
+    Column("requested_by", String(64), nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
 )
 
 audit = Table(

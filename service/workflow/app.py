@@ -12,7 +12,15 @@ from sqlalchemy import Engine
 from service.config import Config
 from service.domain.series import SeriesInfo
 from service.geometry.progress import Progress
-from service.ports import Clock, ImageNode, ImageSender, Notifier, Printer
+from service.ports import (
+    Clock,
+    CommitmentRequester,
+    ImageNode,
+    ImageSender,
+    Notifier,
+    Printer,
+    StudyFinder,
+)
 
 #: (series, roles of the sender) -> `planning_ct` | `oarm` | `unknown`.
 ScanRecogniser = Callable[[SeriesInfo, Sequence[str]], str]
@@ -31,6 +39,10 @@ class App:
     recognise: ScanRecogniser
     printers: Mapping[str, Printer] = field(default_factory=dict)
     sender: ImageSender | None = None
+    web_senders: Mapping[str, ImageSender] = field(default_factory=dict)
+    """STOW-RS destinations by name."""
+    committer: CommitmentRequester | None = None
+    finder: StudyFinder | None = None
     node: ImageNode | None = None
 
     def case_folder(self, case_id: str) -> Path:
