@@ -30,7 +30,7 @@ from service.ops.loops import Loop
 from service.ports import Clock, Destination, JobHandler, Peer, Printer, PrinterState, Slicer
 from service.store import outbox, settings
 from service.store.database import migrate, open_engine
-from service.workflow import approve, build, intake, print_run, publish, sterilise, verify
+from service.workflow import approve, build, deliver, intake, print_run, publish, sterilise, verify
 from service.workflow.app import App
 from service.workflow.jobs import case_job
 from service.workflow.tasks import all_tasks
@@ -140,7 +140,11 @@ class Daemon:
         _recover(app, self.queue)
         self._loop("recover", 60.0, partial(_recover, app, self.queue))
         self._loop("relay", 0.2, partial(_relay, app, self.queue))
-        self._loop("deliver", 1.0, partial(publish.deliver_due, app))
+        deliver.release_claims(app)
+        for name in deliver.destination_names(config):
+            # One loop each: a destination that does not answer keeps only its own results waiting.
+            self._loop(f"deliver-{name}", 1.0, partial(deliver.take_turn, app, name))
+        self._loop("deliver-unknown", 10.0, partial(deliver.settle_unknown, app))
         self._loop("expiry", 30.0, partial(sterilise.withdraw_expired, app))
         for printer, entry in zip(app.printers.values(), config.printers, strict=True):
             self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))

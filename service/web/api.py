@@ -17,6 +17,7 @@ from service.web.limits import BodyLimit
 from service.web.routers import (
     administration,
     cases,
+    deliveries,
     images,
     operations,
     pages,
@@ -68,6 +69,7 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
         session,
         administration,
         cases,
+        deliveries,
         images,
         printing,
         sterilisation,

@@ -13,6 +13,7 @@ from service.domain.people import Role
 from service.domain.print_job import PrintState
 from service.store import blobs, deliveries, prints, scans, sterile, studies
 from service.store.cases import Case
+from service.store.deliveries import Delivery
 from service.store.prints import PrintJob
 from service.store.studies import Study
 from service.workflow.app import App
@@ -66,11 +67,7 @@ def case_detail(
              "error": s.error}
             for s in scans.of_case(connection, case.id)
         ],
-        "deliveries": [
-            {"id": d.id, "destination": d.destination, "kind": d.kind, "state": d.state, "tries": d.tries,
-             "last_status": d.last_status}
-            for d in deliveries.of_case(connection, case.id)
-        ],
+        "deliveries": [delivery_view(d) for d in deliveries.of_case(connection, case.id)],
     }  # fmt: skip
     if roles is not None:
         view["possible_events"] = possible_events(case, roles)
@@ -154,6 +151,26 @@ def study_view(app: App, study: Study, *, identity: bool) -> dict[str, Any]:
             "study_date": study.study_date,
         }
     return view
+
+
+def delivery_view(d: Delivery) -> dict[str, Any]:
+    """`proven` is only what the destination has committed to; `delivered` is its word for having stored it."""
+    return {
+        "id": d.id,
+        "destination": d.destination,
+        "kind": d.kind,
+        "sop_instance_uid": d.sop_uid,
+        "state": d.state,
+        "tries": d.tries,
+        "last_status": d.last_status,
+        "next_try_at": d.next_try_at if d.state == "WAITING" else None,
+        "failing_since": d.first_failed_at,
+        "delivered_at": d.delivered_at,
+        "commitment": d.commit_state or None,
+        "commitment_detail": d.commit_detail or None,
+        "proven": d.proven,
+        "can_retry": d.state != "DELIVERED" or d.commit_state == "REFUSED",
+    }
 
 
 def print_view(job: PrintJob) -> dict[str, Any]:

@@ -1,19 +1,18 @@
-"""What the administrator takes back or tries again: accounts, tokens, results that a PACS refused."""
+"""What the administrator takes back: accounts, tokens."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from service.domain.people import Actor, Role
 from service.web.access import AppDep, has_role
-from service.workflow import identity, publish
+from service.workflow import identity
 
 router = APIRouter(prefix="/api/v1", tags=["people"])
 AdminDep = Annotated[Actor, Depends(has_role(Role.ADMIN))]
-SenderDep = Annotated[Actor, Depends(has_role(Role.ADMIN, Role.TECHNICIAN))]
 
 
 class UserChange(BaseModel):
@@ -38,10 +37,3 @@ def change_user(username: str, body: UserChange, app: AppDep, admin: AdminDep) -
 def revoke_token(name: str, app: AppDep, admin: AdminDep) -> None:
     """A screen with this token can read no more."""
     identity.revoke_token(app, name, admin.name)
-
-
-@router.post("/deliveries/{delivery_id}/retry")
-def retry_delivery(delivery_id: str, app: AppDep, actor: SenderDep) -> dict[str, Any]:
-    """Send a result again that the destination refused."""
-    publish.retry_delivery(app, delivery_id, actor)
-    return {"id": delivery_id}

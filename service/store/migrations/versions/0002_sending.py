@@ -18,7 +18,9 @@ def upgrade() -> None:
         table.add_column(sa.Column("commit_next_at", sa.String(length=32), nullable=True))
         table.add_column(sa.Column("commit_tries", sa.Integer(), nullable=False, server_default="0"))
         table.add_column(sa.Column("commit_detail", sa.String(length=255), nullable=False, server_default=""))
-        table.add_column(sa.Column("transaction_uid", sa.String(length=64), nullable=False, server_default=""))
+        table.add_column(
+            sa.Column("transaction_uid", sa.String(length=64), nullable=False, server_default="")
+        )
     with op.batch_alter_table("studies") as table:
         table.add_column(sa.Column("expected_instances", sa.Integer(), nullable=True))
     op.create_table(
