@@ -20,11 +20,16 @@ PEOPLE = frozenset(Role)
 
 
 class Scope(enum.StrEnum):
-    """What a token for a screen may read; tokens never write."""
+    """What a token may do. A screen's only reads; a machine's (`dicom_web`) only stores images and reads nothing."""
 
     BOARD = "board"
     OR_TERMINAL = "or_terminal"
     METRICS = "metrics"
+    DICOM_WEB = "dicom_web"
+
+
+#: Who may bring images in by a page or by STOW-RS.
+IMAGE_BRINGERS = frozenset({Role.PLANNER, Role.TECHNICIAN, Role.SURGEON, Role.ADMIN})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from fastapi import Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.domain.people import Actor, Person, Role, Scope, acting
+from service.domain.people import IMAGE_BRINGERS, Actor, Person, Role, Scope, acting
 from service.errors import NotAllowedError, NotAuthenticatedError
 from service.workflow import identity
 from service.workflow.app import App
@@ -111,6 +111,33 @@ def reader(*scopes: Scope) -> Callable[[Caller], Caller]:
         return caller
 
     return check
+
+
+def image_bringer(*scopes: Scope) -> Callable[[Caller], Caller]:
+    """A dependency: a person who may bring images, or a machine whose token has one of `scopes`."""
+
+    def check(caller: Annotated[Caller, Depends(current_caller)]) -> Caller:
+        if not may_bring_images(caller, *scopes):
+            if caller.person is None:
+                raise NotAllowedError(
+                    "This token cannot store images.",
+                    code="auth.scope",
+                    next_step="Ask the administrator for a token with the scope dicom_web, for STOW-RS only.",
+                )
+            raise NotAllowedError(
+                "This needs one of these roles: " + ", ".join(sorted(r.value for r in IMAGE_BRINGERS)) + ".",
+                code="auth.role",
+                next_step="Ask a person with that role.",
+            )
+        return caller
+
+    return check
+
+
+def may_bring_images(caller: Caller, *scopes: Scope) -> bool:
+    if caller.person is not None:
+        return bool(caller.person.roles & IMAGE_BRINGERS)
+    return bool(caller.scopes & set(scopes))
 
 
 def has_role(*roles: Role) -> Callable[[Actor], Actor]:

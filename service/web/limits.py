@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.domain.people import Scope as TokenScope
 from service.errors import NotAllowedError
-from service.web.access import caller_if_any, get_app
+from service.web.access import caller_if_any, get_app, may_bring_images
 from service.web.problems import problem
 
 #: JSON documents of this service are some kilobytes.
@@ -18,7 +19,9 @@ LARGEST_BODY = 1 << 20
 #: A mask of a whole-spine CT, uncompressed, stays below this. Only people who are logged in may send it: the
 #: body is taken in, to the temporary folder, before the route's own check of the session.
 LARGEST_UPLOAD = 1 << 30
-_UPLOADS = re.compile(r"/api/v1/cases/[^/]+/mask/?")
+_MASK = re.compile(r"/api/v1/cases/[^/]+/mask/?")
+#: Images are read by their routes as they arrive, with the disk reserve in view; the limit is `[web] max_upload_mb`.
+_IMAGES = re.compile(r"/api/v1/uploads/?|(?P<stow>/dicom-web/studies(/[^/]+)?/?)")
 
 
 class BodyLimit:
@@ -31,10 +34,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = LARGEST_BODY
-        if _UPLOADS.fullmatch(scope["path"]):
-            by_person: bool = await run_in_threadpool(_is_person, scope)
-            limit = LARGEST_UPLOAD if by_person else LARGEST_BODY
+        large = _IMAGES.fullmatch(scope["path"]) or _MASK.fullmatch(scope["path"])
+        limit: int = await run_in_threadpool(_limit, scope) if large else LARGEST_BODY
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
             await _too_large(limit)(scope, receive, send)
@@ -52,13 +53,21 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-def _is_person(scope: Scope) -> bool:
+def _limit(scope: Scope) -> int:
+    """For a path that may take much, by who asks."""
+    images = _IMAGES.fullmatch(scope["path"])
     request = Request(scope)
+    app = get_app(request)
     try:
-        caller = caller_if_any(request, get_app(request))
+        caller = caller_if_any(request, app)
     except NotAllowedError:  # another site's request: the route says so
-        return False
-    return caller is not None and caller.person is not None
+        return LARGEST_BODY
+    if caller is None:
+        return LARGEST_BODY
+    if not images:
+        return LARGEST_UPLOAD if caller.person is not None else LARGEST_BODY
+    scopes = (TokenScope.DICOM_WEB,) if images["stow"] else ()
+    return app.config.web.max_upload_mb << 20 if may_bring_images(caller, *scopes) else LARGEST_BODY
 
 
 def _too_large(limit: int) -> ASGIApp:
@@ -66,5 +75,5 @@ def _too_large(limit: int) -> ASGIApp:
         413,
         "request.too_large",
         f"The request is larger than {limit >> 20} MB.",
-        "Send less; a mask may be compressed, and needs a login.",
+        "Send less at once; a mask may be compressed. Masks and images need a login, or a token for them.",
     )
