@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from adapters.dicom_node.contexts import VERIFICATION
+from adapters.dicom_node.outgoing import LOST, Caller, close, why_not_established
 from adapters.dicom_node.part10 import FileMeta, read_meta
+from adapters.dicom_node.tls import TlsFiles
 from service.ports import Destination, ImageSender, StoreStatus
 
 _log = logging.getLogger("spineprint.dicom")
@@ -39,23 +40,22 @@ class DicomSender(ImageSender):
         self,
         ae_title: str = "SPINEPRINT",
         *,
+        tls: TlsFiles | None = None,
         connect_timeout_s: float = 10.0,
         acse_timeout_s: float = 30.0,
         dimse_timeout_s: float = 60.0,
         max_pdu_bytes: int = 131072,
     ) -> None:
-        self._ae_title = ae_title
-        self._connect_timeout_s = connect_timeout_s
-        self._acse_timeout_s = acse_timeout_s
-        self._dimse_timeout_s = dimse_timeout_s
-        self._max_pdu_bytes = max_pdu_bytes
+        self._caller = Caller(
+            ae_title, tls, connect_timeout_s, acse_timeout_s, dimse_timeout_s, max_pdu_bytes
+        )
 
     def send(self, files: Sequence[Path], destination: Destination) -> Sequence[StoreStatus]:
         """C-STORE the files; one status per file, in order.
 
         A file that is no Part 10 file gets C000 and a class or syntax the destination did not accept gets 0122,
         both without being sent; no connection or no answer gives None. More than 128 kinds of object take
-        several associations.
+        several associations. Raises ConfigError when TLS is wanted and our certificate cannot be used.
         """
         answers: dict[int, StoreStatus] = {}
         items = []
@@ -70,47 +70,26 @@ class DicomSender(ImageSender):
         return [answers[index] for index in range(len(files))]
 
     def echo(self, destination: Destination) -> bool:
-        entity = self._entity()
+        entity = self._caller.entity()
         entity.add_requested_context(VERIFICATION)
-        association = self._associate(entity, destination)
+        association = self._caller.associate(entity, destination)
         if not association.is_established:
             return False
         try:
             status = association.send_c_echo()
-        except (RuntimeError, ValueError, OSError):
-            # the library's words for an association lost between two calls
+        except LOST:
             return False
         finally:
-            _close(association)
+            close(association)
         return bool("Status" in status and status.Status == 0)
-
-    def _entity(self) -> AE:
-        _config.LOG_HANDLER_LEVEL = "none"
-        # without it the library decodes each file and encodes it again, which changes damaged or odd data sets
-        _config.STORE_SEND_CHUNKED_DATASET = True
-        entity = AE(ae_title=self._ae_title)
-        entity.connection_timeout = self._connect_timeout_s
-        entity.acse_timeout = self._acse_timeout_s
-        entity.dimse_timeout = self._dimse_timeout_s
-        entity.network_timeout = self._dimse_timeout_s
-        entity.maximum_pdu_size = self._max_pdu_bytes
-        return entity
-
-    def _associate(self, entity: AE, destination: Destination) -> Any:
-        return entity.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            max_pdu=self._max_pdu_bytes,
-        )
 
     def _send_batch(
         self, batch: Sequence[_Item], destination: Destination, answers: dict[int, StoreStatus]
     ) -> None:
-        entity = self._entity()
+        entity = self._caller.entity()
         entity.requested_contexts = [build_context(*kind) for kind in dict.fromkeys(i.context for i in batch)]
-        association = self._associate(entity, destination)
-        lost = _why_not_established(association)
+        association = self._caller.associate(entity, destination)
+        lost = why_not_established(association, destination)
         if lost:
             _log.warning("no association with %s: %s", destination.ae_title, lost)
         accepted = {
@@ -119,23 +98,25 @@ class DicomSender(ImageSender):
         try:
             for item in batch:
                 uid = item.meta.sop_instance_uid
-                if not lost and item.context not in accepted:
+                if lost:
+                    answers[item.index] = StoreStatus(uid, None, lost)
+                elif item.context not in accepted:
                     detail = "not sent: the destination accepts neither this object class nor its syntax"
                     answers[item.index] = StoreStatus(uid, _NOT_SUPPORTED, detail)
-                elif lost or not association.is_established:
-                    answers[item.index] = StoreStatus(uid, None, lost or "the association was lost before")
+                elif not association.is_established:
+                    detail = "not sent: the association was lost before"
+                    answers[item.index] = StoreStatus(uid, None, detail, attempted=False)
                 else:
                     answers[item.index] = _store(association, item)
         finally:
-            _close(association)
+            close(association)
 
 
 def _store(association: Any, item: _Item) -> StoreStatus:
     uid = item.meta.sop_instance_uid
     try:
         answer = association.send_c_store(item.path)
-    except (RuntimeError, ValueError, AttributeError, OSError) as error:
-        # RuntimeError: association gone; ValueError/AttributeError: the library cannot encode the request
+    except LOST as error:
         return StoreStatus(uid, None, f"not sent ({type(error).__name__})")
     if "Status" not in answer:
         return StoreStatus(uid, None, "no answer: time-out, abort or an invalid response")
@@ -153,19 +134,3 @@ def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-def _why_not_established(association: Any) -> str:
-    if association.is_established:
-        return ""
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        reason = getattr(answer, "reason_str", "") if answer is not None else ""
-        return f"the destination rejected the association: {reason or 'no reason given'}"
-    # the library sets the same flag when the port is closed and when the peer aborts the negotiation
-    return "no connection, or the destination aborted the negotiation"
-
-
-def _close(association: Any) -> None:
-    if association.is_established:
-        association.release()

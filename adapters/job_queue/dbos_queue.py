@@ -42,6 +42,7 @@ _QUEUES: Mapping[str, tuple[int | None, float]] = {
     "urgent": (1, 0.2),
     "printers": (None, 0.2),
     "io": (2, 0.2),
+    "pulls": (2, 0.5),  # by itself: a PACS that sends nothing for minutes must not keep an inspection waiting
 }
 
 _handlers: dict[str, JobHandler] = {}

@@ -31,7 +31,9 @@ def list_deliveries(
         found = deliveries.listed(connection, state=state)
         codes = {c: cases.get(connection, c).code for c in {d.case_id for d in found}}
     body = [
-        {"case_id": d.case_id, "case_code": codes[d.case_id]} | delivery_view(d) | {"history": list(d.history)}
+        {"case_id": d.case_id, "case_code": codes[d.case_id]}
+        | delivery_view(d)
+        | {"history": list(d.history)}
         for d in found
     ]
     return polled(request, body, retry_after_s=5)

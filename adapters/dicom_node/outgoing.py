@@ -1,0 +1,77 @@
+"""Associations that we open: time limits, TLS, and why one was not established."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom import AE, _config
+
+from adapters.dicom_node.tls import TlsFiles, client_context
+from service.errors import ConfigError
+from service.ports import Destination
+
+LOST = (RuntimeError, ValueError, AttributeError, OSError)
+"""What the library raises when the association is gone between two calls, or when it cannot encode a request."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, and how long it waits. `dimse_timeout_s` is for one response."""
+
+    ae_title: str
+    tls: TlsFiles | None = None
+    connect_timeout_s: float = 10.0
+    acse_timeout_s: float = 30.0
+    dimse_timeout_s: float = 60.0
+    max_pdu_bytes: int = 131072
+
+    def entity(self) -> AE:
+        _config.LOG_HANDLER_LEVEL = "none"
+        # without it the library decodes each file and encodes it again, which changes damaged or odd data sets
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        entity = AE(ae_title=self.ae_title)
+        entity.connection_timeout = self.connect_timeout_s
+        entity.acse_timeout = self.acse_timeout_s
+        entity.dimse_timeout = self.dimse_timeout_s
+        entity.network_timeout = self.dimse_timeout_s
+        entity.maximum_pdu_size = self.max_pdu_bytes
+        return entity
+
+    def associate(self, entity: AE, destination: Destination) -> Any:
+        """Raises ConfigError when the peer is to be called over TLS and our certificate cannot be used."""
+        return entity.associate(
+            destination.host,
+            destination.port,
+            ae_title=destination.ae_title,
+            max_pdu=self.max_pdu_bytes,
+            # the host name is not checked (see `client_context`), so none is given
+            tls_args=(self._context(), "") if destination.tls else None,
+        )
+
+    def _context(self) -> Any:
+        if self.tls is None:
+            raise ConfigError(
+                "A peer is to be called over TLS, but this node has no certificate.",
+                next_step="Set [dicom] tls_certificate, tls_key and tls_ca.",
+                code="config.tls",
+            )
+        return client_context(self.tls)
+
+
+def why_not_established(association: Any, destination: Destination) -> str:
+    """Empty when it is established."""
+    if association.is_established:
+        return ""
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        reason = getattr(answer, "reason_str", "") if answer is not None else ""
+        return f"the destination rejected the association: {reason or 'no reason given'}"
+    # the library sets the same flag when the port is closed and when the peer aborts the negotiation
+    over_tls = ", or the TLS certificates do not fit" if destination.tls else ""
+    return f"no connection, or the destination aborted the negotiation{over_tls}"
+
+
+def close(association: Any) -> None:
+    if association.is_established:
+        association.release()
