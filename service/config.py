@@ -35,6 +35,9 @@ class WebConfig(_Section):
     port: Port = 8080
     session_hours: float = Field(12.0, gt=0)
     or_poll_s: float = Field(1.0, gt=0, description="Retry-After given to the OR terminal")
+    max_upload_mb: int = Field(
+        8192, ge=1, description="largest STOW-RS request or upload, and what a zip may unpack to"
+    )
 
 
 class PeerConfig(_Section):

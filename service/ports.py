@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ class Notifier(Protocol):
 class JobRequest:
     """One short job. The same `key` enqueued twice is one job.
 
-    `queue` is one of `cpu`, `urgent`, `printers`, `io`; `partition` names the printer for `printers`.
+    `queue` is one of `cpu`, `urgent`, `printers`, `io`, `pulls`; `partition` names the printer for `printers`.
     """
 
     key: str
@@ -372,6 +373,70 @@ class ReceivedInstance:
     association: str
     """Unique id of the association that carried it."""
     received_at: datetime
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who brought an instance that did not come over the DICOM network; the names are those of an association."""
+
+    calling_ae: str
+    """`WEB:` and the user or token, at most 16 characters."""
+    peer_address: str
+    association: str
+    """Unique id of the upload that carried it."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a Part-10 file says of itself; `sha256` and `size` are those of its data set, without the file meta."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    sha256: str
+    size: int
+
+
+class KeptAs(enum.StrEnum):
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    """The same bytes were here already."""
+    CONFLICT = "conflict"
+    """Other bytes under the same UID: kept in quarantine, the first one stays."""
+
+
+class InstanceIntake(Protocol):
+    """The second door for images: files that came by HTTP, with the same promises as the DICOM node gives."""
+
+    @property
+    def scratch(self) -> Path:
+        """A folder on the disk of the store for what is still arriving; emptied at every start."""
+        ...
+
+    def require_room(self, size: int) -> None:
+        """Raises StorageError (`storage.full`) when so many bytes would go below the disk reserve."""
+        ...
+
+    def look(self, file: Path) -> FileFacts:
+        """Raises InputRefusedError when it is no Part-10 file or its file meta is damaged."""
+        ...
+
+    def keep(self, file: Path, facts: FileFacts, origin: Origin) -> KeptAs:
+        """Make the data set durable before returning. `facts` may carry the identity the data set itself has.
+
+        Raises InputRefusedError (`dicom.uid`, `dicom.class`, `dicom.syntax`), StorageError; then nothing is left.
+        """
+        ...
+
+    def carrying(self, origin: Origin) -> AbstractContextManager[None]:
+        """While the block runs, `open_associations` names this upload."""
+        ...
+
+    def open_associations(self) -> Mapping[str, str]:
+        """Upload id -> calling name of those running now in this process."""
+        ...
+
+    def counters(self) -> Mapping[str, int]: ...
 
 
 class InstanceSink(Protocol):

@@ -22,8 +22,11 @@ from service.web.routers import (
     operations,
     pages,
     printing,
+    pulls,
     session,
     sterilisation,
+    stow,
+    uploads,
     verification,
 )
 from service.workflow.app import App
@@ -72,8 +75,11 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
         deliveries,
         images,
         printing,
+        pulls,
         sterilisation,
         verification,
+        stow,
+        uploads,
         operations,
         pages,
     ):

@@ -17,6 +17,7 @@ from service.ports import (
     CommitmentRequester,
     ImageNode,
     ImageSender,
+    InstanceIntake,
     Notifier,
     Printer,
     StudyFinder,
@@ -44,6 +45,8 @@ class App:
     committer: CommitmentRequester | None = None
     finder: StudyFinder | None = None
     node: ImageNode | None = None
+    door: InstanceIntake | None = None
+    """Where images that come by HTTP are kept; None in processes without the web role."""
 
     def case_folder(self, case_id: str) -> Path:
         return self.config.data_dir / "cases" / case_id
