@@ -390,7 +390,7 @@ def _tilt_findings(stack: _Stack, policy: GatePolicy) -> list[Finding]:
             Finding(
                 "series.tilt",
                 "warn",
-                f"The gantry was tilted by {size:.1f}°: the volume is read with its sheared geometry.",
+                f"The gantry was tilted by {size:.1f}°: the slices were moved in their planes onto a straight grid.",
             )
         ]
     return []

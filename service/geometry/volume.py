@@ -131,3 +131,45 @@ class Volume:
             output=np.float32,
         )
         return Volume(values, affine, self.frame_of_reference_uid)
+
+    def straightened(self) -> Volume:
+        """The same image on an orthogonal grid: each slice stays in its plane and is moved within it.
+
+        A tilted gantry steps along the table while its slices lean, so the third axis of the grid is not their
+        normal. Values are interpolated linearly along rows and columns only, never between slices; what no slice
+        covers gets the lowest value there is.
+        """
+        step = self.lps_from_ijk[:3, 2]
+        sizes = np.linalg.norm(self.lps_from_ijk[:3, :2], axis=0)
+        along = self.lps_from_ijk[:3, :2] / sizes
+        normal = np.cross(along[:, 0], along[:, 1])
+        normal *= np.sign(normal @ step) / np.linalg.norm(normal)
+        depth, rows, columns = self.values.shape
+        # (K, 2) how far each slice is moved along i and j, in pixels
+        moves = np.arange(depth)[:, None] * (along.T @ step / sizes)
+        low = np.floor(moves.min(axis=0)).astype(int)
+        spread = np.ceil(moves.max(axis=0)).astype(int) - low
+        shape = (depth, rows + int(spread[1]), columns + int(spread[0]))
+        values = np.full(shape, self.values.min(), dtype=self.values.dtype)
+        for k in range(depth):
+            (i0, j0), part = np.divmod(moves[k] - low, 1.0)
+            moved = _moved(_moved(self.values[k], part[1], 0), part[0], 1)
+            if values.dtype.kind in "iu":
+                moved = np.rint(moved)
+            height, width = min(moved.shape[0], shape[1] - int(j0)), min(moved.shape[1], shape[2] - int(i0))
+            values[k, int(j0) : int(j0) + height, int(i0) : int(i0) + width] = moved[:height, :width]
+        affine = np.eye(4)
+        affine[:3, :2] = self.lps_from_ijk[:3, :2]
+        affine[:3, 2] = normal * (step @ normal)
+        affine[:3, 3] = self.lps_from_ijk[:3, 3] + self.lps_from_ijk[:3, :2] @ low
+        return Volume(values, affine, self.frame_of_reference_uid)
+
+
+def _moved(plane: NDArray[Any], part: float, axis: int) -> NDArray[Any]:
+    """Moved by a part of a pixel towards higher indices, one pixel longer; the border is repeated."""
+    if part < 1e-6:
+        return plane
+    wide = np.pad(plane.astype(np.float64), [(1, 1) if n == axis else (0, 0) for n in (0, 1)], mode="edge")
+    before = np.take(wide, range(wide.shape[axis] - 1), axis)
+    after = np.take(wide, range(1, wide.shape[axis]), axis)
+    return np.asarray(part * before + (1 - part) * after)

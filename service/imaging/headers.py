@@ -192,6 +192,10 @@ def _normal(orientation: Sequence[float] | None) -> Vector | None:
     return float(cross[0] / length), float(cross[1] / length), float(cross[2] / length)
 
 
+def says_localiser(words: Sequence[str]) -> bool:
+    return any(word.upper() in ("LOCALIZER", "SCOUT") for word in words)
+
+
 # --- frames -----------------------------------------------------------------------------------------------
 
 _GROUP_SEQUENCES = (
@@ -236,9 +240,9 @@ def frame_count(ds: HasValues) -> int:
     return max(1, whole(ds, "NumberOfFrames") or 1)
 
 
-def slice_place(ds: Dataset, frame: int, hint: str) -> SlicePlace | None:
+def slice_place(ds: Dataset, frame: int, hint: str, view: FrameView | None = None) -> SlicePlace | None:
     """Place of one frame (frame 0 of a classic image); None when position, orientation or spacing is missing."""
-    view = FrameView(ds, frame)
+    view = view or FrameView(ds, frame)
     position = numbers(view, "ImagePositionPatient", 3)
     orientation = numbers(view, "ImageOrientationPatient", 6)
     spacing = numbers(view, "PixelSpacing", 2)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
 from service.domain.series import SeriesInfo
 from service.errors import ImagingError
+from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.headers import series_info
 
 _TAGS = (
@@ -42,14 +39,14 @@ def read_header(path: Path) -> InstanceHeader:
 
     Raises
     ------
-    ImagingError : not DICOM, cut off inside the header, or without the UIDs that identify it.
+    ImagingError : not DICOM, cut off inside the header, without the UIDs that identify it, or asking for more memory
+        or time than the header of an image can need.
     """
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        dataset = read_file(path, pixels=False)
         values = {tag: str(dataset.get(tag) or "").strip() for tag in _TAGS}
         info = series_info(dataset, (), 1)
-    except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, AttributeError,
-            NotImplementedError, RecursionError, struct.error, OverflowError) as exc:  # fmt: skip
+    except READ_FAILURES as exc:
         raise ImagingError(
             f"An image file cannot be understood ({type(exc).__name__}).",
             next_step="Send the study again; if it repeats, ask the sending system's support.",

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from service.errors import ImagingError, NotFoundError
 from service.geometry.volume import Volume
+from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.nifti import read_nifti
-from service.imaging.scan import READ_FAILURES
 
 SEGMENTATION_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -36,6 +36,8 @@ VERSE_LABELS = {
 }
 """VerSe challenge: C1..C7 = 1..7, T1..T12 = 8..19, L1..L5 = 20..24 (Sekuboyina et al. 2021)."""
 
+_MASK_EXPANSION = 1100
+"""Masks are mostly zeros and pack as well as deflate can; they are bounded by their pixels alone."""
 _LEAST_INSIDE = 0.99
 _ALIGNED_VOXELS = 0.05
 _AIRY_HU = -100.0
@@ -147,7 +149,7 @@ def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other
     import highdicom
 
     try:
-        ds = pydicom.dcmread(path)
+        ds = read_file(path, pixels=True, most_expansion=_MASK_EXPANSION)
         sop_class = str(ds.get("SOPClassUID", ""))
     except READ_FAILURES as error:
         raise _refused(

@@ -6,14 +6,18 @@ the same file gives the same numbers on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.pixels import pixel_array
+from pydicom.encaps import generate_frames
+from pydicom.pixels import iter_pixels
 
 from service.errors import ImagingError
+from service.imaging import codestream
+from service.imaging.dataset import MOST_PIXELS, READ_FAILURES, unsafe
 from service.imaging.headers import Dataset, FrameView, frame_count, number, whole
 
 AIR_HU = -1024
@@ -50,8 +54,8 @@ class _Rescale:
         return self.slope == 1.0 and self.intercept == round(self.intercept)
 
 
-def modality_values(ds: Dataset, who: str) -> list[NDArray[Any]]:
-    """Values of every frame, each (rows, columns), int32 or float32; padding replaced by air.
+def modality_values(ds: Dataset, who: str) -> Iterator[NDArray[Any]]:
+    """Values of every frame in turn, each (rows, columns), int32 or float32; padding replaced by air.
 
     Parameters
     ----------
@@ -59,12 +63,10 @@ def modality_values(ds: Dataset, who: str) -> list[NDArray[Any]]:
     who : the image in words, for messages.
 
     Raises ImagingError (`imaging.pixels`) when the pixel data is missing, short, damaged or in a syntax that
-    cannot be decoded.
+    cannot be decoded; `imaging.unsafe` when a frame would unpack to more than the header says.
     """
-    stored = _stored(ds, who)
     padding = _padding_range(ds)
-    frames = []
-    for index in range(stored.shape[0]):
+    for index, stored in enumerate(_stored(ds, who)):
         view = FrameView(ds, index)
         slope, intercept = number(view, "RescaleSlope"), number(view, "RescaleIntercept")
         rescale = _Rescale(1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
@@ -74,8 +76,7 @@ def modality_values(ds: Dataset, who: str) -> list[NDArray[Any]]:
                 next_step="Ask for the original series from the scanner.",
                 code="imaging.pixels",
             )
-        frames.append(_rescaled(stored[index], rescale, padding, is_hu(view, ds)))
-    return frames
+        yield _rescaled(stored, rescale, padding, is_hu(view, ds))
 
 
 def is_hu(view: FrameView, ds: Dataset) -> bool:
@@ -123,8 +124,38 @@ def _as_stored(ds: Dataset, value: int) -> int:
     return value
 
 
-def _stored(ds: Dataset, who: str) -> NDArray[Any]:
-    """Stored values (frames, rows, columns)."""
+def _stored(ds: Dataset, who: str) -> Iterator[NDArray[Any]]:
+    """Stored values of each frame, (rows, columns)."""
+    syntax = check_encoding(ds, who)
+    shape = (whole(ds, "Rows") or 0, whole(ds, "Columns") or 0)
+    found = 0
+    try:
+        for frame in iter_pixels(ds, decoding_plugin=_DECODER.get(syntax, "")):
+            if frame.size != np.prod(shape) or found == frame_count(ds):
+                raise ValueError(f"frame of {frame.size} pixels")
+            found += 1
+            yield frame.reshape(shape)
+    except (*READ_FAILURES, RuntimeError) as error:
+        # decoders report damage with all of these; the cause stays attached for the log
+        raise ImagingError(
+            f"The pixels of {who} cannot be decoded: the file is cut off or damaged.",
+            next_step="Send the series again; if it fails again, ask for it uncompressed.",
+            code="imaging.pixels",
+        ) from error
+    if found != frame_count(ds):
+        raise ImagingError(
+            f"{who} holds {found} frames instead of the {frame_count(ds)} its header promises.",
+            next_step="Send the series again.",
+            code="imaging.pixels",
+        )
+
+
+def check_encoding(ds: Dataset, who: str) -> str:
+    """The transfer syntax, after everything that can be told without decoding was found in order.
+
+    Raises ImagingError: no pixel data, colour, an unknown syntax, too short, or frames that would unpack to
+    something else than the header says.
+    """
     syntax = str(ds.file_meta.get("TransferSyntaxUID", "")) if hasattr(ds, "file_meta") else ""
     if "PixelData" not in ds:
         raise ImagingError(
@@ -144,29 +175,49 @@ def _stored(ds: Dataset, who: str) -> NDArray[Any]:
             next_step="Let the PACS send it uncompressed or with a lossless JPEG syntax.",
             code="imaging.syntax",
         )
-    try:
-        found = np.asarray(pixel_array(ds, decoding_plugin=_DECODER.get(syntax, "")))
-    except (
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OSError,
-        IndexError,
-    ) as error:
-        # decoders report damage with all of these; the cause stays attached for the log
+    expected = codestream.Expected(
+        whole(ds, "Rows") or 0, whole(ds, "Columns") or 0, whole(ds, "BitsAllocated") or 16
+    )
+    frames = frame_count(ds)
+    if expected.rows * expected.columns * frames > MOST_PIXELS:
+        raise unsafe(f"it announces {float(expected.rows * expected.columns * frames):.1e} pixels")
+    short = _native_shortfall(ds, expected, frames) if syntax in _NATIVE else 0
+    if short:
         raise ImagingError(
-            f"The pixels of {who} cannot be decoded: the file is cut off or damaged.",
-            next_step="Send the series again; if it fails again, ask for it uncompressed.",
-            code="imaging.pixels",
-        ) from error
-    shape = (frame_count(ds), whole(ds, "Rows") or 0, whole(ds, "Columns") or 0)
-    if found.size != np.prod(shape):
-        raise ImagingError(
-            f"{who} holds {found.size} pixels instead of the {np.prod(shape)} its header promises.",
+            f"The pixels of {who} cannot be read: the file is cut off, {short} bytes are missing.",
             next_step="Send the series again.",
             code="imaging.pixels",
         )
-    return found.reshape(shape)
+    if syntax in _DECODER:
+        _check_frames(ds, who, syntax, expected, frames)
+    return syntax
+
+
+def _native_shortfall(ds: Dataset, expected: codestream.Expected, frames: int) -> int:
+    needed = expected.rows * expected.columns * frames * expected.bits_allocated // 8
+    return max(0, needed - len(ds.PixelData or b""))
+
+
+def _check_frames(ds: Dataset, who: str, syntax: str, expected: codestream.Expected, frames: int) -> None:
+    found = 0
+    table = ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths")
+    try:
+        for frame in generate_frames(
+            ds.PixelData, number_of_frames=frames, extended_offsets=table if all(table) else None
+        ):
+            found += 1
+            fault = codestream.fault(frame, syntax, expected)
+            if fault is not None:
+                raise unsafe(f"in {who}, its {fault}")
+    except READ_FAILURES as error:
+        raise ImagingError(
+            f"The compressed frames of {who} cannot be told apart: the file is cut off or damaged.",
+            next_step="Send the series again; if it fails again, ask for it uncompressed.",
+            code="imaging.pixels",
+        ) from error
+    if found != frames:
+        raise ImagingError(
+            f"{who} holds {found} compressed frame(s) instead of the {frames} its header promises.",
+            next_step="Send the series again.",
+            code="imaging.pixels",
+        )

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
-
 from service.domain.series import PatientIdentity, SeriesInfo
-from service.errors import NotFoundError
+from service.errors import ImagingError, NotFoundError
 from service.imaging import headers
-
-READ_FAILURES = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-    OverflowError,
-    OSError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises for files that are not DICOM or are damaged (it has no common base class)."""
+from service.imaging.dataset import READ_FAILURES, read_file
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -61,12 +40,14 @@ class SeriesSummary:
 class DirectoryScan:
     """What a folder holds. Iterating gives the series.
 
-    `skipped` are files that are not DICOM instances; `damaged` are DICOM files that cannot be parsed.
+    `skipped` are files that are not DICOM instances; `damaged` are DICOM files that cannot be parsed. `unsafe` says
+    why some of the damaged ones were not even tried.
     """
 
     series: tuple[SeriesSummary, ...]
     skipped: tuple[Path, ...]
     damaged: tuple[Path, ...] = ()
+    unsafe: tuple[ImagingError, ...] = ()
 
     def __iter__(self) -> Iterator[SeriesSummary]:
         return iter(self.series)
@@ -90,9 +71,15 @@ def scan_directory(path: Path) -> DirectoryScan:
 def scan_files(files: Sequence[Path]) -> DirectoryScan:
     groups: dict[str, list[tuple[Path, Any]]] = {}
     skipped, damaged = [], []
+    unsafe: list[ImagingError] = []
     cut_off: dict[str, list[Path]] = {}
     for file in files:
-        ds = read_header(file)
+        try:
+            ds = read_header(file)
+        except ImagingError as refusal:
+            unsafe.append(refusal)
+            damaged.append(file)
+            continue
         if ds is not None:
             groups.setdefault(headers.text(ds, "SeriesInstanceUID") or "", []).append((file, ds))
         elif _claims_to_be_an_instance(file):
@@ -104,6 +91,7 @@ def scan_files(files: Sequence[Path]) -> DirectoryScan:
         tuple(_summary(members, cut_off.get(uid, [])) for uid, members in groups.items()),
         tuple(skipped),
         tuple(damaged),
+        tuple(unsafe),
     )
 
 
@@ -118,9 +106,12 @@ def _claims_to_be_an_instance(file: Path) -> bool:
 
 
 def read_header(file: Path) -> Any | None:
-    """Header without pixels; None when the file is not DICOM (or a directory file) or cannot be parsed."""
+    """Header without pixels; None when the file is not DICOM (or a directory file) or cannot be parsed.
+
+    Raises ImagingError (`imaging.unsafe`) when the file asks for more than an image can need.
+    """
     try:
-        ds = pydicom.dcmread(file, stop_before_pixels=True)
+        ds = read_file(file, pixels=False)
         for keyword in ("SOPClassUID", "SOPInstanceUID"):
             # anonymisers empty these in the data set and leave them in the file meta
             if not ds.get(keyword):
@@ -143,8 +134,8 @@ def read_header(file: Path) -> Any | None:
 def _series_of_damaged(file: Path) -> str:
     """Series UID of a file cut off behind it; '' when it is not known."""
     try:
-        return headers.text(pydicom.dcmread(file, stop_before_pixels=True), "SeriesInstanceUID") or ""
-    except READ_FAILURES:
+        return headers.text(read_file(file, pixels=False), "SeriesInstanceUID") or ""
+    except (*READ_FAILURES, ImagingError):
         return ""
 
 
@@ -164,4 +155,4 @@ def _summary(members: Sequence[tuple[Path, Any]], damaged: Sequence[Path]) -> Se
 
 
 def is_localiser(ds: Any) -> bool:
-    return any(word in ("LOCALIZER", "SCOUT") for word in headers.texts(ds, "ImageType"))
+    return headers.says_localiser(headers.texts(ds, "ImageType"))

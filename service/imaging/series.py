@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,13 @@ from service.geometry.series_gate import (
     GatePolicy,
     GateResult,
     SlicePlace,
-    check_series,
 )
 from service.geometry.volume import Volume
-from service.imaging import headers
-from service.imaging.pixels import modality_values
+from service.imaging.dataset import READ_FAILURES, read_file
+from service.imaging.frames import Image, images_of, one_stack
+from service.imaging.pixels import check_encoding, modality_values
 from service.imaging.proposal import Proposal, propose_planning_series
-from service.imaging.scan import (
-    READ_FAILURES,
-    DirectoryScan,
-    SeriesSummary,
-    is_localiser,
-    read_header,
-    scan_directory,
-    scan_files,
-)
+from service.imaging.scan import DirectoryScan, SeriesSummary, scan_directory, scan_files
 
 __all__ = [
     "DirectoryScan",
@@ -46,14 +38,13 @@ __all__ = [
     "scan_directory",
 ]
 
-_MAX_VOXELS = 1 << 30
-"""About 4000 slices of 512 x 512; more is a damaged header or a hostile file."""
-
 
 @dataclass(frozen=True, eq=False)
 class LoadedSeries:
     """A series read as one volume: HU (int16, or float32 when the rescale is not whole), sorted, LPS mm.
 
+    The grid is always orthogonal: slices of a tilted gantry are moved within their planes (`Volume.straightened`);
+    `gate.lps_from_ijk` is the grid they were stored on.
     `findings` are the gate's warnings and notes of the reader; nothing refused gets this far.
     `files` are those read, in slice order (one entry for a multi-frame object).
     """
@@ -91,10 +82,12 @@ def load_series(
     summary, notes = _choose(scan, series_uid, policy)
     _require_one_patient(summary)
     progress("Reading the slices' positions", 0.0)
-    images = _images(summary, notes)
-    gate = check_series([image.place for image in images], policy)
+    images, gate = one_stack(images_of(summary, notes), policy, notes)
     _require_accepted(gate)
     volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress)
+    if abs(gate.tilt_deg) > policy.tilt_notice_deg:
+        # distances and blurs further on are taken along the axes of the grid, which shear would falsify
+        volume = volume.straightened()
     ordered_files = tuple(dict.fromkeys(images[i].file for i in gate.ordered))
     return LoadedSeries(volume, summary.info, summary.identity, gate, (*gate.findings, *notes), ordered_files)
 
@@ -136,6 +129,8 @@ def _choose(
 
 
 def _require_files(scan: DirectoryScan) -> None:
+    if scan.unsafe:
+        raise scan.unsafe[0]
     if scan.damaged:
         raise ImagingError(
             f"{len(scan.damaged)} DICOM file(s) are cut off or damaged, so slices may be missing "
@@ -187,65 +182,20 @@ def _require_accepted(gate: GateResult) -> None:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Image:
-    file: Path
-    frame: int
-    place: SlicePlace
-
-
-def _images(summary: SeriesSummary, notes: list[Finding]) -> list[_Image]:
-    found, without_place, localisers = [], 0, 0
-    for position, file in enumerate(summary.files):
-        ds = read_header(file)
-        if ds is None:
-            raise ImagingError(
-                f"File {position + 1} of {len(summary.files)} can no longer be read.",
-                next_step="Check the disk and send the series again.",
-                code="imaging.unreadable",
-            )
-        if is_localiser(ds):
-            localisers += 1
-            continue
-        for frame in range(headers.frame_count(ds)):
-            place = headers.slice_place(ds, frame, f"file {position + 1} of {len(summary.files)}")
-            if place is None:
-                without_place += 1
-            else:
-                found.append(_Image(file, frame, place))
-    if without_place:
-        raise ImagingError(
-            f"{without_place} of {without_place + len(found)} image(s) have no position, orientation or pixel size, "
-            "so they cannot be placed in the patient.",
-            next_step="Send the original axial series instead of a derived or secondary one.",
-            code="imaging.no_position",
-        )
-    if localisers:
-        notes.append(Finding("series.localisers", "warn", f"{localisers} localiser image(s) were set aside."))
-    voxels = sum(image.place.rows * image.place.cols for image in found)
-    if voxels > _MAX_VOXELS:
-        raise ImagingError(
-            f"The series would have {voxels:.2e} voxels; at most {_MAX_VOXELS:.2e} are read.",
-            next_step="Send a reconstruction of the region of interest only.",
-            code="imaging.too_large",
-        )
-    return found
-
-
 def _assemble(
-    images: Sequence[_Image], gate: GateResult, frame_of_reference: str, progress: Progress
+    images: Sequence[Image], gate: GateResult, frame_of_reference: str, progress: Progress
 ) -> Volume:
     first = images[gate.ordered[0]].place
     values: NDArray[Any] = np.empty((len(gate.ordered), first.rows, first.cols), np.int16)
-    targets: dict[Path, list[tuple[int, int, SlicePlace]]] = {}
+    targets: dict[Path, dict[int, int]] = {}
     for k, index in enumerate(gate.ordered):
-        image = images[index]
-        targets.setdefault(image.file, []).append((k, image.frame, image.place))
+        targets.setdefault(images[index].file, {})[images[index].frame] = k
     done = 0
     for file, wanted in targets.items():
-        frames = _frames(file, wanted[0][2])
-        for k, frame, place in wanted:
-            data = frames[frame]
+        place = images[gate.ordered[next(iter(wanted.values()))]].place
+        for frame, data in enumerate(_frames(file, place)):
+            if frame not in wanted:
+                continue
             if data.shape != values.shape[1:]:
                 raise ImagingError(
                     f"The pixels of {_who(place)} do not have the size of the series.",
@@ -254,7 +204,7 @@ def _assemble(
                 )
             if values.dtype == np.int16 and not _fits_int16(data):
                 values = values.astype(np.float32)
-            values[k] = data
+            values[wanted[frame]] = data
             done += 1
         progress(f"Reading slice {done} of {len(gate.ordered)}", done / len(gate.ordered))
     if gate.lps_from_ijk is None:
@@ -266,21 +216,25 @@ def _fits_int16(data: NDArray[Any]) -> bool:
     return bool(data.dtype.kind == "i" and data.max() <= 32767 and data.min() >= -32768)
 
 
-def _frames(file: Path, place: SlicePlace) -> list[NDArray[Any]]:
+def _frames(file: Path, place: SlicePlace) -> Iterator[NDArray[Any]]:
     try:
-        return modality_values(pydicom.dcmread(file), _who(place))
+        ds = read_file(file, pixels=True)
     except READ_FAILURES as error:
         raise ImagingError(
             f"{_who(place)} cannot be read to its end: the file is cut off or damaged.",
             next_step="Send the series again.",
             code="imaging.unreadable",
         ) from error
+    return modality_values(ds, _who(place))
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the file can be read to the last pixel; False when it is cut off, damaged or has no pixels."""
+    """Whether the file holds all its frames; False when it is cut off, damaged or has no pixels.
+
+    Nothing is decoded: this runs where images are received, and decoders are native code.
+    """
     try:
-        modality_values(pydicom.dcmread(file), "the image")
+        check_encoding(read_file(file, pixels=True), "the image")
     except (*READ_FAILURES, ImagingError):
         return False
     return True
