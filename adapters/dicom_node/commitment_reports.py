@@ -117,10 +117,14 @@ class ReportQueue:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._reporter.abort()
-        if self._thread is not None:
-            self._thread.join(5.0)
-            self._thread = None
+        if self._thread is None:
+            return
+        # a report under way is normally taken within this time
+        self._thread.join(1.0)
+        if self._thread.is_alive():
+            self._reporter.cut_off()
+            self._thread.join(3.0)
+        self._thread = None
 
     def add(self, transaction: Transaction) -> None:
         """A transaction whose file is durable."""

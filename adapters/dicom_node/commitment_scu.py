@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -56,7 +58,7 @@ class _Caller:
             ae_title=destination.ae_title,
             ext_neg=roles,
             evt_handlers=list(handlers),
-            tls_args=(self._client_context(), "") if destination.tls else None,
+            tls_args=(self._client_context(), None) if destination.tls else None,
         )
 
     def _client_context(self) -> Any:
@@ -84,9 +86,6 @@ class Reporter:
             return Told(False, None, str(error))
         if not association.is_established:
             return Told(False, None, _why_not(association))
-        if not association.accepted_contexts:
-            association.release()
-            return Told(False, None, "the peer does not take storage commitment reports")
         self._open = association
         try:
             answer, _ = association.send_n_event_report(
@@ -99,11 +98,13 @@ class Reporter:
             _close(association)
         return _told(answer)
 
-    def abort(self) -> None:
-        """Cut off the report under way, so that the node can stop."""
+    def cut_off(self) -> None:
+        """End the report under way from another thread, so that the node can stop."""
         association = self._open
-        if association is not None and association.is_established:
-            association.abort()
+        if association is not None:
+            # the library's own abort does not wake the thread that waits for the answer; a closed line does
+            with contextlib.suppress(OSError, AttributeError):
+                association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
 
 
 class CommitmentScu(CommitmentRequester):
@@ -150,8 +151,6 @@ class CommitmentScu(CommitmentRequester):
         if not association.is_established:
             return no(_why_not(association))
         try:
-            if not association.accepted_contexts:
-                return no("the destination does not offer storage commitment")
             answer, _ = association.send_n_action(
                 content.request_content(transaction_uid, instances),
                 content.REQUEST_COMMITMENT,
@@ -202,6 +201,9 @@ def _why_not(association: Any) -> str:
         answer = association.acceptor.primitive
         reason = getattr(answer, "reason_str", "") if answer is not None else ""
         return f"the peer rejected the association: {reason or 'no reason given'}"
+    if association.rejected_contexts:
+        # accepted, but not this class; the library aborts such an association by itself
+        return "the peer does not offer storage commitment"
     # the library sets the same flag when the port is closed and when the peer aborts the negotiation
     return "no connection, or the peer aborted the negotiation"
 
