@@ -37,6 +37,8 @@ class CaseEvent(enum.StrEnum):
     STUDY_COMPLETE = "study_complete"
     LATE_IMAGES = "late_images"
     IMAGES_COMPLETED = "images_completed"
+    INSPECT_AGAIN = "inspect_again"
+    KEEP_IMAGES = "keep_images"
     GIVE_INPUTS = "give_inputs"
     MODEL_BUILT = "model_built"
     APPROVE = "approve"
@@ -66,7 +68,7 @@ SYSTEM = frozenset[Role]()
 
 @dataclass(frozen=True)
 class Rule:
-    """`target` None: the state is kept (LATE_IMAGES) or taken from the case (RESUME).
+    """`target` None: the state is kept (`KEEPS_STATE`) or taken from the case (RESUME).
 
     `roles` empty: only the system. `guards` must all be answered True.
     """
@@ -79,12 +81,26 @@ class Rule:
 
 _S = CaseState
 _NOT_FINISHED = tuple(s for s in ACTIVE if s is not _S.NEEDS_ATTENTION)
+#: States of a case whose images are settled: what comes now comes late.
+_WITH_IMAGES = tuple(s for s in ACTIVE if s is not _S.RECEIVING)
+#: Events that say something about a case without moving it.
+KEEPS_STATE = frozenset({CaseEvent.LATE_IMAGES, CaseEvent.KEEP_IMAGES})
 
 RULES: Mapping[CaseEvent, Rule] = {
     CaseEvent.STUDY_COMPLETE: Rule((_S.RECEIVING,), _S.RECEIVED),
-    CaseEvent.LATE_IMAGES: Rule(tuple(s for s in _NOT_FINISHED if s is not _S.RECEIVING), None),
+    CaseEvent.LATE_IMAGES: Rule(_WITH_IMAGES, None),
     CaseEvent.IMAGES_COMPLETED: Rule(
         (_S.NEEDS_ATTENTION,), _S.RECEIVING, SYSTEM, ("attention_is_about_images",)
+    ),
+    # From the printer on there is a part made of the earlier images: it can be kept or cancelled, not made anew.
+    CaseEvent.INSPECT_AGAIN: Rule(
+        (_S.RECEIVED, _S.PLAN_READY, _S.APPROVED, _S.SLICED),
+        _S.RECEIVING,
+        frozenset({Role.PLANNER, Role.SURGEON}),
+        ("newer_images", "may_end_the_approval", "nothing_on_the_printer"),
+    ),
+    CaseEvent.KEEP_IMAGES: Rule(
+        _WITH_IMAGES, None, frozenset({Role.PLANNER, Role.SURGEON}), ("newer_images",)
     ),
     CaseEvent.GIVE_INPUTS: Rule(
         (_S.RECEIVED, _S.PLAN_READY),
@@ -97,7 +113,14 @@ RULES: Mapping[CaseEvent, Rule] = {
         (_S.PLAN_READY,),
         _S.APPROVED,
         frozenset({Role.SURGEON}),
-        ("hashes_are_current", "checks_passed", "warnings_acknowledged", "approver_is_not_planner", "signed"),
+        (
+            "hashes_are_current",
+            "checks_passed",
+            "warnings_acknowledged",
+            "late_images_decided",
+            "approver_is_not_planner",
+            "signed",
+        ),
     ),
     CaseEvent.REJECT: Rule((_S.PLAN_READY,), _S.RECEIVED, frozenset({Role.SURGEON}), ("reason_given",)),
     CaseEvent.GCODE_READY: Rule((_S.APPROVED,), _S.SLICED, SYSTEM, ("audit_passed", "approval_is_current")),
@@ -105,7 +128,7 @@ RULES: Mapping[CaseEvent, Rule] = {
         (_S.SLICED,),
         _S.PRINTING,
         frozenset({Role.TECHNICIAN}),
-        ("bed_confirmed_clear", "printer_free", "approval_is_current"),
+        ("bed_confirmed_clear", "printer_free", "approval_is_current", "late_images_decided"),
     ),
     CaseEvent.PRINT_CLEARED: Rule((_S.PRINTING,), _S.PRINTED, SYSTEM, ("printer_says_finished",)),
     CaseEvent.PASS_QA: Rule(
@@ -137,6 +160,10 @@ GUARD_TEXT: Mapping[str, str] = {
     "level_supported": "the level is not one this service models",
     "hashes_are_current": "the plan or model shown is not the current one; load the page again",
     "attention_is_about_images": "the case waits for something else than images",
+    "newer_images": "no images arrived after the study was complete, or somebody has decided about them already",
+    "may_end_the_approval": "the plan is approved, and only a surgeon can take that back",
+    "late_images_decided": "images arrived after the study was complete, and nobody has decided yet whether to look "
+    "at them or to keep the model",
     "warnings_acknowledged": "not every warning of the model was acknowledged",
     "checks_passed": "the model failed its own checks",
     "approver_is_not_planner": "the person who gave the inputs cannot also approve",
@@ -206,7 +233,7 @@ def next_state(
             code="case.guard",
             details={"guards": failed},
         )
-    if event is CaseEvent.LATE_IMAGES:
+    if event in KEEPS_STATE:
         return state
     if event is CaseEvent.RESUME:
         if resume_state is None:

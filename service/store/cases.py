@@ -38,7 +38,9 @@ class Case:
     planned_by: str
     surgery_at: datetime | None
     attention: dict[str, Any] | None
+    study_revision: int
     newer_images: bool
+    kept_images: dict[str, Any] | None
     progress: dict[str, Any] | None
     created_at: datetime
     updated_at: datetime
@@ -192,7 +194,9 @@ def _case(row: Row[Any]) -> Case:
         planned_by=row.planned_by,
         surgery_at=times.maybe(row.surgery_at),
         attention=dict(row.attention) if row.attention else None,
+        study_revision=row.study_revision,
         newer_images=bool(row.newer_images),
+        kept_images=dict(row.kept_images) if row.kept_images else None,
         progress=dict(row.progress) if row.progress else None,
         created_at=times.from_text(row.created_at),
         updated_at=times.from_text(row.updated_at),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, case, func, insert, or_, select, text, update
 
 from service.errors import NotFoundError
 from service.ports import ReceivedInstance
 from service.store import times
-from service.store.tables import instances, studies, unreadable
+from service.store.tables import instances, studies, study_sources, unreadable
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Study:
     study_date: str
     calling_ae: str
     instance_count: int
+    expected_instances: int | None
+    """What the sender's own catalogue says; None: nobody asked."""
     last_instance_at: datetime
     completed_at: datetime | None
     use_now: bool
@@ -45,6 +48,12 @@ class StoredInstance:
     path: str
     sha256: str
     quarantined: bool
+    revision: int
+    """Of the study, with which it came."""
+    superseded_in: int | None
+    """Revision from which another copy is used instead; None: never used, or in use still."""
+    calling_ae: str
+    received_at: datetime
 
 
 def get(connection: Connection, study_uid: str) -> Study | None:
@@ -77,11 +86,132 @@ def instances_of(connection: Connection, study_uid: str) -> list[StoredInstance]
     return [_instance(r) for r in rows]
 
 
-def associations_of(connection: Connection, study_uid: str) -> set[str]:
-    rows = connection.execute(
-        select(instances.c.association).where(instances.c.study_uid == study_uid).distinct()
+def used_in(connection: Connection, study_uid: str, revision: int) -> list[StoredInstance]:
+    """The images a revision of the study consists of, whatever came later; 0: all that are in use now."""
+
+    def used(i: StoredInstance) -> bool:
+        if not revision:
+            return not i.quarantined
+        ended = i.superseded_in is not None and i.superseded_in <= revision
+        return i.revision <= revision and not ended and (not i.quarantined or i.superseded_in is not None)
+
+    return [i for i in instances_of(connection, study_uid) if used(i)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One association that carried the study. `images` counts also those that were here already."""
+
+    study_uid: str
+    association: str
+    calling_ae: str
+    images: int
+    last_at: datetime
+
+
+_HEARD = text(
+    "INSERT INTO study_sources (study_uid, association, calling_ae, images, last_at) "
+    "VALUES (:study_uid, :association, :calling_ae, 1, :at) "
+    "ON CONFLICT (study_uid, association) DO UPDATE SET "
+    "images = study_sources.images + CASE WHEN excluded.last_at > study_sources.last_at THEN 1 ELSE 0 END, "
+    "last_at = CASE WHEN excluded.last_at > study_sources.last_at THEN excluded.last_at "
+    "ELSE study_sources.last_at END"
+)
+
+
+def heard(connection: Connection, study_uid: str, instance: ReceivedInstance) -> None:
+    """The sender is still at it. The same file handed over again after a crash says nothing new."""
+    connection.execute(
+        _HEARD,
+        {"study_uid": study_uid, "association": instance.association, "calling_ae": instance.calling_ae,
+         "at": times.to_text(instance.received_at)},
+    )  # fmt: skip
+
+
+def sources_of(connection: Connection, study_uids: Sequence[str]) -> dict[str, list[Source]]:
+    """Study UID -> who sent it, for each of these studies."""
+    found: dict[str, list[Source]] = {uid: [] for uid in study_uids}
+    for r in connection.execute(select(study_sources).where(study_sources.c.study_uid.in_(study_uids))):
+        found[r.study_uid].append(_source(r))
+    return found
+
+
+def carried_by(connection: Connection, associations: Sequence[str]) -> list[Source]:
+    """What these associations have brought so far."""
+    query = select(study_sources).where(study_sources.c.association.in_(associations))
+    return [_source(r) for r in connection.execute(query)]
+
+
+def last_heard(connection: Connection) -> dict[str, datetime]:
+    """Calling AE title -> when its last image came."""
+    last = func.max(study_sources.c.last_at)
+    rows = connection.execute(select(study_sources.c.calling_ae, last).group_by(study_sources.c.calling_ae))
+    return {str(ae): times.from_text(at) for ae, at in rows}
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What one revision of a study added."""
+
+    revision: int
+    images: int
+    first_at: datetime
+    last_at: datetime
+    callers: tuple[str, ...]
+    series: int
+
+
+def arrivals_of(connection: Connection, study_uid: str) -> list[Arrival]:
+    by_revision: dict[int, list[StoredInstance]] = {}
+    for i in instances_of(connection, study_uid):
+        if not i.quarantined or i.superseded_in is not None:
+            by_revision.setdefault(i.revision, []).append(i)
+    return [
+        Arrival(
+            revision,
+            len(images),
+            min(i.received_at for i in images),
+            max(i.received_at for i in images),
+            tuple(sorted({i.calling_ae for i in images})),
+            len({i.series_uid for i in images}),
+        )
+        for revision, images in sorted(by_revision.items())
+    ]
+
+
+def images_by_revision(connection: Connection, study_uids: Sequence[str]) -> dict[str, dict[int, int]]:
+    """Study UID -> revision -> how many images it added; for many studies at once."""
+    i = instances
+    query = (
+        select(i.c.study_uid, i.c.revision, func.count())
+        .where(i.c.study_uid.in_(study_uids), or_(i.c.quarantined.is_(False), i.c.superseded_in.is_not(None)))
+        .group_by(i.c.study_uid, i.c.revision)
     )
-    return {r.association for r in rows}
+    found: dict[str, dict[int, int]] = {uid: {} for uid in study_uids}
+    for study_uid, revision, n in connection.execute(query):
+        found[study_uid][revision] = n
+    return found
+
+
+@dataclass(frozen=True)
+class SeriesCount:
+    series_uid: str
+    modality: str
+    images: int
+    aside: int
+
+
+def series_of(connection: Connection, study_uid: str) -> list[SeriesCount]:
+    """The series of a study; `aside` counts copies that are kept but not used."""
+    i = instances
+    aside = func.sum(case((i.c.quarantined.is_(True), 1), else_=0))
+    query = (
+        select(i.c.series_uid, func.max(i.c.modality), func.count(), aside)
+        .where(i.c.study_uid == study_uid)
+        .group_by(i.c.series_uid)
+        .order_by(i.c.series_uid)
+    )
+    return [SeriesCount(uid, modality, n - int(q), int(q)) for uid, modality, n, q in connection.execute(query)]
 
 
 def copies_of(connection: Connection, sop_uid: str) -> list[StoredInstance]:
@@ -89,12 +219,12 @@ def copies_of(connection: Connection, sop_uid: str) -> list[StoredInstance]:
     return [_instance(r) for r in connection.execute(select(instances).where(instances.c.sop_uid == sop_uid))]
 
 
-def set_aside(connection: Connection, copy: StoredInstance) -> None:
-    """Keep the file, do not use it any more."""
+def set_aside(connection: Connection, copy: StoredInstance, revision: int) -> None:
+    """Keep the file, do not use it any more from `revision` of the study on."""
     connection.execute(
         update(instances)
         .where(instances.c.sop_uid == copy.sop_uid, instances.c.sha256 == copy.sha256)
-        .values(quarantined=True)
+        .values(quarantined=True, superseded_in=revision)
     )
 
 
@@ -116,6 +246,7 @@ def insert_instance(
     patient_id: str,
     modality: str,
     quarantined: bool,
+    revision: int,
 ) -> None:
     connection.execute(
         insert(instances).values(
@@ -133,6 +264,7 @@ def insert_instance(
             calling_ae=instance.calling_ae,
             received_at=times.to_text(instance.received_at),
             quarantined=quarantined,
+            revision=revision,
         )
     )
 
@@ -153,8 +285,61 @@ def record_unreadable(connection: Connection, instance: ReceivedInstance, reason
     return True
 
 
+@dataclass(frozen=True)
+class Aside:
+    """A copy that is kept but not used, beside the one that is (None: that one was never whole either)."""
+
+    copy: StoredInstance
+    used: StoredInstance | None
+    study_uid: str
+
+
+def aside(connection: Connection, limit: int = 200) -> list[Aside]:
+    """Copies in quarantine, newest first."""
+    rows = connection.execute(
+        select(instances)
+        .where(instances.c.quarantined.is_(True))
+        .order_by(instances.c.received_at.desc())
+        .limit(limit)
+    ).all()
+    used = select(instances).where(
+        instances.c.sop_uid.in_([r.sop_uid for r in rows]), instances.c.quarantined.is_(False)
+    )
+    in_use = {r.sop_uid: _instance(r) for r in connection.execute(used)}
+    return [Aside(_instance(r), in_use.get(r.sop_uid), r.study_uid) for r in rows]
+
+
+def count_aside(connection: Connection) -> int:
+    query = select(func.count()).select_from(instances).where(instances.c.quarantined.is_(True))
+    return int(connection.execute(query).scalar_one())
+
+
+def count_by_state(connection: Connection) -> dict[tuple[str, str], int]:
+    """(kind, state) -> how many studies."""
+    query = select(studies.c.kind, studies.c.state, func.count()).group_by(studies.c.kind, studies.c.state)
+    return {(kind, state): n for kind, state, n in connection.execute(query)}
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    path: str
+    reason: str
+    calling_ae: str
+    received_at: datetime
+
+
+def unreadable_files(connection: Connection, limit: int = 200) -> list[Unreadable]:
+    """Files that are kept but cannot be understood, newest first."""
+    rows = connection.execute(select(unreadable).order_by(unreadable.c.received_at.desc()).limit(limit))
+    return [Unreadable(r.path, r.reason, r.calling_ae, times.from_text(r.received_at)) for r in rows]
+
+
 def count_unreadable(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(unreadable)).scalar_one())
+
+
+def _source(r: Row[Any]) -> Source:
+    return Source(r.study_uid, r.association, r.calling_ae, r.images, times.from_text(r.last_at))
 
 
 def _instance(r: Row[Any]) -> StoredInstance:
@@ -167,6 +352,10 @@ def _instance(r: Row[Any]) -> StoredInstance:
         r.path,
         r.sha256,
         bool(r.quarantined),
+        r.revision,
+        r.superseded_in,
+        r.calling_ae,
+        times.from_text(r.received_at),
     )
 
 
@@ -183,6 +372,7 @@ def _study(r: Row[Any]) -> Study:
         study_date=r.study_date,
         calling_ae=r.calling_ae,
         instance_count=r.instance_count,
+        expected_instances=r.expected_instances,
         last_instance_at=times.from_text(r.last_instance_at),
         completed_at=times.maybe(r.completed_at),
         use_now=bool(r.use_now),

@@ -137,17 +137,16 @@ class _Source:
 def _source(app: App, case_id: str) -> _Source:
     with reading(app.engine) as connection:
         case = cases.get(connection, case_id)
-        stored = studies.instances_of(connection, case.study_uid)
-        study = studies.need(connection, case.study_uid)
+        stored = studies.used_in(connection, case.study_uid, case.study_revision)
         current = blobs.current(connection, case_id)
-    files = tuple(Path(i.path) for i in stored if not i.quarantined and i.series_uid == case.series_uid)
+    files = tuple(Path(i.path) for i in stored if i.series_uid == case.series_uid)
     if not case.series_uid or not files:
         raise NotFoundError(
             "The CT of this case is not complete yet.",
             next_step="Wait until the images have been received and inspected.",
             code="slices.not_ready",
         )
-    ct_key = f"{case_id}/{study.revision}/{case.series_uid}/"
+    ct_key = f"{case_id}/{case.study_revision}/{case.series_uid}/"
     mask, plan = current.get("mask"), current.get("plan")
     key = ct_key + (mask.sha256[:16] if mask else "-") + (plan.sha256[:16] if plan else "-")
     return _Source(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from service.domain.case import RULES, CaseState
+from service.domain.case import RULES, CaseEvent, CaseState
 from service.domain.people import Role
 from service.domain.print_job import PrintState
-from service.store import blobs, deliveries, prints, scans, sterile, studies
+from service.store import blobs, cases, deliveries, prints, scans, sterile, studies
 from service.store.cases import Case
 from service.store.deliveries import Delivery
 from service.store.prints import PrintJob
 from service.store.studies import Study
+from service.workflow import completeness, late_images
 from service.workflow.app import App
-from service.workflow.intake import quiet_seconds
+from service.workflow.completeness import Live
 
 
 def case_view(case: Case) -> dict[str, Any]:
@@ -44,7 +47,8 @@ def case_detail(
     artifacts = blobs.current(connection, case.id)
     view = case_view(case) | {
         "waiting_for": waiting_sentence(connection, case, study),
-        "study": study_view(app, study, identity=roles is not None),
+        "study": study_views(app, connection, [study], identity=roles is not None)[0],
+        "late_images": late_images.banner(connection, case, study),
         "inputs": _inputs(case),
         "inspection": case.inputs.get("inspection"),
         "planned_by": case.planned_by or None,
@@ -70,7 +74,7 @@ def case_detail(
         "deliveries": [delivery_view(d) for d in deliveries.of_case(connection, case.id)],
     }  # fmt: skip
     if roles is not None:
-        view["possible_events"] = possible_events(case, roles)
+        view["possible_events"] = possible_events(case, roles, late=view["late_images"] is not None)
     return view
 
 
@@ -81,9 +85,10 @@ def _inputs(case: Case) -> dict[str, Any]:
     return shown
 
 
-def possible_events(case: Case, roles: frozenset[Role]) -> list[str]:
+def possible_events(case: Case, roles: frozenset[Role], *, late: bool) -> list[str]:
     """What this person may try now (guards are judged when it is tried)."""
-    return [e.value for e, rule in RULES.items() if case.state in rule.sources and rule.roles & roles]
+    possible = [e for e, rule in RULES.items() if case.state in rule.sources and rule.roles & roles]
+    return [e.value for e in possible if late or e not in (CaseEvent.INSPECT_AGAIN, CaseEvent.KEEP_IMAGES)]
 
 
 _WAITING: dict[CaseState, str] = {
@@ -124,9 +129,40 @@ def waiting_sentence(connection: Connection, case: Case, study: Study) -> str:
     return _WAITING.get(case.state, "The case waits for a person.")
 
 
-def study_view(app: App, study: Study, *, identity: bool) -> dict[str, Any]:
+#: What of a study's view changes by itself; see `service.web.polling`.
+STUDY_VOLATILE = ("last_s", "closes_in_s", "text")
+
+
+def study_views(
+    app: App, connection: Connection, found: Sequence[Study], *, identity: bool
+) -> list[dict[str, Any]]:
+    live = completeness.live(app, connection, found)
     now = app.clock.now()
-    age = max(0.0, (now - study.last_instance_at).total_seconds())
+    return [
+        _study_view(study, live_view(live[study.study_uid], now), identity=identity) for study in found
+    ]
+
+
+def live_view(live: Live, now: datetime) -> dict[str, Any]:
+    """How a study stands. Ages are as of the answer; a page counts on from them."""
+    left = live.closes_in_s(now)
+    return {
+        "slices": live.slices,
+        "expected": live.expected,
+        "receiving": live.receiving,
+        "late_images": live.late_images,
+        "last_at": live.last_at,
+        "closes_at": live.closes_at,
+        "held_by": list(live.held_by),
+        "lead": live.lead,
+        "tail": live.tail,
+        "last_s": round(live.last_s(now), 1),
+        "closes_in_s": None if left is None else round(left, 1),
+        "text": live.text(now),
+    }
+
+
+def _study_view(study: Study, live: dict[str, Any], *, identity: bool) -> dict[str, Any]:
     view: dict[str, Any] = {
         "study_uid": study.study_uid,
         "kind": study.kind,
@@ -138,10 +174,8 @@ def study_view(app: App, study: Study, *, identity: bool) -> dict[str, Any]:
         "reason_code": study.reason_code or None,
         "reason": study.reason or None,
         "next_step": study.next_step or None,
+        "live": live,
     }
-    if study.state == "RECEIVING":
-        left = max(0.0, quiet_seconds(app, study) - age)
-        view["line"] = f"{study.instance_count} slices, last {age:.0f} s ago, closes in {left:.0f} s"
     if identity:
         view["patient"] = {
             "id": study.patient_id,
@@ -170,6 +204,28 @@ def delivery_view(d: Delivery) -> dict[str, Any]:
         "commitment_detail": d.commit_detail or None,
         "proven": d.proven,
         "can_retry": d.state != "DELIVERED" or d.commit_state == "REFUSED",
+    }
+
+
+def study_detail(app: App, connection: Connection, study: Study) -> dict[str, Any]:
+    """One study with its series, who sent it, and what each revision added; for people."""
+    case = cases.by_study(connection, study.study_uid)
+    sources = studies.sources_of(connection, [study.study_uid])[study.study_uid]
+    heard = completeness.last_heard(study, sources)
+    return study_views(app, connection, [study], identity=True)[0] | {
+        "completed_at": study.completed_at,
+        "case": {"id": case.id, "code": case.code, "state": case.state.value} if case else None,
+        "series": [asdict(s) for s in studies.series_of(connection, study.study_uid)],
+        "revisions": [asdict(a) for a in studies.arrivals_of(connection, study.study_uid)],
+        "senders": [
+            {
+                "calling_ae": ae,
+                "associations": sum(s.calling_ae == ae for s in sources),
+                "last_at": at,
+                "quiet_s": completeness.quiet_seconds(app, study, ae),
+            }
+            for ae, at in sorted(heard.items())
+        ],
     }
 
 

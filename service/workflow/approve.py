@@ -54,6 +54,7 @@ def approve(
             and current["mesh"].sha256 == mesh_sha256,
             "checks_passed": report.get("passed") is True,
             "warnings_acknowledged": not open_warnings,
+            "late_images_decided": not case.newer_images,
             "approver_is_not_planner": case.planned_by != actor.name,
             "signed": signed,
         }

@@ -60,7 +60,8 @@ def give_inputs(app: App, case_id: str, inputs: ModelInputs, actor: Actor) -> Ca
         )
     with reading(app.engine) as connection:
         case = cases.get(connection, case_id)  # before anything is written in its name
-        series = {i.series_uid for i in studies.instances_of(connection, case.study_uid) if not i.quarantined}
+        stored = studies.used_in(connection, case.study_uid, case.study_revision)
+        series = {i.series_uid for i in stored}
     if inputs.series_uid and inputs.series_uid not in series:
         raise InputRefusedError(
             "The study of this case has no such series.",
@@ -143,10 +144,11 @@ def build(app: App, case: Case, key: str) -> None:
 def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
     """The JSON argument of the model task for this case."""
     with reading(app.engine) as connection:
-        stored = studies.instances_of(connection, case.study_uid)
+        # What came after the inspection never gets into a model by itself.
+        stored = studies.used_in(connection, case.study_uid, case.study_revision)
     settings = app.config.model
     return {
-        "files": [i.path for i in stored if not i.quarantined and i.series_uid == case.series_uid],
+        "files": [i.path for i in stored if i.series_uid == case.series_uid],
         "series_uid": case.series_uid,
         "level": case.level,
         "target": case.inputs.get("target"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -19,11 +19,11 @@ from service.errors import ConflictError, ImagingError
 from service.imaging.instance_header import InstanceHeader, read_header
 from service.imaging.series import is_whole
 from service.ports import JobRequest, ReceivedInstance
-from service.store import audit, cases, outbox, studies, times
+from service.store import audit, cases, outbox, pulls, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.studies import StoredInstance, Study
-from service.workflow import scans
+from service.workflow import completeness, late_images, scans
 from service.workflow.app import App
 from service.workflow.jobs import entry_job, progress_for
 
@@ -44,9 +44,12 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
         return
     with transaction(app.engine) as connection:
         copies = studies.copies_of(connection, header.sop_instance_uid)
-        if instance.sha256 in {c.sha256 for c in copies}:
-            return
+        known = instance.sha256 in {c.sha256 for c in copies}
         study = studies.get(connection, header.study_uid) or _new_study(app, connection, header, instance)
+        # Whatever it brings, the sender is still at it: its quiet time starts again.
+        studies.heard(connection, study.study_uid, instance)
+        if known:
+            return
         damaged = _damaged_copy(copies, header, instance)
         conflicting = bool(copies) and damaged is None
         studies.insert_instance(
@@ -58,12 +61,13 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
             patient_id=header.patient_id,
             modality=header.modality,
             quarantined=conflicting,
+            revision=_revision_of_the_next(study),
         )
         if conflicting:
             _record_conflicting_copy(app, connection, study, header)
             return
         if damaged is not None:
-            studies.set_aside(connection, damaged)
+            studies.set_aside(connection, damaged, _revision_of_the_next(study))
             _note_copy(app, connection, study, header, "damaged_copy_replaced")
         was_complete = study.state != "RECEIVING"
         _count_instance(app, connection, study, instance, added=0 if damaged else 1)
@@ -76,7 +80,7 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
             if case is None:
                 cases.create(connection, study_uid=study.study_uid, now=app.clock.now(), actor=_RECEIVER)
             elif was_complete:
-                _note_late_images(app, connection, case, study)
+                late_images.note(app, connection, case, study, instance.calling_ae)
 
 
 def tick(app: App, open_associations: Mapping[str, str], listening_since: datetime | None = None) -> None:
@@ -87,26 +91,18 @@ def tick(app: App, open_associations: Mapping[str, str], listening_since: dateti
     """
     with reading(app.engine) as connection:
         waiting = studies.listed(connection, states=("RECEIVING",))
-        carried = {
-            s.study_uid
-            for s in waiting
-            if studies.associations_of(connection, s.study_uid) & set(open_associations)
-        }
+        sources = studies.sources_of(connection, [s.study_uid for s in waiting])
     for study in waiting:
-        quiet = timedelta(seconds=quiet_seconds(app, study))
-        heard_at = max(study.last_instance_at, listening_since or study.last_instance_at)
-        is_quiet = app.clock.now() - heard_at >= quiet and study.study_uid not in carried
-        if study.use_now or is_quiet:
+        own = sources[study.study_uid]
+        held = completeness.held_by(own, open_associations)
+        is_quiet = app.clock.now() >= completeness.closes_at(app, study, own, listening_since)
+        if study.use_now or (is_quiet and not held):
             complete(app, study)
     # Scans that stopped growing but have no case yet: cut off before matching, or waiting for the scan in work.
     with reading(app.engine) as connection:
         unmatched = studies.listed(connection, kind="oarm", states=("COMPLETE",))
     for study in unmatched:
         scans.match(app, study.study_uid)
-
-
-def quiet_seconds(app: App, study: Study) -> float:
-    return app.config.dicom.oarm_quiet_s if study.kind == "oarm" else app.config.dicom.quiet_s
 
 
 def use_now(app: App, study_uid: str, actor: Actor) -> None:
@@ -132,6 +128,8 @@ def complete(app: App, study: Study) -> None:
     """The study stopped growing: hand it on by its kind."""
     now = app.clock.now()
     with transaction(app.engine) as connection:
+        if not study.use_now and _has_grown(connection, study):
+            return  # an image was sorted in since this was judged: its sender gets the whole time again
         studies.change(
             connection, study.study_uid, state="COMPLETE", completed_at=times.to_text(now), use_now=False
         )
@@ -187,7 +185,13 @@ def inspect(app: App, case: Case, _key: str) -> None:
             actor=system("inspection"),
             now=app.clock.now(),
             data={"series": result["series_uid"], "slices": result["slices"], "warnings": result["warnings"]},
-            changes={"series_uid": result["series_uid"], "inputs": {"inspection": result}},
+            changes={
+                "series_uid": result["series_uid"],
+                "inputs": {"inspection": result},
+                "study_revision": study.revision,
+                "newer_images": False,
+                "kept_images": None,
+            },
         )
 
 
@@ -211,6 +215,7 @@ def _new_study(app: App, connection: Connection, header: InstanceHeader, instanc
             "patient_birth_date": header.patient_birth_date,
             "accession_number": header.accession_number,
             "study_date": header.study_date,
+            "expected_instances": pulls.expected_of(connection, header.study_uid),
             "calling_ae": instance.calling_ae,
             "first_instance_at": at,
             "last_instance_at": at,
@@ -241,12 +246,22 @@ def _damaged_copy(
     return in_use if not is_whole(Path(in_use.path)) and is_whole(instance.path) else None
 
 
+def _revision_of_the_next(study: Study) -> int:
+    """With which revision an image comes that is sorted in now: a complete study is opened again."""
+    return study.revision if study.state == "RECEIVING" else study.revision + 1
+
+
+def _has_grown(connection: Connection, study: Study) -> bool:
+    fresh = studies.need(connection, study.study_uid)
+    return (fresh.instance_count, fresh.revision) != (study.instance_count, study.revision)
+
+
 def _count_instance(
     app: App, connection: Connection, study: Study, instance: ReceivedInstance, *, added: int = 1
 ) -> None:
     reopened: dict[str, object] = {}
     if study.state != "RECEIVING":
-        reopened = {"state": "RECEIVING", "revision": study.revision + 1, "reason_code": "", "reason": "",
+        reopened = {"state": "RECEIVING", "revision": _revision_of_the_next(study), "reason_code": "", "reason": "",
                     "next_step": ""}  # fmt: skip
     studies.change(
         connection,
@@ -255,21 +270,6 @@ def _count_instance(
         last_instance_at=times.to_text(max(instance.received_at, study.last_instance_at)),
         **reopened,
     )
-
-
-def _note_late_images(app: App, connection: Connection, case: Case, study: Study) -> None:
-    if case.state in (CaseState.RECEIVING, CaseState.NEEDS_ATTENTION, CaseState.CLOSED, CaseState.CANCELLED):
-        return
-    cases.move(
-        connection,
-        case,
-        CaseEvent.LATE_IMAGES,
-        actor=_RECEIVER,
-        now=app.clock.now(),
-        data={"revision": study.revision + 1},
-        changes={"newer_images": True},
-    )
-    app.notifier.notify("intake", "Images arrived after the study was complete.", case_code=case.code)
 
 
 def _record_conflicting_copy(app: App, connection: Connection, study: Study, header: InstanceHeader) -> None:

@@ -80,6 +80,7 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
                 "bed_confirmed_clear": bed_clear,
                 "printer_free": free,
                 "approval_is_current": approval is not None and gcode is not None,
+                "late_images_decided": not case.newer_images,
             },
             data={"printer": printer_name, "job": token, "gcode_sha256": gcode.sha256 if gcode else None},
             jobs=[JobRequest(f"send.{token}", "send_print", token, "printers", partition=printer_name)],

@@ -74,11 +74,11 @@ def verify(app: App, case: Case, key: str) -> None:
 def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:
     with reading(app.engine) as connection:
         current = blobs.current(connection, case.id)
-        ct = studies.instances_of(connection, case.study_uid)
-        oarm = studies.instances_of(connection, scan.study_uid)
+        ct = studies.used_in(connection, case.study_uid, case.study_revision)
+        oarm = studies.used_in(connection, scan.study_uid, scan.study_revision)
     return {
-        "ct_files": [i.path for i in ct if not i.quarantined and i.series_uid == case.series_uid],
-        "scan_files": [i.path for i in oarm if not i.quarantined],
+        "ct_files": [i.path for i in ct if i.series_uid == case.series_uid],
+        "scan_files": [i.path for i in oarm],
         "mask": str(current["mask"].path),
         "plan": str(current["plan"].path),
         "outer": str(current["outer"].path) if "outer" in current else None,

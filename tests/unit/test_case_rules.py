@@ -26,6 +26,8 @@ S, E, R = CaseState, CaseEvent, Role
 EXPECTED: dict[CaseEvent, dict[CaseState, CaseState]] = {
     E.STUDY_COMPLETE: {S.RECEIVING: S.RECEIVED},
     E.IMAGES_COMPLETED: {S.NEEDS_ATTENTION: S.RECEIVING},
+    E.INSPECT_AGAIN: {s: S.RECEIVING for s in (S.RECEIVED, S.PLAN_READY, S.APPROVED, S.SLICED)},
+    E.KEEP_IMAGES: {s: s for s in S if s not in (S.CLOSED, S.CANCELLED, S.RECEIVING)},
     E.GIVE_INPUTS: {S.RECEIVED: S.BUILDING, S.PLAN_READY: S.BUILDING},
     E.MODEL_BUILT: {S.BUILDING: S.PLAN_READY},
     E.APPROVE: {S.PLAN_READY: S.APPROVED},
@@ -46,9 +48,7 @@ EXPECTED: dict[CaseEvent, dict[CaseState, CaseState]] = {
     E.RAISE_ATTENTION: {
         s: S.NEEDS_ATTENTION for s in S if s not in (S.CLOSED, S.CANCELLED, S.NEEDS_ATTENTION)
     },
-    E.LATE_IMAGES: {
-        s: s for s in S if s not in (S.CLOSED, S.CANCELLED, S.NEEDS_ATTENTION, S.RECEIVING)
-    },
+    E.LATE_IMAGES: {s: s for s in S if s not in (S.CLOSED, S.CANCELLED, S.RECEIVING)},
 }  # fmt: skip
 
 #: event -> who may cause it; None is the system.
@@ -56,6 +56,8 @@ ACTORS: dict[CaseEvent, set[Role] | None] = {
     E.STUDY_COMPLETE: None,
     E.LATE_IMAGES: None,
     E.IMAGES_COMPLETED: None,
+    E.INSPECT_AGAIN: {R.PLANNER, R.SURGEON},
+    E.KEEP_IMAGES: {R.PLANNER, R.SURGEON},
     E.GIVE_INPUTS: {R.PLANNER, R.SURGEON},
     E.MODEL_BUILT: None,
     E.APPROVE: {R.SURGEON},
@@ -148,6 +150,9 @@ def test_the_guards_that_protect_a_patient_stand_in_the_table():
         RULES[E.APPROVE].guards
     )
     assert {"approval_is_current", "bed_confirmed_clear", "printer_free"} <= set(RULES[E.START_PRINT].guards)
+    for event in (E.APPROVE, E.START_PRINT):
+        assert "late_images_decided" in RULES[event].guards
+    assert {"may_end_the_approval", "nothing_on_the_printer"} <= set(RULES[E.INSPECT_AGAIN].guards)
     assert {"audit_passed", "approval_is_current"} <= set(RULES[E.GCODE_READY].guards)
 
 

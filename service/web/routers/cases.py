@@ -17,8 +17,8 @@ from service.store import audit, blobs, cases, studies
 from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
-from service.web.views import case_detail, case_view, waiting_sentence
-from service.workflow import approve, build, identity, person_steps, sterilise
+from service.web.views import STUDY_VOLATILE, case_detail, case_view, live_view, waiting_sentence
+from service.workflow import approve, build, completeness, identity, late_images, person_steps, sterilise
 from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1/cases", tags=["cases"])
@@ -55,6 +55,10 @@ class Reason(_Body):
     reason: str
 
 
+class KeepImages(_Body):
+    revision: int = Field(description="of the study, as the page showed it")
+
+
 class Surgery(_Body):
     at: AwareDatetime | None
 
@@ -64,13 +68,20 @@ def list_cases(request: Request, app: AppDep, caller: BoardDep, state: CaseState
     with reading(app.engine) as connection:
         found = cases.listed(connection, states=[state] if state else None)
         body = []
+        by_uid = {c.study_uid: studies.need(connection, c.study_uid) for c in found}
+        arriving = [
+            by_uid[c.study_uid] for c in found if c.state is CaseState.RECEIVING or c.newer_images
+        ]
+        live = completeness.live(app, connection, arriving)
         for case in found:
-            study = studies.need(connection, case.study_uid)
+            study = by_uid[case.study_uid]
             row = case_view(case) | {"waiting_for": waiting_sentence(connection, case, study)}
+            if study.study_uid in live:
+                row["live"] = live_view(live[study.study_uid], app.clock.now())
             if caller.person:
                 row["patient_name"] = study.patient_name
             body.append(row)
-    return polled(request, body, retry_after_s=2)
+    return polled(request, body, retry_after_s=2, volatile=STUDY_VOLATILE)
 
 
 @router.get("/{case_id}")
@@ -78,7 +89,7 @@ def get_case(case_id: str, request: Request, app: AppDep, caller: BoardDep) -> R
     with reading(app.engine) as connection:
         case = cases.get(connection, case_id)
         body = case_detail(app, connection, case, roles=caller.person.roles if caller.person else None)
-    return polled(request, body, retry_after_s=1)
+    return polled(request, body, retry_after_s=1, volatile=STUDY_VOLATILE)
 
 
 @router.get("/{case_id}/events")
@@ -136,6 +147,18 @@ def approve_case(case_id: str, body: Approval, app: AppDep, actor: PersonDep) ->
 @router.post("/{case_id}/reject")
 def reject_case(case_id: str, body: Reason, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     return case_view(approve.reject(app, case_id, actor, body.reason))
+
+
+@router.post("/{case_id}/inspect-again", status_code=202)
+def inspect_again(case_id: str, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Look at the images that came late, too: back to the inspection, then the inputs; an approval ends."""
+    return case_view(late_images.inspect_again(app, case_id, actor))
+
+
+@router.post("/{case_id}/keep-images")
+def keep_images(case_id: str, body: KeepImages, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Go on with the earlier images, knowing that later ones came."""
+    return case_view(late_images.keep(app, case_id, actor, body.revision))
 
 
 @router.post("/{case_id}/resume")

@@ -20,7 +20,7 @@ from service.store import audit, cases, deliveries, studies
 from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, caller_if_any, has_role, reader
 from service.web.polling import polled
-from service.web.views import study_view
+from service.web.views import STUDY_VOLATILE, study_detail, study_views
 
 router = APIRouter()
 MetricsDep = Annotated[Caller, Depends(reader(Scope.METRICS))]
@@ -111,7 +111,16 @@ def list_studies(request: Request, app: AppDep, _actor: PersonDep, state: str | 
     """Everything received, also what belongs to no case, with the reason."""
     with reading(app.engine) as connection:
         found = studies.listed(connection, states=(state,) if state else ())
-    return polled(request, [study_view(app, s, identity=True) for s in found], retry_after_s=2)
+        body = study_views(app, connection, found, identity=True)
+    return polled(request, body, retry_after_s=2, volatile=STUDY_VOLATILE)
+
+
+@router.get("/api/v1/studies/{study_uid}", tags=["intake"])
+def get_study(study_uid: str, request: Request, app: AppDep, _actor: PersonDep) -> Response:
+    """One study: its series, who sent it and how long each sender must be silent, what each revision added."""
+    with reading(app.engine) as connection:
+        body = study_detail(app, connection, studies.need(connection, study_uid))
+    return polled(request, body, retry_after_s=2, volatile=STUDY_VOLATILE)
 
 
 @router.get("/api/v1/audit/check", tags=["operations"])
