@@ -1,41 +1,39 @@
-"""Which presentation contexts the node accepts, and in whose order."""
+"""Which presentation contexts the node accepts as an acceptor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES, DEFAULT_TRANSFER_SYNTAXES
-from pynetdicom.presentation import PresentationContext, build_context
 
 VERIFICATION = "1.2.840.10008.1.1"
-_PIXELS_ELSEWHERE = {"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95"}
+COMMITMENT = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model (PS3.4 annex J)."""
+_PIXELS_ELSEWHERE = {
+    "1.2.840.10008.1.2.4.94",
+    "1.2.840.10008.1.2.4.95",
+    "1.2.840.10008.1.2.4.204",
+    "1.2.840.10008.1.2.4.205",
+}
 """JPIP referenced: the pixels would not be in the file."""
+_NOT_FILES = {f"1.2.840.10008.1.2.7.{n}" for n in (1, 2, 3)}
+"""DICOM real-time video (PS3.22): streams, never stored objects."""
 
-STORAGE_SYNTAXES = tuple(s for s in ALL_TRANSFER_SYNTAXES if s not in _PIXELS_ELSEWHERE)
+STORAGE_SYNTAXES = tuple(s for s in ALL_TRANSFER_SYNTAXES if s not in _PIXELS_ELSEWHERE | _NOT_FILES)
 STORAGE_CLASSES = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+_STORAGE_SYNTAX_SET = frozenset(STORAGE_SYNTAXES)
+_DEFAULT_SYNTAX_SET = frozenset(str(s) for s in DEFAULT_TRANSFER_SYNTAXES)
 
 
-def supported_for(proposed: Sequence[PresentationContext]) -> list[PresentationContext]:
-    """Contexts to support for one association: only classes that were proposed, in the requestor's order.
+def syntaxes_for(abstract_syntax: str) -> AbstractSet[str]:
+    """Transfer syntaxes in which the node takes this class; empty when it does not take the class.
 
-    pynetdicom takes the first syntax in the acceptor's list. With a fixed list an Explicit VR sender would be
-    forced to Implicit VR, which loses the value types of private elements.
+    Which of them is used is the requestor's choice: with a fixed order of ours an Explicit VR sender would be forced
+    to Implicit VR, which loses the value types of private elements.
     """
-    wanted: dict[str, list[str]] = {}
-    for context in proposed:
-        name = str(context.abstract_syntax)
-        if name == VERIFICATION:
-            allowed: Sequence[str] = DEFAULT_TRANSFER_SYNTAXES
-        elif name in STORAGE_CLASSES:
-            allowed = STORAGE_SYNTAXES
-        else:
-            continue
-        syntaxes = wanted.setdefault(name, [])
-        offered = (str(s) for s in context.transfer_syntax)
-        syntaxes.extend(s for s in offered if s in allowed and s not in syntaxes)
-    return [build_context(name, syntaxes) for name, syntaxes in wanted.items() if syntaxes]
-
-
-def asks_only_for_echo(proposed: Sequence[PresentationContext]) -> bool:
-    return all(str(context.abstract_syntax) == VERIFICATION for context in proposed)
+    if abstract_syntax in STORAGE_CLASSES:
+        return _STORAGE_SYNTAX_SET
+    if abstract_syntax in (VERIFICATION, COMMITMENT):
+        return _DEFAULT_SYNTAX_SET
+    return frozenset()

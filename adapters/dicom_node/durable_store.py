@@ -1,40 +1,41 @@
-"""Where received instances become durable. Knows files and directories, nothing of the network.
+"""Where received instances are kept. Knows files and directories, nothing of the network.
 
 Layout below the store's root:
 
+    segments/    the log in which an instance becomes durable before Success (see `segments`)
     incoming/    <random>.part              being written; swept at start-up, never acknowledged
-    pending/     <uid hash>-<digest>.dcm    durable, not yet acknowledged by the sink (hard link)
+    pending/     <uid hash>-<digest>.dcm    not yet acknowledged by the sink (hard link)
     instances/   <xx>/<uid hash>.dcm        the store; its paths never change
     quarantine/  <uid hash>-<digest>.dcm    another content under a UID that is already stored
 
-The barrier before Success is: data to `incoming`, fsync, rename to `pending`, fsync of that directory. The link
-into `instances` can be remade from `pending` at any time, so it needs no barrier of its own; the pending name is
-removed only after the link is on stable storage and the sink has returned. File names are hashes: nothing from
-the wire becomes part of a path.
+What comes from the network is in the log first; `place` gives it its files with no barrier of its own, because the
+log keeps the bytes until the file system was synced. What comes by another way (`keep`) is made durable here: data
+to `incoming`, fsync, rename to `pending`, fsync of that directory. A pending name is removed when the sink has
+returned. File names are hashes: nothing from the wire becomes part of a path.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import hashlib
 import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
+from adapters.dicom_node.stored_files import storage_error, sync_directory, write_all
 from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
 
 _log = logging.getLogger("spineprint.dicom")
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Outcome(enum.StrEnum):
@@ -52,6 +53,27 @@ class Kept:
     instance: ReceivedInstance
     outcome: Outcome
     pending: Path | None
+    logged: bool = False
+    """Its bytes are safe in the log, whatever became of the files."""
+
+
+class Source(Protocol):
+    """Durable bytes that get their own file: a record of the log."""
+
+    @property
+    def facts(self) -> InstanceFacts: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def piece_bytes(self) -> int:
+        """Up to this size `blocks` gives one piece."""
+        ...
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The bytes in pieces, each valid until the next is asked for."""
+        ...
 
 
 def is_uid(text: str) -> bool:
@@ -78,12 +100,12 @@ class DurableStore:
             for number in range(256):
                 (self._instances / f"{number:02x}").mkdir(mode=0o750, exist_ok=True)
             for folder in (self._instances, self._root):
-                _sync_directory(folder)
+                sync_directory(folder)
             parts = list(self._incoming.glob("*.part"))
             for part in parts:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
         return len(parts)
 
     def keep(self, facts: InstanceFacts, data: bytes | memoryview) -> Kept:
@@ -105,12 +127,41 @@ class DurableStore:
         final = self._final(facts)
         if _stored_digest(final) == facts.sha256:
             return Kept(_received(final, facts), Outcome.DUPLICATE, None)
-        self._require_room(facts.size)
+        self.require_room(facts.size)
         try:
-            pending = self._write(facts, data)
+            pending = self._write(facts, [memoryview(data)], barrier=True)
             return self._file(pending, facts)
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
+
+    def place(self, source: Source, *, replayed: bool = False) -> Kept:
+        """Give what is durable in the log its own file; no barrier. Twice is as good as once.
+
+        `replayed`: after a crash; a file that was left unfinished then is replaced. Raises StorageError; then the
+        bytes are still in the log, for another try.
+        """
+        try:
+            # small ones, nearly all, are read once; large ones twice, because the envelope goes before them
+            held = list(source.blocks()) if source.size <= source.piece_bytes else None
+            digest = hashlib.sha256()
+            for block in held or source.blocks():
+                digest.update(block)
+            facts = replace(source.facts, sha256=digest.hexdigest(), size=source.size)
+            final = self._final(facts)
+            if replayed:
+                self._set_aside_unfinished(final)
+            if _stored_digest(final) == facts.sha256:
+                return Kept(_received(final, facts), Outcome.DUPLICATE, None, logged=True)
+            pending = self._write(facts, held or source.blocks(), barrier=False)
+            return replace(self._file(pending, facts), logged=True)
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def _set_aside_unfinished(self, final: Path) -> None:
+        """A power cut may leave a name with part of its bytes; the log has them all."""
+        if final.exists() and not is_intact(final):
+            _log.warning("stored file %s was left unfinished and is written again", final.name)
+            final.replace(self._quarantine / f"{final.name}.damaged")
 
     def waiting(self) -> Iterator[Kept]:
         """What was durable but not acknowledged by the sink when the process last ended."""
@@ -122,12 +173,13 @@ class DurableStore:
                 _log.error("pending instance %s is damaged and was set aside", pending.name)
                 pending.replace(self._quarantine / f"{pending.name}.damaged")
             except OSError as error:
-                raise _storage_error(error) from error
+                raise storage_error(error) from error
 
     def retire(self, kept: Kept) -> None:
-        """The sink has it: forget the mark, after the stored name itself is durable."""
+        """The sink has it: forget the mark; without the log only after the stored name itself is durable."""
         if kept.pending is not None:
-            _sync_directory(kept.instance.path.parent)
+            if not kept.logged:
+                sync_directory(kept.instance.path.parent)
             kept.pending.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
@@ -137,11 +189,12 @@ class DurableStore:
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def _require_room(self, size: int) -> None:
+    def require_room(self, size: int) -> None:
+        """Raises StorageError (`storage.full`) when `size` more bytes would not fit above the reserve."""
         try:
             room = self.free_bytes()
         except OSError as error:
-            raise _storage_error(error) from error
+            raise storage_error(error) from error
         if room < size:
             raise StorageError(
                 "The disk of the image store is filled up to its reserve.",
@@ -149,20 +202,25 @@ class DurableStore:
                 code="storage.full",
             )
 
-    def _write(self, facts: InstanceFacts, data: bytes | memoryview) -> Path:
+    def _write(self, facts: InstanceFacts, blocks: Iterable[memoryview], *, barrier: bool) -> Path:
         part = self._incoming / f"{uuid.uuid4().hex}.part"
         pending = self._pending / f"{_uid_hash(facts)}-{facts.sha256[:32]}.dcm"
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
-            with open(descriptor, "wb", buffering=0) as stream:  # noqa: PTH123 - by descriptor
-                _write_all(stream.fileno(), envelope(facts))
-                _write_all(stream.fileno(), data)
-                os.fsync(stream.fileno())
+            try:
+                write_all(descriptor, envelope(facts))
+                for block in blocks:
+                    write_all(descriptor, block)
+                if barrier:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             part.replace(pending)
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        _sync_directory(self._pending)
+        if barrier:
+            sync_directory(self._pending)
         return pending
 
     def _file(self, pending: Path, facts: InstanceFacts) -> Kept:
@@ -192,6 +250,17 @@ def dataset_bytes(path: Path) -> bytes:
         return stream.read()
 
 
+def is_intact(path: Path) -> bool:
+    """Whether a stored file still holds, byte for byte, what its envelope says was received."""
+    try:
+        facts, meta = read_facts(path), read_meta(path)
+        with path.open("rb") as stream:
+            stream.seek(meta.dataset_offset)
+            return hashlib.file_digest(stream, "sha256").hexdigest() == facts.sha256
+    except (OSError, ValueError):
+        return False
+
+
 def _uid_hash(facts: InstanceFacts) -> str:
     return hashlib.sha256(facts.sop_instance_uid.encode("ascii")).hexdigest()[:40]
 
@@ -219,32 +288,4 @@ def _received(path: Path, facts: InstanceFacts) -> ReceivedInstance:
         peer_address=facts.peer_address,
         association=facts.association,
         received_at=facts.received_at,
-    )
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _storage_error(error: OSError) -> StorageError:
-    if error.errno in _FULL:
-        return StorageError(
-            "The disk of the image store is full.",
-            next_step="Free space on the data disk; the sender can then send again.",
-            code="storage.full",
-        )
-    return StorageError(
-        f"The image store cannot be written ({errno.errorcode.get(error.errno or 0, 'unknown error')}).",
-        next_step="Check the data disk and its permissions.",
-        code="storage.failed",
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 IMPLEMENTATION_CLASS_UID = "2.25.248471163519227606105953402115204914293"
 IMPLEMENTATION_VERSION = "SPINEPRINT_1"
@@ -53,15 +53,9 @@ class FileMeta:
 
 def envelope(facts: InstanceFacts) -> bytes:
     """Preamble, magic and file meta group, to be followed by the data set bytes."""
-    private = {
-        "called_ae": facts.called_ae,
-        "peer_address": facts.peer_address,
-        "calling_ae": facts.calling_ae,
-        "association": facts.association,
-        "received_at": facts.received_at.isoformat(),
-        "sha256": facts.sha256,
-        "size": facts.size,
-    }
+    private = facts_to_json(facts)
+    for uid in ("sop_class_uid", "sop_instance_uid", "transfer_syntax_uid"):
+        del private[uid]  # the file meta has them
     body = b"".join(
         [
             _element(0x0001, b"OB", b"\x00\x01"),
@@ -76,6 +70,23 @@ def envelope(facts: InstanceFacts) -> bytes:
         ]
     )
     return b"\0" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
+
+
+def facts_to_json(facts: InstanceFacts) -> dict[str, object]:
+    return asdict(facts) | {"received_at": facts.received_at.isoformat()}
+
+
+def facts_from_json(document: Mapping[str, Any]) -> InstanceFacts:
+    """Raises KeyError, TypeError or ValueError for a document that `facts_to_json` did not make."""
+    return InstanceFacts(
+        **{
+            f.name: str(document[f.name])
+            for f in fields(InstanceFacts)
+            if f.name not in ("received_at", "size")
+        },
+        received_at=datetime.fromisoformat(document["received_at"]),
+        size=int(document["size"]),
+    )
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
@@ -136,18 +147,11 @@ def read_facts(path: Path) -> InstanceFacts:
     """Facts of a file this node wrote. Raises ValueError when it was not written by this node."""
     meta = read_meta(path)
     try:
-        private = json.loads(meta.private)
-        return InstanceFacts(
-            sop_class_uid=meta.sop_class_uid,
-            sop_instance_uid=meta.sop_instance_uid,
-            transfer_syntax_uid=meta.transfer_syntax_uid,
-            calling_ae=str(private["calling_ae"]),
-            called_ae=str(private["called_ae"]),
-            peer_address=str(private["peer_address"]),
-            association=str(private["association"]),
-            received_at=datetime.fromisoformat(private["received_at"]),
-            sha256=str(private["sha256"]),
-            size=int(private["size"]),
-        )
+        uids = {
+            "sop_class_uid": meta.sop_class_uid,
+            "sop_instance_uid": meta.sop_instance_uid,
+            "transfer_syntax_uid": meta.transfer_syntax_uid,
+        }
+        return facts_from_json(json.loads(meta.private) | uids)
     except (KeyError, TypeError) as error:
         raise ValueError("file was not written by this node") from error

@@ -1,49 +1,46 @@
-"""The listening DICOM node: C-ECHO and C-STORE, every image durable before Success is answered.
+"""The listening DICOM node: C-ECHO, C-STORE and storage commitment, every image durable before Success is answered.
 
-The transport is pynetdicom with its known defects mended (`guarded_socket`, `contexts`); storage
-(`durable_store`) and intake (`handover`) know nothing of it, so that the data path can be replaced.
+This is where the parts meet. Transport: `listener`, `association`, `pdu_reader`. Negotiation: `negotiation`,
+`contexts`, `callers`. Durability: `landing`, `segments`. Afterwards: `writer`, `durable_store`, `handover`.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import threading
-import uuid
-from collections import Counter
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
-from pynetdicom import AE, _config, evt
-
+from adapters.dicom_node.association import Association, Surroundings
 from adapters.dicom_node.callers import known_peer, printable
-from adapters.dicom_node.contexts import VERIFICATION, asks_only_for_echo, supported_for
+from adapters.dicom_node.commitment import CommitmentDesk
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome
-from adapters.dicom_node.guarded_socket import GuardedReceive
+from adapters.dicom_node.events import NodeEvents
 from adapters.dicom_node.handover import Handover
-from adapters.dicom_node.part10 import InstanceFacts
-from service.errors import ConfigError, InputRefusedError, StorageError
-from service.ports import ImageNode, InstanceSink, Peer
+from adapters.dicom_node.holdings import StoreHoldings
+from adapters.dicom_node.landing import Landing
+from adapters.dicom_node.listener import Connections, Listener
+from adapters.dicom_node.negotiation import (
+    CALLED_UNKNOWN,
+    CALLING_UNKNOWN,
+    LIMIT_EXCEEDED,
+    Proposal,
+    Rejection,
+)
+from adapters.dicom_node.pdu_reader import ReadLimits
+from adapters.dicom_node.segments import Record, SegmentLog
+from adapters.dicom_node.tls import TlsFiles
+from adapters.dicom_node.writer import Writer
+from service.ports import CommitmentSink, ImageNode, InstanceSink, NodeEvent, Peer
 
 _log = logging.getLogger("spineprint.dicom")
-
-_SUCCESS = 0x0000
-_PROCESSING_FAILURE = 0x0110
-_OUT_OF_RESOURCES = 0xA700
-_CLASS_MISMATCH = 0xA900
-_CANNOT_UNDERSTAND = 0xC000
-_CALLING_UNKNOWN = (0x01, 0x01, 0x03)
-_CALLED_UNKNOWN = (0x01, 0x01, 0x07)
-_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
-"""A-ASSOCIATE-RJ result, source and reason (PS3.8 section 9.3.4)."""
-
-_LONGEST_NEGOTIATION_BYTES = 1 << 20
-_MOST_CONNECTIONS = 1000
-"""Open sockets, two threads each, before negotiation sorts them out."""
+_STOP_S = 10.0
+_SWITCH_INTERVAL_S = 0.0005
+"""A thread that computes in Python (intake reading a header) gives way to one with a packet after this long; with
+Python's own 5 ms every read of an association would wait that long while intake works."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,28 @@ class NodeConfig:
     """0 takes any free port; see `DicomNode.port`."""
     store_dir: Path
     ae_title: str = "SPINEPRINT"
+    tls_port: int | None = None
+    """A second port for DICOM over TLS; needs `tls`."""
+    tls: TlsFiles | None = None
     peers: tuple[Peer, ...] = ()
     require_known_callers: bool = True
     require_called_ae: bool = True
     max_associations: int = 25
     acse_timeout_s: float = 30.0
-    dimse_timeout_s: float = 60.0
+    """Longest time from the connection to its association request."""
     network_timeout_s: float = 60.0
+    """Longest silence on an association."""
     pdu_timeout_s: float = 30.0
     """Longest time one PDU may take from its first to its last byte."""
+    handshake_timeout_s: float = 10.0
     max_pdu_bytes: int = 131072
+    longest_pdu_bytes: int = 1 << 20
+    """PDUs beyond the announced size are taken up to here, because some senders do not keep to it."""
+    max_instance_bytes: int = 4 << 30
     disk_reserve_bytes: int = 2 << 30
+    segment_bytes: int = 64 << 20
+    spare_segments: int = 4
+    """Written through in advance, so that a burst of 400 CT images meets allocated blocks."""
 
 
 def _utc_now() -> datetime:
@@ -73,10 +81,10 @@ def _utc_now() -> datetime:
 
 
 class DicomNode(ImageNode):
-    """One listening port. `sink` gets every instance that is durable (also duplicates), at least once.
+    """`sink` gets every instance that is durable (also duplicates), at least once.
 
     `conflict_sink` gets instances kept in quarantine because other content already has their UID; without it
-    they are only logged and counted.
+    they are only logged and counted. `commitment_sink` gets the outcome of our own commitment requests.
     """
 
     def __init__(
@@ -85,229 +93,191 @@ class DicomNode(ImageNode):
         sink: InstanceSink,
         *,
         conflict_sink: InstanceSink | None = None,
+        commitment_sink: CommitmentSink | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._config = config
         self._now = now
+        self._events = NodeEvents(now)
         self._store = DurableStore(config.store_dir, reserve_bytes=config.disk_reserve_bytes)
-        self._sink = sink
-        self._conflict_sink = conflict_sink
-        self._handover: Handover | None = None
-        self._server: Any = None
-        self._ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._segments = SegmentLog(
+            config.store_dir / "segments",
+            segment_bytes=config.segment_bytes,
+            spare_segments=config.spare_segments,
+        )
+        self._handover = Handover(self._store, sink, conflict_sink)
+        self._writer = Writer(self._segments, self._store, self._on_placed)
+        self._desk = CommitmentDesk(
+            StoreHoldings(config.store_dir, settle=self._writer.settle),
+            config.store_dir / "commitment",
+            ae_title=config.ae_title,
+            peers=config.peers,
+            tls=config.tls,
+            now=now,
+            on_event=self._events.add,
+            on_report=commitment_sink,
+        )
+        self._connections = Connections()
+        self._listeners: list[Listener] = []
 
     # --- ImageNode ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Replay what is waiting, then listen. Raises ConfigError (port not free), StorageError."""
+        """Replay what is waiting, then listen. Raises ConfigError (port not free, TLS files), StorageError."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
         swept = self._store.open()
         if swept:
-            _log.info("store: removed %d cut-off file(s), none of them was acknowledged", swept)
-        self._handover = Handover(self._store, self._sink, self._conflict_sink)
+            _log.info("store: removed %d cut-off file(s); their bytes are in the log", swept)
+        records = self._segments.open()
         for kept in self._store.waiting():
-            self._count("replayed")
+            self._events.count("replayed")
             self._handover.offer(kept)
-        self._handover.start()
-        # the library's per-PDU log handlers cost a third of the speed; ours say what matters
-        _config.LOG_HANDLER_LEVEL = "none"
-        # it writes a stack trace for every client that hangs up; `_on_open` says the same in one line
-        logging.getLogger("pynetdicom.dul").setLevel(logging.CRITICAL)
+        for record in records:
+            self._events.count("replayed")
+            self._writer.enqueue(record, replayed=True)
+        listeners = self._make_listeners()
         try:
-            self._server = self._application_entity().start_server(
-                (self._config.host, self._config.port), block=False, evt_handlers=self._handlers()
-            )
-        except OSError as error:
-            self._handover.stop(1.0)
-            raise ConfigError(
-                f"The DICOM port {self._config.port} cannot be opened ({error.strerror}).",
-                next_step="Choose another [dicom] port, or stop the program that holds it.",
-                code="config.dicom_port",
-            ) from error
-        _log.info("listening as %s on port %d", self._config.ae_title, self.port)
+            for listener in listeners:
+                listener.start()
+                self._listeners.append(listener)
+        except Exception:
+            self.stop()
+            raise
+        self._handover.start()
+        self._writer.start()
+        self._desk.start()
+        _log.info(
+            "DICOM node %s listens on %s", self._config.ae_title, ", ".join(str(x.port) for x in listeners)
+        )
+
+    def _make_listeners(self) -> list[Listener]:
+        config = self._config
+        plain = Listener(config.host, config.port, self._open_association, self._connections, self._events)
+        if config.tls_port is None or config.tls is None:
+            return [plain]
+        secure = Listener(
+            config.host, config.tls_port, self._open_association, self._connections, self._events,
+            tls=config.tls, handshake_s=config.handshake_timeout_s,
+        )  # fmt: skip
+        return [plain, secure]
 
     def stop(self) -> None:
-        """Close the port and open associations; hand over what is due, the rest is replayed at the next start."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            for association in list(self._server.active_associations):
-                association.abort()
-            self._server = None
-        if self._handover is not None:
-            self._handover.stop(10.0)
+        """Stop listening, abort what is open, hand over what is durable within some seconds."""
+        for listener in self._listeners:
+            listener.stop()
+        self._connections.end_all(_STOP_S)
+        self._desk.stop()
+        self._writer.stop(_STOP_S)
+        self._handover.stop(_STOP_S)
+        self._segments.close()
+        self._listeners = []
 
     def open_associations(self) -> Mapping[str, str]:
-        if self._server is None:
-            return {}
-        return {
-            self._id(assoc): printable(str(assoc.requestor.ae_title))
-            for assoc in list(self._server.active_associations)
-            if assoc.is_established
-        }
+        return {a.id: printable(a.calling_ae) for a in self._connections.established()}
+
+    def associations(self) -> Sequence[Association]:
+        """Those established now."""
+        return self._connections.established()
+
+    def take_events(self) -> Sequence[NodeEvent]:
+        return self._events.take()
 
     def counters(self) -> Mapping[str, int]:
-        """Since start: received, duplicates, conflicts, refused_*, rejected_*, faults, echoes, replayed, waiting."""
-        with self._lock:
-            counts = dict(self._counts)
-        if self._handover is not None:
-            counts["intake_waiting"] = self._handover.waiting
-            counts["intake_failures"] = self._handover.failures
+        """Since start: received, duplicates, conflicts, refused_*, rejected_*, faults, echoes, replayed; and now:
+        intake_waiting (durable, not yet with the sink), segments_spare."""
+        counts = dict(self._events.counts()) | dict(self._desk.counters())
+        counts["intake_waiting"] = self._writer.waiting + self._handover.waiting
+        counts["intake_failures"] = self._writer.failures + self._handover.failures
+        counts["segments_spare"] = self._segments.spare
         return counts
 
     @property
     def port(self) -> int:
         """The port really listened on."""
-        return self._config.port if self._server is None else int(self._server.server_address[1])
+        return self._listeners[0].port if self._listeners else self._config.port
 
-    # --- negotiation --------------------------------------------------------------------------------------
+    @property
+    def tls_port(self) -> int | None:
+        return self._listeners[1].port if len(self._listeners) > 1 else self._config.tls_port
 
-    def _application_entity(self) -> AE:
-        entity = AE(ae_title=self._config.ae_title)
-        # the library also counts connections that never asked for anything; _on_requested counts real ones
-        entity.maximum_associations = _MOST_CONNECTIONS
-        entity.maximum_pdu_size = self._config.max_pdu_bytes
-        entity.acse_timeout = self._config.acse_timeout_s
-        entity.dimse_timeout = self._config.dimse_timeout_s
-        entity.network_timeout = self._config.network_timeout_s
-        # at least one is needed to start; every association gets its own list in _on_requested
-        entity.add_supported_context(VERIFICATION)
-        return entity
+    # --- associations -------------------------------------------------------------------------------------
 
-    def _handlers(self) -> list[tuple[Any, Any]]:
-        return [
-            (evt.EVT_CONN_OPEN, self._on_open),
-            (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_ACCEPTED, self._on_accepted),
-            (evt.EVT_ABORTED, self._on_aborted),
-            (evt.EVT_C_ECHO, self._on_echo),
-            (evt.EVT_C_STORE, self._on_store),
-        ]
+    def _open_association(self, sock: socket.socket, address: str) -> Association:
+        config = self._config
+        limits = ReadLimits(
+            negotiation_s=config.acse_timeout_s,
+            idle_s=config.network_timeout_s,
+            pdu_s=config.pdu_timeout_s,
+            longest_pdu=max(config.longest_pdu_bytes, config.max_pdu_bytes),
+            announced_pdu=config.max_pdu_bytes,
+        )
+        around = Surroundings(
+            ae_title=config.ae_title,
+            limits=limits,
+            new_landing=self._new_landing,
+            decide=self._decide,
+            keep=self._keep,
+            desk=self._desk,
+            events=self._events,
+            now=self._now,
+        )
+        return Association(sock, address, around)
 
-    def _on_open(self, event: Any) -> None:
-        address = str(event.address[0])
-        wire = event.assoc.dul.socket
-        if self._server is not None and len(self._server.active_associations) > _MOST_CONNECTIONS:
-            self._count("rejected_connections")
-            wire.socket.shutdown(socket.SHUT_RDWR)
-
-        def fault(what: str) -> None:
-            self._count("faults")
-            _log.warning("connection from %s dropped: it %s", address, what)
-
-        wire.recv = GuardedReceive(
-            wire,
-            pdu_timeout_s=self._config.pdu_timeout_s,
-            longest_pdu_bytes=max(_LONGEST_NEGOTIATION_BYTES, self._config.max_pdu_bytes),
-            on_fault=fault,
+    def _new_landing(self) -> Landing:
+        return Landing(
+            self._segments, self._store.require_room, largest_bytes=self._config.max_instance_bytes
         )
 
-    def _on_requested(self, event: Any) -> None:
-        association = event.assoc
-        request = association.requestor.primitive
-        proposed = request.presentation_context_definition_list
-        association.acceptor.supported_contexts = supported_for(proposed)
-        calling, called = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
-        if self._config.require_called_ae and called != self._config.ae_title.strip():
-            why = f"it called {printable(called)}, this node is {self._config.ae_title}"
-            self._reject(association, _CALLED_UNKNOWN, "called_ae", why)
-        elif len(self.open_associations()) >= self._config.max_associations:
-            why = f"{self._config.max_associations} associations are open already"
-            self._reject(association, _LIMIT_EXCEEDED, "limit", why)
-        elif self._config.require_known_callers and not asks_only_for_echo(proposed):
-            peer, why = known_peer(self._config.peers, calling, str(association.requestor.address))
+    def _decide(self, proposal: Proposal, address: str) -> None:
+        """Let the caller in, or raise Rejection after saying why."""
+        config = self._config
+        if config.require_called_ae and proposal.called_ae != config.ae_title.strip():
+            why = f"it called {printable(proposal.called_ae)}, this node is {config.ae_title}"
+            step = f"Set the AE title of this destination to {config.ae_title} at the sender."
+            self._reject(proposal, address, "called_ae", why, step)
+            raise Rejection(*CALLED_UNKNOWN)
+        if len(self._connections.established()) >= config.max_associations:
+            why = f"{config.max_associations} associations are open already"
+            self._reject(
+                proposal, address, "limit", why, "The sender may try again; see [dicom] max_associations."
+            )
+            raise Rejection(*LIMIT_EXCEEDED)
+        if config.require_known_callers and not proposal.only_echo:
+            peer, why = known_peer(config.peers, proposal.calling_ae, address)
             if peer is None:
-                self._reject(association, _CALLING_UNKNOWN, "calling_ae", why)
+                title = printable(proposal.calling_ae)
+                step = f'List it under [[dicom.peers]]: ae_title = "{title}", host = "{address}".'
+                self._reject(proposal, address, "calling_ae", why, step)
+                raise Rejection(*CALLING_UNKNOWN)
 
-    def _reject(self, association: Any, answer: tuple[int, int, int], counter: str, why: str) -> None:
-        self._count(f"rejected_{counter}")
-        calling = printable(str(association.requestor.primitive.calling_ae_title))
-        _log.warning("association from %s at %s rejected: %s", calling, association.requestor.address, why)
-        association.acse.send_reject(*answer)
-        association.kill()
-
-    def _on_accepted(self, event: Any) -> None:
-        self._count("associations")
-        if not event.assoc.accepted_contexts:
-            self._count("no_context")
-            _log.warning(
-                "association from %s at %s has no object class or syntax this node stores",
-                printable(str(event.assoc.requestor.ae_title)),
-                event.assoc.requestor.address,
-            )
-
-    def _on_aborted(self, event: Any) -> None:
-        if event.assoc.requestor.primitive is None:
-            # a port probe that never asked for an association
-            return
-        self._count("aborted")
-        _log.warning(
-            "association from %s at %s was aborted",
-            printable(str(event.assoc.requestor.ae_title)),
-            event.assoc.requestor.address,
+    def _reject(self, proposal: Proposal, address: str, counter: str, why: str, step: str) -> None:
+        self._events.note(
+            f"rejected_{counter}",
+            f"association rejected: {why}",
+            calling_ae=proposal.calling_ae or "(empty)",
+            called_ae=proposal.called_ae,
+            address=address,
+            next_step=step,
         )
 
-    def _id(self, association: Any) -> str:
-        with self._lock:
-            return self._ids.setdefault(association, uuid.uuid4().hex)
+    # --- instances ----------------------------------------------------------------------------------------
 
-    # --- services -----------------------------------------------------------------------------------------
+    def _keep(self, record: Record) -> None:
+        self._events.count("received")
+        self._writer.enqueue(record)
 
-    def _on_echo(self, event: Any) -> int:
-        self._count("echoes")
-        return _SUCCESS
-
-    def _on_store(self, event: Any) -> int:
-        """Status of one C-STORE (PS3.4 annex B.2.3). The data set is never parsed here."""
-        request, association = event.request, event.assoc
-        caller = printable(str(association.requestor.ae_title))
-        if str(request.AffectedSOPClassUID) != str(event.context.abstract_syntax):
-            return self._refuse("class", caller, _CLASS_MISMATCH, "its class is not that of its context")
-        if request.DataSet is None or not request.DataSet.getbuffer().nbytes:
-            return self._refuse("empty", caller, _CANNOT_UNDERSTAND, "it has no data set")
-        facts = InstanceFacts(
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            calling_ae=caller,
-            called_ae=self._config.ae_title,
-            peer_address=str(association.requestor.address),
-            association=self._id(association),
-            received_at=self._now(),
-            sha256="",
-            size=0,
-        )
-        try:
-            kept = self._store.keep(facts, request.DataSet.getbuffer())
-        except InputRefusedError as error:
-            return self._refuse("uid", caller, _CANNOT_UNDERSTAND, error.message)
-        except StorageError as error:
-            full = error.code == "storage.full"
-            status = _OUT_OF_RESOURCES if full else _PROCESSING_FAILURE
-            return self._refuse("storage", caller, status, error.message)
-        self._note(kept, caller)
-        return _SUCCESS
-
-    def _refuse(self, counter: str, caller: str, status: int, why: str) -> int:
-        self._count(f"refused_{counter}")
-        _log.warning("instance from %s refused with %04X: %s", caller, status, why)
-        return status
-
-    def _note(self, kept: Kept, caller: str) -> None:
-        self._count("received")
+    def _on_placed(self, kept: Kept) -> None:
         if kept.outcome is Outcome.DUPLICATE:
-            self._count("duplicates")
+            self._events.count("duplicates")
         elif kept.outcome is Outcome.CONFLICT:
-            self._count("conflicts")
-            _log.error(
-                "%s sent other content under a UID that is already stored; kept in quarantine as %s",
-                caller,
-                kept.instance.path.name,
+            self._events.note(
+                "conflicts",
+                f"it sent other content under a UID that is already stored; kept in quarantine as "
+                f"{kept.instance.path.name}",
+                calling_ae=kept.instance.calling_ae,
+                called_ae=kept.instance.called_ae,
+                address=kept.instance.peer_address,
+                next_step="Find out at the sender which of the two is right.",
+                level=logging.ERROR,
             )
-        if self._handover is not None:
-            self._handover.offer(kept)
-
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self._counts[what] += 1
+        self._handover.offer(kept)

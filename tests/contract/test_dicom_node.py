@@ -67,8 +67,13 @@ class World:
         wait_until(lambda: not self.node.counters()["intake_waiting"], what="intake did not finish")
 
 
+def stored_files(store: Path) -> list[Path]:
+    """All files but those of the log, which are there from the start."""
+    return [p for p in store.rglob("*") if p.is_file() and p.parent.name != "segments"]
+
+
 def config(tmp_path: Path, **changes: object) -> NodeConfig:
-    plain = NodeConfig("127.0.0.1", 0, tmp_path / "store", peers=(CT,), disk_reserve_bytes=1 << 20)
+    plain = NodeConfig("127.0.0.1", 0, tmp_path / "store", peers=(CT,), disk_reserve_bytes=1 << 20, segment_bytes=1 << 20)
     return replace(plain, **changes)
 
 
@@ -137,9 +142,9 @@ def test_unknown_caller_wrong_called_title_and_wrong_address_are_rejected_with_w
         assert (counters["rejected_calling_ae"], counters["rejected_called_ae"]) == (2, 1)
         assert "received" not in counters
     text = caplog.text
-    assert "STRANGER at 127.0.0.1 rejected: calling AE title is not configured" in text
+    assert "STRANGER at 127.0.0.1: association rejected: calling AE title is not configured" in text
     assert "called OTHER, this node is SPINEPRINT" in text
-    assert "ELSEWHERE at 127.0.0.1 rejected: calling AE title is configured for another address" in text
+    assert "ELSEWHERE at 127.0.0.1: association rejected: calling AE title is configured for another address" in text
 
 
 def test_the_senders_syntax_is_kept(world: World, tmp_path: Path) -> None:
@@ -232,7 +237,7 @@ def test_hostile_uids_never_become_paths(world: World) -> None:
     association.release()
     world.settled()
     assert world.node.counters()["refused_uid"] == 2
-    assert len([p for p in world.store.parent.rglob("*") if p.is_file()]) == 1
+    assert len(stored_files(world.store.parent)) == 1
 
 
 def test_a_disk_at_its_reserve_is_answered_a700_and_leaves_nothing(tmp_path: Path) -> None:
@@ -241,7 +246,7 @@ def test_a_disk_at_its_reserve_is_answered_a700_and_leaves_nothing(tmp_path: Pat
         answer = world.storescu("-v", file, check=False)
         assert "Refused: OutOfResources" in answer.stderr
         assert world.node.counters()["refused_storage"] == 1
-        assert not [p for p in world.store.rglob("*") if p.is_file()]
+        assert not stored_files(world.store)
 
 
 def test_objects_other_than_images_are_stored_too(world: World) -> None:
@@ -294,7 +299,11 @@ def test_silent_slow_and_oversized_clients_do_not_stop_others(tmp_path: Path) ->
             client.close()
         assert time.monotonic() - dropped < 8
         run("echoscu", "-aec", "SPINEPRINT", *address)
-        assert world.node.counters()["faults"] == 13
+        wait_until(lambda: world.node.counters()["faults"] >= 19)
+        said = [event.what for event in world.node.take_events()]
+        assert sum("sent nothing for 3 s" in what for what in said) == 6
+        assert sum("did not finish a PDU within 0.5 s" in what for what in said) == 12
+        assert sum("announced a PDU of 4294967280 bytes" in what for what in said) == 1
 
 
 def test_port_in_use_is_said_in_words(tmp_path: Path) -> None:
@@ -327,7 +336,7 @@ def test_a_sender_that_hangs_up_in_the_middle_leaves_nothing_half_written(world:
     association.dul.socket.send(struct.pack(">BBI", 4, 0, 5000) + b"x" * 2000)
     association.dul.socket.close()
     wait_until(lambda: not world.node.open_associations())
-    assert not [p for p in world.store.rglob("*") if p.is_file()]
+    assert not stored_files(world.store)
     association.kill()
 
 

@@ -1,0 +1,106 @@
+"""Where the bytes of one data set land while they arrive: in memory, and beyond a limit in a file of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adapters.dicom_node.part10 import InstanceFacts
+from adapters.dicom_node.segments import BigRecord, Record, SegmentLog
+from service.errors import StorageError
+
+RoomCheck = Callable[[int], None]
+"""Raises StorageError when so many more bytes do not fit."""
+MOST_IN_MEMORY = 8 << 20
+"""Per association; a CT image is 0.5 MB, an enhanced CT some hundred."""
+_FIRST_BYTES = 1 << 20
+_ROOM_STEP = 64 << 20
+
+
+class Landing:
+    """The buffer of one association, used again for every instance. `view` then `filled`, piece by piece."""
+
+    def __init__(self, log: SegmentLog, require_room: RoomCheck, *, largest_bytes: int) -> None:
+        self._log = log
+        self._require_room = require_room
+        self._largest = largest_bytes
+        self._buffer = bytearray(_FIRST_BYTES)
+        self._facts: InstanceFacts | None = None
+        self._held = 0
+        self._big: BigRecord | None = None
+        self._next_check = 0
+        self.refusal: StorageError | None = None
+        """Why this instance cannot be kept; the rest of it is read and forgotten."""
+
+    def begin(self, facts: InstanceFacts | None) -> None:
+        """`facts` None: the data set is not wanted, only its bytes must be got past."""
+        self.abandon()
+        self._facts, self.refusal = facts, None
+
+    @property
+    def size(self) -> int:
+        return self._held + (self._big.size if self._big else 0)
+
+    def view(self, count: int) -> memoryview:
+        """Where the next `count` bytes belong. Released by the caller before the next call."""
+        if self._facts is None or self.refusal is not None:
+            self._held = 0
+        elif self.size + count > self._largest:
+            self._refuse(StorageError("The instance is larger than this node takes.", code="storage.size"))
+        elif self._held + count > MOST_IN_MEMORY:
+            self._spill()
+        if self._held + count > len(self._buffer):
+            grown = bytearray(max(self._held + count, min(2 * len(self._buffer), MOST_IN_MEMORY)))
+            grown[: self._held] = memoryview(self._buffer)[: self._held]
+            self._buffer = grown
+        return memoryview(self._buffer)[self._held : self._held + count]
+
+    def filled(self, count: int) -> None:
+        self._held += count
+
+    def finish(self) -> Record:
+        """Durable when this returns. Raises StorageError; then nothing is kept."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self._facts is None:
+            raise AssertionError("nothing was begun")
+        try:
+            if self._big is None:
+                # twice: once in the log, once in its own file
+                self._require_room(2 * self._held)
+                return self._log.append(self._facts, memoryview(self._buffer)[: self._held])
+            self._flush()
+            big, self._big = self._big, None
+            try:
+                return big.finish()
+            except StorageError:
+                big.abandon()
+                raise
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        if self._big is not None:
+            self._big.abandon()
+            self._big = None
+        self._facts, self._held, self._next_check = None, 0, 0
+
+    def _spill(self) -> None:
+        try:
+            if self._big is None and self._facts is not None:
+                self._big = self._log.begin_big(self._facts)
+            self._flush()
+        except StorageError as error:
+            self._refuse(error)
+
+    def _flush(self) -> None:
+        if self._big is None:
+            return
+        if self._big.size >= self._next_check:
+            self._require_room(2 * self._big.size + _ROOM_STEP)
+            self._next_check = self._big.size + _ROOM_STEP
+        self._big.write(memoryview(self._buffer)[: self._held])
+        self._held = 0
+
+    def _refuse(self, error: StorageError) -> None:
+        self.abandon()
+        self.refusal = error

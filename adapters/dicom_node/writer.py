@@ -1,0 +1,121 @@
+"""The background writer: gives every record of the log its own Part 10 file and retires what the disk has.
+
+One thread, in the order of arrival. Nothing here stands between data and Success.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from adapters.dicom_node.durable_store import DurableStore, Kept
+from adapters.dicom_node.segments import Record, SegmentLog
+from service.errors import StorageError
+
+_log = logging.getLogger("spineprint.dicom")
+_FIRST_RETRY_S = 0.2
+_LONGEST_RETRY_S = 30.0
+_IDLE_S = 0.5
+"""After this long without a record the disk has time: sync, retire, prepare segments."""
+
+
+class Writer:
+    def __init__(self, log: SegmentLog, store: DurableStore, on_placed: Callable[[Kept], None]) -> None:
+        self._segments = log
+        self._store = store
+        self._on_placed = on_placed
+        self._queue: deque[tuple[Record, bool]] = deque()
+        self._changed = threading.Condition()
+        self._accepted = 0
+        self._placed = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.failures = 0
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="dicom-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Place what is there, within the time given; the rest is replayed at the next start."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def enqueue(self, record: Record, *, replayed: bool = False) -> None:
+        with self._changed:
+            self._queue.append((record, replayed))
+            self._accepted += 1
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        with self._changed:
+            return self._accepted - self._placed
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until everything acknowledged before this call has its own file."""
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            upto = self._accepted
+            while self._placed < upto:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._queue and not self._stopping:
+                    self._changed.wait(_IDLE_S)
+                if not self._queue and self._stopping:
+                    return
+                job = self._queue[0] if self._queue else None
+            if job is None:
+                self._use_the_pause()
+            elif self._place(*job):
+                with self._changed:
+                    self._queue.popleft()
+                    self._placed += 1
+                    self._changed.notify_all()
+                if self._segments.under_pressure:
+                    self._attempt(lambda: self._segments.retire(also_active=False))
+
+    def _place(self, record: Record, replayed: bool) -> bool:
+        """One record; on failure the next try comes after a pause, for as long as it takes."""
+        delay_s = _FIRST_RETRY_S
+        while True:
+            try:
+                kept = self._store.place(record, replayed=replayed)
+            except StorageError as error:
+                self.failures += 1
+                _log.error("writer: %s Next try in %.1f s; the bytes are safe.", error.message, delay_s)
+                with self._changed:
+                    if self._stopping or self._changed.wait_for(lambda: self._stopping, delay_s):
+                        return False
+                delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
+            else:
+                self._on_placed(kept)
+                self._segments.placed(record)
+                return True
+
+    def _use_the_pause(self) -> None:
+        if not self._attempt(lambda: self._segments.retire(also_active=True)):
+            self._attempt(lambda: int(self._segments.prepare_one()))
+
+    def _attempt(self, step: Callable[[], int]) -> int:
+        try:
+            return step()
+        except StorageError as error:
+            self.failures += 1
+            _log.error(
+                "writer: %s Nothing is lost; the log keeps what is not on stable storage.", error.message
+            )
+            return 0
