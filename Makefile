@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
 
-.PHONY: help setup setup-test demo test lint bench run lock clean
+.PHONY: help setup setup-test demo test lint bench bench-dicom fuzz-dicom run lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,12 @@ lint: setup-test ## ruff, mypy strict, import directions
 
 bench: setup-test ## slow acceptance runs with figures
 	@$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+bench-dicom: setup-test ## the DICOM node beside Orthanc, storescp and the raw disk; kills; slow clients (BENCH_ARGS=)
+	@$(BIN)/python -m bench.dicom all $(BENCH_ARGS)
+
+fuzz-dicom: setup-test ## 200,000 damaged inputs to the PDU reader, as many to the data set reader (FUZZ_ARGS=)
+	@$(BIN)/python -m bench.fuzz pdu $(FUZZ_ARGS) && $(BIN)/python -m bench.fuzz dataset $(FUZZ_ARGS)
 
 run: setup ## the service alone (CONFIG=file.toml)
 	@$(BIN)/spineprint serve $(if $(CONFIG),--config "$(CONFIG)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 import resource
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from adapters.dicom_node.durable_store import DurableStore, Outcome, dataset_bytes, is_uid
 from adapters.dicom_node.part10 import InstanceFacts, read_facts
+from bench.dicom.senders import acknowledged
 from service.errors import StorageError
 from tests.support_dicom import CT_IMAGE, ROOT, need, wire_bytes, write_series
 
@@ -51,18 +51,6 @@ def start_node(store: Path, seen: Path) -> tuple[subprocess.Popen[str], int]:
     assert node.stdout is not None
     with node.stdout:
         return node, int(node.stdout.readline())
-
-
-def acknowledged(log: str) -> list[str]:
-    """Files that got Success, from the verbose log of storescu."""
-    found = []
-    current = ""
-    for line in log.splitlines():
-        if match := re.search(r"Sending file: (.*)$", line):
-            current = match[1].strip()
-        elif "Received Store Response (Success)" in line:
-            found.append(current)
-    return found
 
 
 @pytest.mark.parametrize("round_", range(4))
