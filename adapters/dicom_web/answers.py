@@ -9,7 +9,7 @@ from typing import Any
 
 from service.ports import StoreStatus
 
-_FAILED, _REFERENCED, _OTHER_FAILURES = "00081198", "00081199", "0008119A"
+_FAILED, _REFERENCED = "00081198", "00081199"
 _UID, _WARNING, _FAILURE = "00081155", "00081196", "00081197"
 _WORDS = {
     0x0110: "processing failure",
@@ -26,13 +26,12 @@ are no reason to give an object up."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """By SOP instance UID. `complete` is False when the body is not one we can read."""
+    """By SOP instance UID."""
 
     stored: Mapping[str, int] = field(default_factory=dict)
     """UID -> warning, 0 = none."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """UID -> failure reason."""
-    complete: bool = False
 
 
 def read_outcome(body: bytes) -> Outcome:
@@ -47,8 +46,7 @@ def read_outcome(body: bytes) -> Outcome:
         return Outcome()
     stored = {uid: _number(item, _WARNING) for uid, item in _items(document, _REFERENCED)}
     failed = {uid: _number(item, _FAILURE) for uid, item in _items(document, _FAILED)}
-    known = bool({_REFERENCED, _FAILED, _OTHER_FAILURES} & set(document))
-    return Outcome(stored, failed, known)
+    return Outcome(stored, failed)
 
 
 def statuses(uids: Sequence[str], http_status: int, outcome: Outcome) -> list[StoreStatus]:

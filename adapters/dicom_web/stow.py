@@ -132,21 +132,29 @@ class StowSender(ImageSender):
             if http_status is None:
                 lost = "not sent: the connection was lost before"
                 found = [StoreStatus(i.uid, None, fault) for i in group]
-            elif len(group) > 1 and blames_the_content(http_status) and not outcome.complete:
-                # One bad object may have spoiled the request: each for itself, to know which.
-                self._send_groups_alone(client, group, answers)
-                continue
-            elif blames_the_content(http_status) and not outcome.complete:
-                found = [StoreStatus(i.uid, _CANNOT_UNDERSTAND, f"HTTP {http_status}{fault}") for i in group]
             else:
                 found = statuses([i.uid for i in group], http_status, outcome)
             answers.update({item.index: status for item, status in zip(group, found, strict=True)})
+            if http_status is not None and blames_the_content(http_status):
+                unnamed = [i for i in group if i.uid not in outcome.failed and i.uid not in outcome.stored]
+                self._blame(client, unnamed, http_status, answers, alone=len(group) == 1)
 
-    def _send_groups_alone(
-        self, client: httpx.Client, group: Sequence[_Item], answers: dict[int, StoreStatus]
+    def _blame(
+        self,
+        client: httpx.Client,
+        items: Sequence[_Item],
+        http_status: int,
+        answers: dict[int, StoreStatus],
+        *,
+        alone: bool,
     ) -> None:
-        for item in group:
-            self._send_groups(client, [item], answers)
+        """The request was refused for its content, and not by name: each of them for itself, to know which."""
+        for item in items:
+            if alone:
+                detail = f"HTTP {http_status}: the server refuses the object and gives no reason"
+                answers[item.index] = StoreStatus(item.uid, _CANNOT_UNDERSTAND, detail)
+            else:
+                self._send_groups(client, [item], answers)
 
     def _post(self, client: httpx.Client, group: Sequence[_Item]) -> tuple[int | None, Outcome, str]:
         """HTTP status, what it says, and a fault in words; no status when there was no whole answer."""
