@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from service import NOTICE, __version__
-from service.domain.people import Person
+from service.domain.people import IMAGE_BRINGERS, Person, Role
 from service.domain.plan import LEVELS
 from service.errors import NotFoundError
 from service.store import cases
@@ -64,7 +64,24 @@ def login_page(request: Request) -> Response:
 
 @router.get("/")
 def cases_page(request: Request, actor: PersonDep) -> Response:
-    return _page(request, "cases", person=actor.person)
+    return _page(
+        request, "cases", person=actor.person, may_upload=bool((actor.roles or frozenset()) & IMAGE_BRINGERS)
+    )
+
+
+@router.get("/upload")
+def upload_page(request: Request, app: AppDep, actor: PersonDep) -> Response:
+    if not (actor.roles or frozenset()) & IMAGE_BRINGERS:
+        roles = ", ".join(sorted(r.value for r in IMAGE_BRINGERS))
+        return _page(
+            request,
+            "missing",
+            person=actor.person,
+            status=403,
+            title=f"Uploading images needs one of these roles: {roles}.",
+            next_step="Ask a person with that role.",
+        )
+    return _page(request, "upload", person=actor.person, max_upload_mb=app.config.web.max_upload_mb)
 
 
 @router.get("/cases/{case_id}")
@@ -93,6 +110,20 @@ def cssd_page(request: Request, actor: PersonDep) -> Response:
         aeration=[[row.from_c, row.hours] for row in SETTINGS.aeration],
         incubation={spec.name: spec.hours for spec in SETTINGS.indicators},
     )
+
+
+@router.get("/operations")
+def operations_page(request: Request, actor: PersonDep) -> Response:
+    if not (actor.roles or frozenset()) & {Role.ADMIN, Role.TECHNICIAN}:
+        return _page(
+            request,
+            "missing",
+            person=actor.person,
+            status=403,
+            title="The operations page is for technicians and administrators.",
+            next_step="Ask a person with one of these roles.",
+        )
+    return _page(request, "operations", person=actor.person)
 
 
 @router.get("/board")
