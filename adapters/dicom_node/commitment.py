@@ -192,9 +192,7 @@ class CommitmentDesk:
         return refusal.status, refusal.comment[:64]
 
     def _tell(self, kind: str, caller: str, address: str, what: str, step: str) -> None:
-        title = printable(caller)
-        _log.warning("%s at %s: %s", title, address, what)
-        self._on_event(NodeEvent(self._now(), kind, title, self._ae_title, address, what, step))
+        self._on_event(NodeEvent(self._now(), kind, printable(caller), self._ae_title, address, what, step))
 
     def _count(self, what: str, number: int) -> None:
         with self._counting:

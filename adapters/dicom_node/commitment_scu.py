@@ -75,7 +75,7 @@ class Reporter:
     """Sends N-EVENT-REPORT in the provider's role on a new association."""
 
     def __init__(self, ae_title: str, tls: TlsFiles | None) -> None:
-        self._caller = _Caller(ae_title, tls)
+        self._caller = _Caller(ae_title, tls, timeout_s=60.0)
         self._open: Any = None
 
     def tell(self, destination: Destination, event_type: int, data: Dataset) -> Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -17,10 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
-from adapters.dicom_node import commitment, commitment_content, commitment_reports
+from adapters.dicom_node import (
+    DicomNode,
+    DicomSender,
+    NodeConfig,
+    commitment,
+    commitment_content,
+    commitment_reports,
+)
 from adapters.dicom_node.commitment import CommitmentDesk
 from adapters.dicom_node.commitment_content import (
     PUSH_MODEL,
@@ -32,8 +41,20 @@ from adapters.dicom_node.commitment_scu import CommitmentScu
 from adapters.dicom_node.durable_store import DurableStore
 from adapters.dicom_node.holdings import Holding, StoreHoldings
 from adapters.dicom_node.part10 import InstanceFacts
-from service.ports import CommitmentReport, Destination, NodeEvent, Peer
-from tests.support_dicom import CT_IMAGE, ROOT, free_port, wait_until
+from service.ports import CommitmentReport, Destination, NodeEvent, Peer, ReceivedInstance
+from tests.support_dicom import (
+    CT_IMAGE,
+    ROOT,
+    ct_slice,
+    free_port,
+    listens,
+    need,
+    run,
+    running,
+    wait_until,
+    wire_bytes,
+    write_series,
+)
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 TRANSACTION = f"{ROOT}.77.1"
@@ -191,6 +212,12 @@ def desk(tmp_path: Path, requestor: Requestor) -> Iterator[Desk]:
 
 
 @pytest.fixture
+def closed(tmp_path: Path) -> Desk:
+    """A desk that answers and reports nothing."""
+    return Desk(tmp_path, Peer("CTSCANNER", "127.0.0.1", 1), Peer("MUTE", "127.0.0.1", 0))
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts of 0.2 s instead of 5."""
     monkeypatch.setattr(commitment_reports, "_FIRST_PAUSE_S", 0.2)
@@ -318,21 +345,21 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_requests_that_cannot_be_answered_are_refused_with_words(desk: Desk, name: str) -> None:
+def test_requests_that_cannot_be_answered_are_refused_with_words(closed: Desk, name: str) -> None:
     changes, status, step = REFUSED[name]
-    answer, comment = desk.ask([(CT_IMAGE, f"{ROOT}.5.1")], **changes)
+    answer, comment = closed.ask([(CT_IMAGE, f"{ROOT}.5.1")], **changes)
     assert answer == status
     assert 0 < len(comment) <= 64
-    (event,) = desk.events
+    (event,) = closed.events
     assert event.kind == "commitment_refused" and f"{status:04X}" in event.what and step in event.next_step
-    assert desk.waiting_files() == []
+    assert closed.waiting_files() == []
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("uid", ["../../x", "1.2/../3", "1.2.3.\N{FULLWIDTH DIGIT ONE}", "1" * 65])
-def test_hostile_transaction_uids_are_refused_and_never_become_paths(desk: Desk, uid: str) -> None:
-    assert desk.ask([], dataset=_request(TransactionUID=uid))[0] == 0x0115
-    assert desk.waiting_files() == []
+def test_hostile_transaction_uids_are_refused_and_never_become_paths(closed: Desk, uid: str) -> None:
+    assert closed.ask([], dataset=_request(TransactionUID=uid))[0] == 0x0115
+    assert closed.waiting_files() == []
 
 
 def test_names_on_disk_are_hashes(tmp_path: Path, requestor: Requestor) -> None:
@@ -351,7 +378,7 @@ def test_too_many_references_and_too_many_requests_are_refused(
     desk = Desk(tmp_path, requestor.peer(), requestor.peer("OTHER"))
     desk.desk.start()
     desk.desk.stop()
-    assert commitment_content.MOST_REFERENCES == 50_000
+    assert commitment_content.MOST_REFERENCES == 20_000
     monkeypatch.setattr(commitment_content, "MOST_REFERENCES", 500)
     many = [(CT_IMAGE, f"{ROOT}.{n}") for n in range(501)]
     assert desk.ask(many)[0] == 0x0213
@@ -553,21 +580,21 @@ def test_reports_go_to_the_configured_host_or_where_the_request_came_from(rule: 
 # --- holdings -------------------------------------------------------------------------------------------------
 
 
-def test_holdings_of_things_that_are_no_files(desk: Desk) -> None:
-    reference = desk.keep(1)
-    path = desk.file(reference)
-    assert desk.holdings.holding(*reference) is Holding.SAFE
+def test_holdings_of_things_that_are_no_files(closed: Desk) -> None:
+    reference = closed.keep(1)
+    path = closed.file(reference)
+    assert closed.holdings.holding(*reference) is Holding.SAFE
     path.unlink()
     path.mkdir()
-    assert desk.holdings.holding(*reference) is Holding.DAMAGED
+    assert closed.holdings.holding(*reference) is Holding.DAMAGED
     for uid in ("", "../x", "1.2\N{ARABIC-INDIC DIGIT ONE}"):
-        assert desk.holdings.holding(CT_IMAGE, uid) is Holding.ABSENT
+        assert closed.holdings.holding(CT_IMAGE, uid) is Holding.ABSENT
 
 
-def test_a_file_of_another_instance_in_its_place_is_damage(desk: Desk) -> None:
-    one, two = desk.keep(1), desk.keep(2)
-    desk.file(two).replace(desk.file(one))
-    assert desk.holdings.holding(*one) is Holding.DAMAGED
+def test_a_file_of_another_instance_in_its_place_is_damage(closed: Desk) -> None:
+    one, two = closed.keep(1), closed.keep(2)
+    closed.file(two).replace(closed.file(one))
+    assert closed.holdings.holding(*one) is Holding.DAMAGED
 
 
 # --- reports about what we asked for --------------------------------------------------------------------------
@@ -588,16 +615,16 @@ def report(desk: Desk, **changes: Any) -> tuple[int, str]:
     return desk.desk.report(**{**told, **changes})
 
 
-def test_a_report_reaches_the_sink(desk: Desk) -> None:
-    assert report(desk) == (0x0000, "")
-    assert desk.outcomes == [CommitmentReport(TRANSACTION, ("1.2.1",), {"1.2.2": 0x0112})]
+def test_a_report_reaches_the_sink(closed: Desk) -> None:
+    assert report(closed) == (0x0000, "")
+    assert closed.outcomes == [CommitmentReport(TRANSACTION, ("1.2.1",), {"1.2.2": 0x0112})]
 
 
-def test_what_is_named_both_committed_and_failed_has_failed(desk: Desk) -> None:
+def test_what_is_named_both_committed_and_failed_has_failed(closed: Desk) -> None:
     _, data = report_content(TRANSACTION, [(CT_IMAGE, "1.2.1")], {"1.2.1": 0x0110})
     data.ReferencedSOPSequence = request_content(TRANSACTION, [(CT_IMAGE, "1.2.1")]).ReferencedSOPSequence
-    assert report(desk, event_type=1, dataset=data)[0] == 0x0000
-    assert desk.outcomes == [CommitmentReport(TRANSACTION, (), {"1.2.1": 0x0110})]
+    assert report(closed, event_type=1, dataset=data)[0] == 0x0000
+    assert closed.outcomes == [CommitmentReport(TRANSACTION, (), {"1.2.1": 0x0110})]
 
 
 @pytest.mark.parametrize(
@@ -613,9 +640,9 @@ def test_what_is_named_both_committed_and_failed_has_failed(desk: Desk) -> None:
         ({"dataset": _mistyped()}, 0x0212),
     ],
 )
-def test_reports_that_say_nothing_are_refused(desk: Desk, changes: dict[str, Any], status: int) -> None:
-    assert report(desk, **changes)[0] == status
-    assert desk.outcomes == [] and desk.kinds() == ["commitment_refused"]
+def test_reports_that_say_nothing_are_refused(closed: Desk, changes: dict[str, Any], status: int) -> None:
+    assert report(closed, **changes)[0] == status
+    assert closed.outcomes == [] and closed.kinds() == ["commitment_refused"]
 
 
 def test_a_report_the_sink_cannot_keep_is_to_be_repeated(tmp_path: Path) -> None:
@@ -710,3 +737,223 @@ def test_refusal_silence_and_absence_are_answers_not_errors() -> None:
     assert not answer.accepted and "no connection" in answer.detail
     answer = ask([(CT_IMAGE, "1.2.1")], Destination("PACS", "127.0.0.1", 1, tls=True), TRANSACTION)
     assert not answer.accepted and "certificate" in answer.detail
+
+
+# --- the whole node -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Node:
+    node: DicomNode
+    store: Path
+    got: list[ReceivedInstance]
+    outcomes: list[CommitmentReport]
+
+    def file(self, uid: str) -> Path:
+        return next(instance.path for instance in self.got if instance.sop_instance_uid == uid)
+
+
+@contextmanager
+def running_node(tmp_path: Path, *peers: Peer, port: int = 0) -> Iterator[Node]:
+    got: list[ReceivedInstance] = []
+    outcomes: list[CommitmentReport] = []
+    settings = NodeConfig("127.0.0.1", port, tmp_path / "store", peers=peers, disk_reserve_bytes=1 << 20)
+    started = DicomNode(settings, got.append, commitment_sink=outcomes.append)
+    started.start()
+    try:
+        yield Node(started, settings.store_dir, got, outcomes)
+    finally:
+        started.stop()
+
+
+def test_images_and_request_on_one_association(tmp_path: Path, requestor: Requestor) -> None:
+    """As modalities do it: everything is sent, then the request follows at once."""
+    slices = [ct_slice(n, size=128, seed=n + 1) for n in range(20)]
+    with running_node(tmp_path, requestor.peer()) as world:
+        scu = AE("CTSCANNER")
+        scu.add_requested_context(CT_IMAGE, "1.2.840.10008.1.2.1")
+        scu.add_requested_context(PUSH_MODEL)
+        association = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
+        assert {int(association.send_c_store(ds).Status) for ds in slices} == {0}
+        uids = [str(ds.SOPInstanceUID) for ds in slices]
+        asked = request_content(TRANSACTION, [(CT_IMAGE, uid) for uid in [*uids, "1.2.3"]])
+        answer, _ = association.send_n_action(asked, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+        assert answer.Status == 0x0000
+        heard = requestor.next()
+        assert (heard.event_type, heard.committed, heard.failed) == (2, set(uids), {"1.2.3": 0x0112})
+        assert association.send_c_store(slices[0]).Status == 0x0000, "the association goes on"
+        bad, _ = association.send_n_action(
+            _item(TransactionUID=TRANSACTION), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+        )
+        assert bad.Status == 0x0115 and bad.ErrorComment
+        association.release()
+        assert world.node.counters()["commitment_reported"] == 1
+        assert "commitment_refused" in {event.kind for event in world.node.take_events()}
+
+
+def test_thousands_of_references_in_one_request(tmp_path: Path, requestor: Requestor) -> None:
+    references = [(CT_IMAGE, f"{ROOT}.{n}") for n in range(3000)]
+    with running_node(tmp_path, requestor.peer()) as world:
+        scu = AE("CTSCANNER")
+        scu.add_requested_context(PUSH_MODEL)
+        association = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
+        answer, _ = association.send_n_action(
+            request_content(TRANSACTION, references), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE
+        )
+        assert answer.Status == 0x0000
+        association.release()
+        heard = requestor.next(timeout=40)
+    assert len(heard.failed) == 3000 and set(heard.failed.values()) == {0x0112}
+
+
+# --- a real PACS ----------------------------------------------------------------------------------------------
+
+_AUTO_ROUTING = """
+function OnStableSeries(id, tags, metadata)
+  if metadata['RemoteAET'] == 'SPINEPRINT' or tags['Modality'] ~= 'CT' then return end
+  local job = {}
+  job['Resources'] = {id}
+  job['Asynchronous'] = true
+  job['Permissive'] = false
+  job['StorageCommitment'] = true
+  RestApiPost('/modalities/spine/store', DumpJson(job, true))
+end
+"""
+
+
+@dataclass
+class Orthanc:
+    url: str
+    dicom: int
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(self.url + path, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, body: object) -> Any:
+        answer = requests.post(self.url + path, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def outcome(self, transaction: str) -> dict[str, Any]:
+        """Its report on a storage commitment request it made."""
+        found: dict[str, Any] = {}
+
+        def reported() -> bool:
+            found.update(self.get(f"/storage-commitment/{transaction}"))
+            return found["Status"] != "Pending"
+
+        wait_until(reported, 20, "no storage commitment report arrived at Orthanc")
+        return found
+
+
+@contextmanager
+def orthanc(tmp_path: Path, spine_port: int, dicom: int, *, lua: str = "") -> Iterator[Orthanc]:
+    program = need("Orthanc")
+    http = free_port()
+    script = tmp_path / "routing.lua"
+    script.write_text(lua)
+    modality = {"Host": "127.0.0.1", "AllowEcho": True, "AllowStore": True, "AllowStorageCommitment": True}
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(tmp_path / "orthanc"),
+        "IndexDirectory": str(tmp_path / "orthanc"),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "PACS",
+        "DicomCheckCalledAet": True,
+        "DicomAlwaysAllowStore": False,
+        "DicomScuTimeout": 30,
+        "StableAge": 1,
+        "SaveJobs": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [],
+        "LuaScripts": [str(script)],
+        "DicomModalities": {
+            "spine": {**modality, "AET": "SPINEPRINT", "Port": spine_port},
+            "ct": {**modality, "AET": "CTSCANNER", "Port": 1},
+        },
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    with running([program, tmp_path / "orthanc.json"], lambda: listens(http) and listens(dicom)):
+        yield Orthanc(f"http://127.0.0.1:{http}", dicom)
+
+
+def test_auto_routing_with_storage_commitment_from_orthanc(tmp_path: Path) -> None:
+    """The way into a hospital's service: modality to PACS, PACS to us, and the PACS wants our word for it."""
+    files = write_series(tmp_path / "ct", 40, seed=3)
+    dicom = free_port()
+    with (
+        running_node(tmp_path, Peer("PACS", "127.0.0.1", dicom, ("pacs",))) as world,
+        orthanc(tmp_path, world.node.port, dicom, lua=_AUTO_ROUTING) as pacs,
+    ):
+        run("storescu", "-aet", "CTSCANNER", "-aec", "PACS", "127.0.0.1", dicom, "+sd", tmp_path / "ct")
+        wait_until(lambda: len(world.got) == 40, 20, "the series was not routed")
+        assert sorted(wire_bytes(i.path) for i in world.got) == sorted(wire_bytes(f) for f in files)
+        assert {i.calling_ae for i in world.got} == {"PACS"}
+
+        jobs = pacs.get("/jobs?expand")
+        (job,) = [j for j in jobs if j["Type"] == "DicomModalityStore"]
+        transaction = job["Content"]["StorageCommitmentTransactionUID"]
+        outcome = pacs.outcome(transaction)
+        assert outcome["Status"] == "Success" and outcome["RemoteAET"] == "SPINEPRINT"
+        assert len(outcome["Success"]) == 40 and outcome["Failures"] == []
+
+        # one stored file rots, one is gone: our word no longer holds for these two
+        uids = sorted(i.sop_instance_uid for i in world.got)
+        rotten, gone = world.file(uids[0]), world.file(uids[1])
+        data = rotten.read_bytes()
+        rotten.unlink()
+        rotten.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        gone.unlink()
+        asked = pacs.post(
+            "/modalities/spine/storage-commitment", {"DicomInstances": [[CT_IMAGE, uid] for uid in uids]}
+        )
+        outcome = pacs.outcome(asked["ID"])
+        assert outcome["Status"] == "Failure"
+        assert {f["SOPInstanceUID"]: f["FailureReason"] for f in outcome["Failures"]} == {
+            uids[0]: 0x0110,
+            uids[1]: 0x0112,
+        }
+        assert len(outcome["Success"]) == 38
+        # what was said to be missing is sent again, and then it is safe
+        assert pacs.post("/modalities/spine/store", pacs.get("/series"))["FailedInstancesCount"] == 0
+        wait_until(gone.exists)
+        asked = pacs.post("/modalities/spine/storage-commitment", {"DicomInstances": [[CT_IMAGE, uids[1]]]})
+        assert pacs.outcome(asked["ID"])["Status"] == "Success"
+
+
+def test_orthanc_commits_to_what_we_sent(tmp_path: Path) -> None:
+    """We are the user now; Orthanc reports to our node on an association of its own, as provider by role."""
+    files = write_series(tmp_path / "ct", 3, seed=4)
+    dicom, port = free_port(), free_port()
+    peer = Peer("PACS", "127.0.0.1", dicom, ("pacs",))
+    with (
+        running_node(tmp_path, peer, port=port) as world,
+        orthanc(tmp_path, port, dicom),
+    ):
+        destination = Destination("PACS", "127.0.0.1", dicom)
+        sent = DicomSender().send(files, destination)
+        assert all(status.accepted for status in sent)
+        instances = [(CT_IMAGE, status.sop_instance_uid) for status in sent]
+        answer = CommitmentScu(on_report=world.outcomes.append).ask(
+            [*instances, (CT_IMAGE, "1.2.3")], destination, TRANSACTION
+        )
+        assert answer.accepted, answer.detail
+        wait_until(lambda: bool(world.outcomes), 20, "Orthanc did not report")
+        (outcome,) = world.outcomes
+        assert outcome.transaction_uid == TRANSACTION
+        assert set(outcome.committed) == {uid for _, uid in instances}
+        assert outcome.failed == {"1.2.3": 0x0112}
+        assert world.node.counters()["commitment_outcomes"] == 1, "it came to the node"
+
+
+def test_an_archive_that_does_not_know_us_is_an_answer(tmp_path: Path) -> None:
+    dicom = free_port()
+    with orthanc(tmp_path, free_port(), dicom):
+        answer = CommitmentScu("STRANGER").ask(
+            [(CT_IMAGE, "1.2.1")], Destination("PACS", "127.0.0.1", dicom), TRANSACTION
+        )
+    assert not answer.accepted and answer.detail
