@@ -83,9 +83,9 @@ def entries(
             unpacked = 0
             for info in infos:
                 require_room(info.file_size)
-                entry = _unpack(archive, info, scratch / "entry")
-                unpacked += entry.path.stat().st_size if entry.path else 0
                 try:
+                    entry = _unpack(archive, info, scratch / "entry")
+                    unpacked += entry.path.stat().st_size if entry.path else 0
                     yield entry
                 finally:
                     (scratch / "entry").unlink(missing_ok=True)
