@@ -21,7 +21,7 @@ _START_OF_SCAN, _LS_FRAME, _LS_EXTENSION = 0xDA, 0xF7, 0xF8
 _LS_OVERSIZE = 4
 _SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 _JP2_BOX = b"\x00\x00\x00\x0cjP  "
-_MOST_TILES = 4096
+_MOST_TILES = 1024
 _MOST_PACKETS = 4 << 20
 """Precincts times layers, for which a decoder keeps state; a 512 x 512 slice of usual settings has under 1000."""
 
@@ -159,6 +159,11 @@ def _rle_fault(frame: bytes, expected: Expected) -> str | None:
     used = offsets[:count]
     if used[0] != 64 or any(b <= a for a, b in itertools.pairwise(used)) or used[-1] >= len(frame):
         return "run lengths lie outside the frame"
+    ends = [*used[1:], len(frame)]
+    # run lengths lengthen a segment by one byte in 128 at the worst; more than that is meant to be unpacked
+    longest = 1.1 * expected.rows * expected.columns + 64
+    if any(end - start > longest for start, end in zip(used, ends, strict=True)):
+        return "run lengths are longer than the pixels they stand for"
     return None
 
 

@@ -43,8 +43,8 @@ READ_FAILURES = (
 
 HEADER_BYTES = 32 << 20
 """All that is not pixels; an enhanced CT writes about 2 kB for each of its frames."""
-_MOST_READS = 1_000_000
-"""Reads of the parser, two for an element: about 4000 frames with all their functional groups."""
+_MOST_READS = 400_000
+"""Reads of the parser, two or three for an element: about 2500 frames with all their functional groups."""
 PLAIN_BYTES = 16 << 20
 MOST_EXPANSION = 200
 """Up to the first nothing is asked; beyond it, images that pack better than the second are not measured ones."""

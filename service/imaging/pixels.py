@@ -34,7 +34,8 @@ _DECODER = {
     "1.2.840.10008.1.2.4.201": "pylibjpeg",
     "1.2.840.10008.1.2.4.202": "pylibjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg",
-    "1.2.840.10008.1.2.5": "pylibjpeg",
+    # pylibjpeg's decoder ends in a panic of its own kind on damaged run lengths, which no except clause expects
+    "1.2.840.10008.1.2.5": "pydicom",
 }
 _NATIVE = {
     "1.2.840.10008.1.2",
