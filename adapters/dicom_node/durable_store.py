@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -61,18 +61,12 @@ class Source(Protocol):
     """Durable bytes that get their own file: a record of the log."""
 
     @property
-    def facts(self) -> InstanceFacts: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def piece_bytes(self) -> int:
-        """Up to this size `blocks` gives one piece."""
+    def facts(self) -> InstanceFacts:
+        """With the size and SHA-256 of the data set."""
         ...
 
-    def blocks(self) -> Iterator[memoryview]:
-        """The bytes in pieces, each valid until the next is asked for."""
+    def copy_to(self, descriptor: int) -> None:
+        """Append the data set bytes to an open file."""
         ...
 
 
@@ -129,7 +123,7 @@ class DurableStore:
             return Kept(_received(final, facts), Outcome.DUPLICATE, None)
         self.require_room(facts.size)
         try:
-            pending = self._write(facts, [memoryview(data)], barrier=True)
+            pending = self._write(facts, lambda file: write_all(file, data), barrier=True)
             return self._file(pending, facts)
         except OSError as error:
             raise storage_error(error) from error
@@ -141,18 +135,13 @@ class DurableStore:
         bytes are still in the log, for another try.
         """
         try:
-            # small ones, nearly all, are read once; large ones twice, because the envelope goes before them
-            held = list(source.blocks()) if source.size <= source.piece_bytes else None
-            digest = hashlib.sha256()
-            for block in held or source.blocks():
-                digest.update(block)
-            facts = replace(source.facts, sha256=digest.hexdigest(), size=source.size)
+            facts = source.facts
             final = self._final(facts)
             if replayed:
                 self._set_aside_unfinished(final)
             if _stored_digest(final) == facts.sha256:
                 return Kept(_received(final, facts), Outcome.DUPLICATE, None, logged=True)
-            pending = self._write(facts, held or source.blocks(), barrier=False)
+            pending = self._write(facts, source.copy_to, barrier=False)
             return replace(self._file(pending, facts), logged=True)
         except OSError as error:
             raise storage_error(error) from error
@@ -202,15 +191,14 @@ class DurableStore:
                 code="storage.full",
             )
 
-    def _write(self, facts: InstanceFacts, blocks: Iterable[memoryview], *, barrier: bool) -> Path:
+    def _write(self, facts: InstanceFacts, copy_to: Callable[[int], None], *, barrier: bool) -> Path:
         part = self._incoming / f"{uuid.uuid4().hex}.part"
         pending = self._pending / f"{_uid_hash(facts)}-{facts.sha256[:32]}.dcm"
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
             try:
                 write_all(descriptor, envelope(facts))
-                for block in blocks:
-                    write_all(descriptor, block)
+                copy_to(descriptor)
                 if barrier:
                     os.fsync(descriptor)
             finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from adapters.dicom_node.part10 import InstanceFacts
 from adapters.dicom_node.segments import BigRecord, Record, SegmentLog
@@ -26,6 +28,7 @@ class Landing:
         self._buffer = bytearray(_FIRST_BYTES)
         self._facts: InstanceFacts | None = None
         self._held = 0
+        self._digest = hashlib.sha256()
         self._big: BigRecord | None = None
         self._next_check = 0
         self.refusal: StorageError | None = None
@@ -35,6 +38,7 @@ class Landing:
         """`facts` None: the data set is not wanted, only its bytes must be got past."""
         self.abandon()
         self._facts, self.refusal = facts, None
+        self._digest = hashlib.sha256()
 
     @property
     def size(self) -> int:
@@ -55,6 +59,9 @@ class Landing:
         return memoryview(self._buffer)[self._held : self._held + count]
 
     def filled(self, count: int) -> None:
+        if self._facts is not None:
+            # piece by piece, while the sender prepares the next one
+            self._digest.update(memoryview(self._buffer)[self._held : self._held + count])
         self._held += count
 
     def finish(self) -> Record:
@@ -63,15 +70,16 @@ class Landing:
             raise self.refusal
         if self._facts is None:
             raise AssertionError("nothing was begun")
+        facts = replace(self._facts, sha256=self._digest.hexdigest(), size=self.size)
         try:
             if self._big is None:
                 # twice: once in the log, once in its own file
                 self._require_room(2 * self._held)
-                return self._log.append(self._facts, memoryview(self._buffer)[: self._held])
+                return self._log.append(facts, memoryview(self._buffer)[: self._held])
             self._flush()
             big, self._big = self._big, None
             try:
-                return big.finish()
+                return big.finish(facts)
             except StorageError:
                 big.abandon()
                 raise
@@ -87,7 +95,7 @@ class Landing:
     def _spill(self) -> None:
         try:
             if self._big is None and self._facts is not None:
-                self._big = self._log.begin_big(self._facts)
+                self._big = self._log.begin_big()
             self._flush()
         except StorageError as error:
             self._refuse(error)

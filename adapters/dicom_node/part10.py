@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,7 +73,10 @@ def envelope(facts: InstanceFacts) -> bytes:
 
 
 def facts_to_json(facts: InstanceFacts) -> dict[str, object]:
-    return asdict(facts) | {"received_at": facts.received_at.isoformat()}
+    # `asdict` would copy deeply, at the price of a tenth of all the work on an image
+    document: dict[str, object] = vars(facts).copy()
+    document["received_at"] = facts.received_at.isoformat()
+    return document
 
 
 def facts_from_json(document: Mapping[str, Any]) -> InstanceFacts:

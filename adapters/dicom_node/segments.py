@@ -4,10 +4,10 @@
                <random>.big   one record of its own size, for what does not fit into memory
 
 A segment starts with a header block that carries a random generation. A record is a header block (generation,
-sequence number, own offset, facts, length and CRC-32 of the data) and the data set bytes; both start on a block
-boundary, so that writing one record never rewrites a block of another. Start-up looks at every block for a header
-of the segment's generation: a record that was cut off fails its CRC and was never acknowledged, and what parallel
-associations wrote behind it is still found. Giving a segment a new generation forgets its records.
+sequence number, own offset, and the facts with length and SHA-256 of the data) and the data set bytes; both start on
+a block boundary, so that writing one record never rewrites a block of another. Start-up looks at every block for a
+header of the segment's generation: a record that was cut off fails its digest and was never acknowledged, and what
+parallel associations wrote behind it is still found. Giving a segment a new generation forgets its records.
 
 Parallel associations share a barrier: whoever finds none running syncs for all that was written before.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -26,22 +27,22 @@ import threading
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
-from adapters.dicom_node.stored_files import storage_error, sync_directory
+from adapters.dicom_node.stored_files import storage_error, sync_directory, write_all
 from service.errors import StorageError
 
 _log = logging.getLogger("spineprint.dicom")
 
 BLOCK = 4096
 _SEGMENT = struct.Struct("<8s16sI")
-_RECORD = struct.Struct("<8s16sQQQIII")
-"""magic, generation, sequence, offset, data length, data CRC, length of the facts, CRC of all before and the facts"""
+_RECORD = struct.Struct("<8s16sQQQII")
+"""magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
 _SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
 COPY_BYTES = 1 << 20
-"""Data sets up to this size are read in one piece."""
+_NO_KERNEL_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 @dataclass(eq=False)
@@ -97,20 +98,35 @@ class Record:
     size: int
     sequence: int
     facts: InstanceFacts
-    piece_bytes: int = COPY_BYTES
 
     def blocks(self) -> Iterator[memoryview]:
         """The data set in pieces; each is valid until the next is asked for."""
         buffer = memoryview(bytearray(min(self.size, COPY_BYTES)))
-        for start in range(0, self.size, COPY_BYTES):
-            block = buffer[: self.size - start]
-            done = 0
-            while done < len(block):
-                got = os.preadv(self.segment.descriptor, [block[done:]], self.offset + start + done)
-                if not got:
-                    raise OSError(errno.EIO, "segment ends early")
-                done += got
-            yield block
+        done = 0
+        while done < self.size:
+            got = os.preadv(self.segment.descriptor, [buffer[: self.size - done]], self.offset + done)
+            if not got:
+                raise OSError(errno.EIO, "segment ends early")
+            yield buffer[:got]
+            done += got
+
+    def copy_to(self, descriptor: int) -> None:
+        """Append the data set to an open file, without a detour through this process where the kernel can."""
+        done = 0
+        while done < self.size:
+            try:
+                got = os.copy_file_range(
+                    self.segment.descriptor, descriptor, self.size - done, offset_src=self.offset + done
+                )
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                for block in replace(self, offset=self.offset + done, size=self.size - done).blocks():
+                    write_all(descriptor, block)
+                return
+            if not got:
+                raise OSError(errno.EIO, "segment ends early")
+            done += got
 
 
 class SegmentLog:
@@ -175,12 +191,12 @@ class SegmentLog:
     def append(self, facts: InstanceFacts, data: memoryview) -> Record:
         """Make one instance durable: when this returns its bytes survive a crash and a power cut.
 
-        Raises StorageError (`storage.full`, `storage.failed`); then the instance counts as never seen.
+        `facts` with the size and SHA-256 of `data`. Raises StorageError (`storage.full`, `storage.failed`); then the
+        instance counts as never seen.
         """
-        crc = zlib.crc32(data)
         try:
             segment, offset, sequence = self._reserve(BLOCK + _aligned(len(data)))
-            header = _record_header(segment.generation, sequence, offset, facts, len(data), crc)
+            header = _record_header(segment.generation, sequence, offset, facts)
             record = Record(segment, offset + BLOCK, len(data), sequence, facts)
             try:
                 # padded to whole blocks: a block written in part would first have to be read
@@ -193,13 +209,13 @@ class SegmentLog:
         except OSError as error:
             raise storage_error(error) from error
 
-    def begin_big(self, facts: InstanceFacts) -> BigRecord:
+    def begin_big(self) -> BigRecord:
         """For an instance too large to be held in memory: written as it comes. Raises StorageError."""
         with self._lock:
             self._sequence += 1
             sequence = self._sequence
         try:
-            return BigRecord(self, self._folder / f"{uuid.uuid4().hex}.big", facts, sequence)
+            return BigRecord(self, self._folder / f"{uuid.uuid4().hex}.big", sequence)
         except OSError as error:
             raise storage_error(error) from error
 
@@ -339,13 +355,11 @@ class SegmentLog:
 class BigRecord:
     """One instance written to a file of its own while it arrives; counts only after `finish`."""
 
-    def __init__(self, log: SegmentLog, path: Path, facts: InstanceFacts, sequence: int) -> None:
+    def __init__(self, log: SegmentLog, path: Path, sequence: int) -> None:
         self._log = log
-        self._facts = facts
         self._sequence = sequence
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         self._segment = Segment(path, descriptor, 0, secrets.token_bytes(16), big=True)
-        self._crc = 0
         self.size = 0
 
     def write(self, data: memoryview) -> None:
@@ -354,13 +368,12 @@ class BigRecord:
             _write_at(self._segment.descriptor, [data], 2 * BLOCK + self.size)
         except OSError as error:
             raise storage_error(error) from error
-        self._crc = zlib.crc32(data, self._crc)
         self.size += len(data)
 
-    def finish(self) -> Record:
-        """Durable when this returns. Raises StorageError."""
+    def finish(self, facts: InstanceFacts) -> Record:
+        """Durable when this returns; `facts` as for `append`. Raises StorageError."""
         segment = self._segment
-        header = _record_header(segment.generation, self._sequence, BLOCK, self._facts, self.size, self._crc)
+        header = _record_header(segment.generation, self._sequence, BLOCK, facts)
         try:
             _write_segment_header(segment)
             _write_at(segment.descriptor, [header], BLOCK)
@@ -371,7 +384,7 @@ class BigRecord:
         segment.waiting = 1
         segment.size = segment.cursor = 2 * BLOCK + self.size
         self._log.adopt(segment)
-        return Record(segment, 2 * BLOCK, self.size, self._sequence, self._facts)
+        return Record(segment, 2 * BLOCK, self.size, self._sequence, facts)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):
@@ -392,13 +405,11 @@ def _write_segment_header(segment: Segment) -> None:
     _write_at(segment.descriptor, [head.ljust(BLOCK, b"\0")], 0)
 
 
-def _record_header(
-    generation: bytes, sequence: int, offset: int, facts: InstanceFacts, size: int, crc: int
-) -> bytes:
+def _record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts) -> bytes:
     text = json.dumps(facts_to_json(facts), separators=(",", ":")).encode("ascii")
     if _RECORD.size + len(text) > BLOCK:
         raise StorageError("An instance has facts longer than any real one.", code="storage.failed")
-    fields = (_RECORD_MAGIC, generation, sequence, offset, size, crc, len(text))
+    fields = (_RECORD_MAGIC, generation, sequence, offset, facts.size, len(text))
     check = zlib.crc32(_RECORD.pack(*fields, 0) + text)
     return (_RECORD.pack(*fields, check) + text).ljust(BLOCK, b"\0")
 
@@ -418,19 +429,19 @@ def _record_at(segment: Segment, offset: int) -> Record | None:
     head = os.pread(segment.descriptor, BLOCK, offset)
     if len(head) < BLOCK or not head.startswith(_RECORD_MAGIC):
         return None
-    magic, generation, sequence, own, size, crc, length, check = _RECORD.unpack_from(head)
+    magic, generation, sequence, own, size, length, check = _RECORD.unpack_from(head)
     if generation != segment.generation or own != offset or _RECORD.size + length > BLOCK:
         return None
     text = head[_RECORD.size : _RECORD.size + length]
-    if zlib.crc32(_RECORD.pack(magic, generation, sequence, own, size, crc, length, 0) + text) != check:
+    if zlib.crc32(_RECORD.pack(magic, generation, sequence, own, size, length, 0) + text) != check:
         return None
     if offset + BLOCK + size > segment.size:
         return None
     record = Record(segment, offset + BLOCK, size, sequence, facts_from_json(json.loads(text)))
-    found = 0
+    digest = hashlib.sha256()
     for block in record.blocks():
-        found = zlib.crc32(block, found)
-    return record if found == crc else None
+        digest.update(block)
+    return record if digest.hexdigest() == record.facts.sha256 else None
 
 
 def _write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

@@ -36,7 +36,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """For calls to peers, which are known by address: the chain is checked, the host name is not. Raises ConfigError."""
+    """For calls to peers, known by address: the chain is checked, the host name is not. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
