@@ -45,8 +45,8 @@ class Caller:
             destination.port,
             ae_title=destination.ae_title,
             max_pdu=self.max_pdu_bytes,
-            # the host name is not checked (see `client_context`), so none is given
-            tls_args=(self._context(), "") if destination.tls else None,
+            # the host name is not checked (see `client_context`); an empty one would be refused by `ssl`
+            tls_args=(self._context(), None) if destination.tls else None,
         )
 
     def _context(self) -> Any:
@@ -70,6 +70,11 @@ def why_not_established(association: Any, destination: Destination) -> str:
     # the library sets the same flag when the port is closed and when the peer aborts the negotiation
     over_tls = ", or the TLS certificates do not fit" if destination.tls else ""
     return f"no connection, or the destination aborted the negotiation{over_tls}"
+
+
+def nothing_accepted(association: Any) -> bool:
+    """Whether the peer took the association and none of what we proposed in it; the library then aborts it."""
+    return bool(association.rejected_contexts) and not association.accepted_contexts
 
 
 def close(association: Any) -> None:

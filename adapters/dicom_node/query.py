@@ -11,7 +11,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from adapters.dicom_node.outgoing import LOST, Caller, close, why_not_established
+from adapters.dicom_node.outgoing import LOST, Caller, close, nothing_accepted, why_not_established
 from adapters.dicom_node.tls import TlsFiles
 from service.errors import DeviceError
 from service.ports import Destination, FoundStudy, MoveProgress, MoveResult, MoveWatcher, StudyFinder
@@ -147,19 +147,18 @@ def _open(caller: Caller, model: str, destination: Destination) -> Any:
     entity = caller.entity()
     entity.add_requested_context(model)
     association = caller.associate(entity, destination)
+    if nothing_accepted(association):
+        raise DeviceError(
+            f"{destination.ae_title} does not offer query/retrieve (Study Root) to us.",
+            next_step="Let the PACS administrator allow it for our AE title.",
+            code="pull.not_offered",
+        )
     why = why_not_established(association, destination)
     if why:
         raise DeviceError(
             f"{destination.ae_title} cannot be asked: {why}.",
             next_step="Check address, port and AE titles on both sides, then repeat.",
             code="pull.no_connection",
-        )
-    if not association.accepted_contexts:
-        association.release()
-        raise DeviceError(
-            f"{destination.ae_title} does not offer query/retrieve (Study Root) to us.",
-            next_step="Let the PACS administrator allow it for our AE title.",
-            code="pull.not_offered",
         )
     return association
 

@@ -11,7 +11,7 @@ from typing import Any
 from pynetdicom.presentation import build_context
 
 from adapters.dicom_node.contexts import VERIFICATION
-from adapters.dicom_node.outgoing import LOST, Caller, close, why_not_established
+from adapters.dicom_node.outgoing import LOST, Caller, close, nothing_accepted, why_not_established
 from adapters.dicom_node.part10 import FileMeta, read_meta
 from adapters.dicom_node.tls import TlsFiles
 from service.ports import Destination, ImageSender, StoreStatus
@@ -89,12 +89,13 @@ class DicomSender(ImageSender):
         entity = self._caller.entity()
         entity.requested_contexts = [build_context(*kind) for kind in dict.fromkeys(i.context for i in batch)]
         association = self._caller.associate(entity, destination)
-        lost = why_not_established(association, destination)
+        lost = "" if nothing_accepted(association) else why_not_established(association, destination)
         if lost:
             _log.warning("no association with %s: %s", destination.ae_title, lost)
         accepted = {
             (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts
         }
+        gone = False
         try:
             for item in batch:
                 uid = item.meta.sop_instance_uid
@@ -103,24 +104,26 @@ class DicomSender(ImageSender):
                 elif item.context not in accepted:
                     detail = "not sent: the destination accepts neither this object class nor its syntax"
                     answers[item.index] = StoreStatus(uid, _NOT_SUPPORTED, detail)
-                elif not association.is_established:
+                elif gone or not association.is_established:
                     detail = "not sent: the association was lost before"
                     answers[item.index] = StoreStatus(uid, None, detail, attempted=False)
                 else:
-                    answers[item.index] = _store(association, item)
+                    answers[item.index], gone = _store(association, item)
         finally:
             close(association)
 
 
-def _store(association: Any, item: _Item) -> StoreStatus:
+def _store(association: Any, item: _Item) -> tuple[StoreStatus, bool]:
+    """The answer, and whether the association is gone: its own flag follows the loss only some moments later."""
     uid = item.meta.sop_instance_uid
     try:
         answer = association.send_c_store(item.path)
     except LOST as error:
-        return StoreStatus(uid, None, f"not sent ({type(error).__name__})")
+        lost = not association.is_established
+        return StoreStatus(uid, None, f"not sent ({type(error).__name__})", attempted=not lost), lost
     if "Status" not in answer:
-        return StoreStatus(uid, None, "no answer: time-out, abort or an invalid response")
-    return StoreStatus(uid, int(answer.Status), str(answer.get("ErrorComment", "") or ""))
+        return StoreStatus(uid, None, "no answer: time-out, abort or an invalid response"), True
+    return StoreStatus(uid, int(answer.Status), str(answer.get("ErrorComment", "") or "")), False
 
 
 def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:

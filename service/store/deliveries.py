@@ -96,7 +96,7 @@ def claim(
     chosen = (
         select(deliveries.c.id)
         .where(deliveries.c.destination == destination, *_due(now))
-        .order_by(deliveries.c.tries, deliveries.c.created_at, deliveries.c.id)
+        .order_by(deliveries.c.tries, deliveries.c.created_at, deliveries.c.sop_uid)
         .limit(most)
     )
     ids = [r.id for r in connection.execute(chosen)]

@@ -147,24 +147,3 @@ def test_a_failed_publication_is_made_later_and_its_objects_are_the_same(tmp_pat
     assert json.loads(sent[0].path.read_text()) < (rig.clock.now() - timedelta(minutes=59)).isoformat()
     left = outbox.recover(rig.app.engine, HandQueue())
     assert [k for k in left if k.startswith("publish")] == []
-
-
-def test_an_undelivered_result_backs_off_and_is_never_given_up(rig: Rig):
-    case = bring(rig, CaseState.PLAN_READY)
-    now = rig.clock.now()
-    with transaction(rig.app.engine) as connection:
-        for _ in range(2):
-            deliveries.add(connection, case_id=case.id, destination="PACS", sop_uid="1.2", kind="seg",
-                           path=Path("x"), now=now)  # fmt: skip
-    waits = []
-    for _ in range(14):
-        with transaction(rig.app.engine) as connection:
-            (due,) = deliveries.due(connection, now)
-            deliveries.postponed(connection, due, now, "no answer")
-            (held,) = deliveries.of_case(connection, case.id)
-            assert deliveries.due(connection, held.next_try_at - timedelta(milliseconds=1)) == []
-        waits.append((held.next_try_at - now).total_seconds())
-        now = held.next_try_at
-    assert waits[:4] == [2, 4, 8, 16]
-    assert waits[-1] == 900
-    assert held.state == "WAITING"
