@@ -1,4 +1,4 @@
-"""A real Orthanc for one test: DICOM, REST and, when installed, DICOMweb."""
+"""A real Orthanc as the PACS beside our node."""
 
 from __future__ import annotations
 
@@ -9,68 +9,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import pytest
+import requests
 
-from service.ports import Destination
-from tests.support_dicom import free_port, listens, need, running
-
-DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+from tests.support_dicom import free_port, listens, need, running, wait_until
 
 
-@dataclass(frozen=True)
+@dataclass
 class Orthanc:
-    dicom: Destination
     url: str
-    auth: tuple[str, str] | None = None
-
-    @property
-    def web_url(self) -> str:
-        return f"{self.url}/dicom-web"
+    dicom: int
 
     def get(self, path: str) -> Any:
-        return self._request("GET", path).json()
+        answer = requests.get(self.url + path, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
 
-    def put(self, path: str, body: Any) -> None:
-        self._request("PUT", path, json=body)
+    def post(self, path: str, body: object) -> Any:
+        answer = requests.post(self.url + path, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
 
-    def instances(self) -> dict[str, bytes]:
-        """SOP instance UID -> the file as Orthanc gives it out."""
-        found = {}
-        for key in self.get("/instances"):
-            tags = self.get(f"/instances/{key}/simplified-tags")
-            found[tags["SOPInstanceUID"]] = self._request("GET", f"/instances/{key}/file").content
+    def outcome(self, transaction: str) -> dict[str, Any]:
+        """Its report on a storage commitment request it made."""
+        found: dict[str, Any] = {}
+
+        def reported() -> bool:
+            found.update(self.get(f"/storage-commitment/{transaction}"))
+            return found["Status"] != "Pending"
+
+        wait_until(reported, 20, "no storage commitment report arrived at Orthanc")
         return found
-
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = httpx.request(
-            method, f"{self.url}{path}", auth=self.auth, trust_env=False, timeout=30, **options
-        )
-        assert answer.status_code == 200, (path, answer.status_code, answer.text)
-        return answer
 
 
 @contextmanager
-def orthanc(
-    folder: Path,
-    *,
-    plugins: bool = False,
-    auth: tuple[str, str] | None = None,
-    **settings: Any,
-) -> Iterator[Orthanc]:
-    """`settings` are Orthanc's own keys; `plugins` loads DICOMweb (skips the test when it is not installed)."""
+def orthanc(folder: Path, spine_port: int, dicom: int, *, lua: str = "") -> Iterator[Orthanc]:
     program = need("Orthanc")
-    if plugins and not DICOMWEB.exists():
-        pytest.skip("orthanc-dicomweb is not installed")
-    folder.mkdir(parents=True, exist_ok=True)
-    port, http = free_port(), free_port()
-    configuration = {
-        "Name": "PACS", "DicomAet": "ORTHANC", "DicomPort": port, "HttpPort": http, "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder), "RemoteAccessAllowed": False, "AuthenticationEnabled": auth is not None,
-        "RegisteredUsers": dict([auth]) if auth else {}, "DicomServerEnabled": True, "DicomAlwaysAllowStore": True,
-        "DicomAlwaysAllowFind": True, "DicomAlwaysAllowMove": True, "DicomCheckCalledAet": False,
-        "Plugins": [str(DICOMWEB)] if plugins else [],
-    } | settings  # fmt: skip
-    (folder / "orthanc.json").write_text(json.dumps(configuration), "utf-8")
-    with running([program, folder / "orthanc.json"], lambda: listens(http) and listens(port), timeout=40):
-        yield Orthanc(Destination("ORTHANC", "127.0.0.1", port), f"http://127.0.0.1:{http}", auth)
+    http = free_port()
+    script = folder / "routing.lua"
+    script.write_text(lua)
+    modality = {"Host": "127.0.0.1", "AllowEcho": True, "AllowStore": True, "AllowStorageCommitment": True}
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "orthanc"),
+        "IndexDirectory": str(folder / "orthanc"),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "PACS",
+        "DicomCheckCalledAet": True,
+        "DicomAlwaysAllowStore": False,
+        "DicomScuTimeout": 30,
+        "StableAge": 1,
+        "SaveJobs": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [],
+        "LuaScripts": [str(script)],
+        "DicomModalities": {
+            "spine": {**modality, "AET": "SPINEPRINT", "Port": spine_port},
+            "ct": {**modality, "AET": "CTSCANNER", "Port": 1},
+        },
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with running([program, folder / "orthanc.json"], lambda: listens(http) and listens(dicom)):
+        yield Orthanc(f"http://127.0.0.1:{http}", dicom)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
@@ -47,14 +45,12 @@ from tests.support_dicom import (
     ROOT,
     ct_slice,
     free_port,
-    listens,
-    need,
     run,
-    running,
     wait_until,
     wire_bytes,
     write_series,
 )
+from tests.support_orthanc import orthanc
 
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 TRANSACTION = f"{ROOT}.77.1"
@@ -819,66 +815,6 @@ function OnStableSeries(id, tags, metadata)
   RestApiPost('/modalities/spine/store', DumpJson(job, true))
 end
 """
-
-
-@dataclass
-class Orthanc:
-    url: str
-    dicom: int
-
-    def get(self, path: str) -> Any:
-        answer = requests.get(self.url + path, timeout=10)
-        answer.raise_for_status()
-        return answer.json()
-
-    def post(self, path: str, body: object) -> Any:
-        answer = requests.post(self.url + path, json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
-
-    def outcome(self, transaction: str) -> dict[str, Any]:
-        """Its report on a storage commitment request it made."""
-        found: dict[str, Any] = {}
-
-        def reported() -> bool:
-            found.update(self.get(f"/storage-commitment/{transaction}"))
-            return found["Status"] != "Pending"
-
-        wait_until(reported, 20, "no storage commitment report arrived at Orthanc")
-        return found
-
-
-@contextmanager
-def orthanc(tmp_path: Path, spine_port: int, dicom: int, *, lua: str = "") -> Iterator[Orthanc]:
-    program = need("Orthanc")
-    http = free_port()
-    script = tmp_path / "routing.lua"
-    script.write_text(lua)
-    modality = {"Host": "127.0.0.1", "AllowEcho": True, "AllowStore": True, "AllowStorageCommitment": True}
-    settings = {
-        "Name": "test",
-        "StorageDirectory": str(tmp_path / "orthanc"),
-        "IndexDirectory": str(tmp_path / "orthanc"),
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "DicomAet": "PACS",
-        "DicomCheckCalledAet": True,
-        "DicomAlwaysAllowStore": False,
-        "DicomScuTimeout": 30,
-        "StableAge": 1,
-        "SaveJobs": True,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [],
-        "LuaScripts": [str(script)],
-        "DicomModalities": {
-            "spine": {**modality, "AET": "SPINEPRINT", "Port": spine_port},
-            "ct": {**modality, "AET": "CTSCANNER", "Port": 1},
-        },
-    }
-    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
-    with running([program, tmp_path / "orthanc.json"], lambda: listens(http) and listens(dicom)):
-        yield Orthanc(f"http://127.0.0.1:{http}", dicom)
 
 
 def test_auto_routing_with_storage_commitment_from_orthanc(tmp_path: Path) -> None:
