@@ -23,12 +23,13 @@ from service.domain.case import CaseState
 from service.domain.people import Actor, Person, Role, acting
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
-from service.ports import JobHandler, JobRequest, JobState, Printer, ReceivedInstance
+from service.ports import JobHandler, JobRequest, JobState, NodeEvent, Printer, ReceivedInstance
 from service.store import blobs, cases, outbox
 from service.store.cases import Case
 from service.store.database import migrate, open_engine, reading, transaction
 from service.workflow import approve, build, identity, intake, print_run
 from service.workflow.app import App
+from service.workflow.node_watch import NodeWatch
 from tests.support_dicom import CT_IMAGE, ct_slice, save
 from tests.support_ultimaker import small_gcode
 
@@ -113,6 +114,31 @@ class HandQueue:
                 raise
             self.states[key] = JobState.DONE
         return len(waiting)
+
+
+@dataclass
+class HandNode:
+    """A DICOM node that receives nothing and says what the test wants it to say."""
+
+    open: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    events: list[NodeEvent] = field(default_factory=list)
+
+    def start(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        return None
+
+    def take_events(self) -> Sequence[NodeEvent]:
+        taken, self.events = self.events, []
+        return taken
+
+    def open_associations(self) -> Mapping[str, str]:
+        return dict(self.open)
+
+    def counters(self) -> Mapping[str, int]:
+        return dict(self.counts)
 
 
 @dataclass
@@ -217,6 +243,11 @@ class Rig:
     def with_printers(self, printers: Mapping[str, Printer]) -> Rig:
         self.app = replace(self.app, printers=dict(printers))
         return self
+
+
+def watch(rig: Rig, node: HandNode, *, machine: str = "ward", port: int = 104) -> NodeWatch:
+    """What carries this node's words into the database, as if it had started now."""
+    return NodeWatch(rig.app, node, machine, port, rig.clock.now())
 
 
 SERIES = "1.2.826.0.1.3680043.10.9999.2"

@@ -211,7 +211,9 @@ def series_of(connection: Connection, study_uid: str) -> list[SeriesCount]:
         .group_by(i.c.series_uid)
         .order_by(i.c.series_uid)
     )
-    return [SeriesCount(uid, modality, n - int(q), int(q)) for uid, modality, n, q in connection.execute(query)]
+    return [
+        SeriesCount(uid, modality, n - int(q), int(q)) for uid, modality, n, q in connection.execute(query)
+    ]
 
 
 def copies_of(connection: Connection, sop_uid: str) -> list[StoredInstance]:

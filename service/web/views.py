@@ -111,6 +111,8 @@ def waiting_sentence(connection: Connection, case: Case, study: Study) -> str:
     """'Why is this case waiting?' in one sentence."""
     if case.state is CaseState.NEEDS_ATTENTION and case.attention:
         return f"{case.attention.get('message')} {case.attention.get('next_step')}".strip()
+    if case.newer_images and case.state in (CaseState.PLAN_READY, CaseState.SLICED):
+        return "A planner or surgeon must decide about the images that arrived late."
     if case.state is CaseState.RECEIVING:
         return f"Images are arriving ({study.instance_count} so far)."
     if case.state is CaseState.QA_PASSED:
@@ -138,9 +140,7 @@ def study_views(
 ) -> list[dict[str, Any]]:
     live = completeness.live(app, connection, found)
     now = app.clock.now()
-    return [
-        _study_view(study, live_view(live[study.study_uid], now), identity=identity) for study in found
-    ]
+    return [_study_view(study, live_view(live[study.study_uid], now), identity=identity) for study in found]
 
 
 def live_view(live: Live, now: datetime) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class NodeWatch:
         Events that cannot be written now (database locked or full) wait for the next look.
         """
         now = self.app.clock.now()
-        self._waiting = [*self._waiting, *(self.node.take_events() or ())][-_MOST_WAITING:]
+        self._waiting = [*self._waiting, *self.node.take_events()][-_MOST_WAITING:]
         document = self._document(now)
         # Counters alone are not worth a write of their own twice a second.
         changed = {k: v for k, v in document.items() if k != "counters"} != self._written
@@ -128,7 +128,9 @@ class NodeWatch:
             return seen(connection, now)
 
     def _document(self, now: datetime) -> dict[str, Any]:
-        config, open_now = self.app.config.dicom, self.node.open_associations()
+        config, open_now = self.app.config.dicom, dict(self.node.open_associations())
+        if self.app.door:
+            open_now |= self.app.door.open_associations()
         self._since = {i: self._since.get(i, times.to_text(now)) for i in open_now}
         return {
             "ae_title": config.ae_title,

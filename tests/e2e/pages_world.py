@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from service.geometry.mesh import write_stl
 from service.geometry.progress import Progress
 from service.geometry.volume import Volume
 from service.imaging.nifti import write_nifti
+from service.ops.loops import Loop
 from service.ports import PrinterReading, PrinterState, ReceivedInstance
 from service.results.pictures import mesh_views
 from service.store import blobs, cases, prints, scans, sterile, studies, times
@@ -42,7 +43,9 @@ from service.web.api import create_web
 from service.workflow import approve, build, identity, intake, print_run, sterilise
 from service.workflow.app import App
 from service.workflow.jobs import raise_attention
+from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks.inspect_task import inspect_study
+from tests.support_app import HandNode
 from tests.support_dicom import ROOT, ct_slice, save
 
 PASSWORD = "correct-horse-7"
@@ -159,6 +162,8 @@ class World:
     model: Path
     ct: Path | None = None
     made: int = 0
+    node: HandNode = field(default_factory=HandNode)
+    """What the pages hear of a DICOM node while the world is served."""
 
     def run_task(self, kind: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         if kind == "inspect_study":
@@ -303,13 +308,19 @@ class World:
         return scan_id
 
 
-def open_world(folder: Path, *, model: Path | None = None, ct: Path | None = None) -> World:
+def open_world(
+    folder: Path, *, model: Path | None = None, ct: Path | None = None, dicom: Mapping[str, Any] | None = None
+) -> World:
     printers = [
         {"name": n, "url": "http://127.0.0.1:9", "credentials_file": str(folder / f"{n}.json")}
         for n in ("um3-left", "um3-right", "um3-spare")
     ]
     config = Config.model_validate(
-        {"data_dir": folder / "data", "printers": printers, "dicom": {"quiet_s": 3600, "oarm_quiet_s": 3600}}
+        {
+            "data_dir": folder / "data",
+            "printers": printers,
+            "dicom": {"quiet_s": 3600, "oarm_quiet_s": 3600} | dict(dicom or {}),
+        }
     )
     app = open_app(config)
     world = World(app, folder, model or make_model(folder / "model"), ct)
@@ -326,6 +337,9 @@ def served(world: World) -> Iterator[str]:
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
+    watch = NodeWatch(world.app, world.node, "ward-server", 11112, world.app.clock.now())
+    watching = Loop("watch", 0.5, watch.look)
+    watching.start()
     until = time.monotonic() + 20
     while not server.started and time.monotonic() < until:
         time.sleep(0.02)
@@ -333,6 +347,7 @@ def served(world: World) -> Iterator[str]:
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
+        watching.stop()
         server.should_exit = True
         thread.join(timeout=10)
         world.app.engine.dispose()

@@ -69,9 +69,7 @@ def list_cases(request: Request, app: AppDep, caller: BoardDep, state: CaseState
         found = cases.listed(connection, states=[state] if state else None)
         body = []
         by_uid = {c.study_uid: studies.need(connection, c.study_uid) for c in found}
-        arriving = [
-            by_uid[c.study_uid] for c in found if c.state is CaseState.RECEIVING or c.newer_images
-        ]
+        arriving = [by_uid[c.study_uid] for c in found if c.state is CaseState.RECEIVING or c.newer_images]
         live = completeness.live(app, connection, arriving)
         for case in found:
             study = by_uid[case.study_uid]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -14,16 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service import __version__
 from service.domain.people import Actor, Role, Scope
+from service.errors import ConflictError, NotFoundError
 from service.ops import clock
 from service.ops.loops import Loop
 from service.store import audit, cases, deliveries, studies
 from service.store.database import reading
+from service.web import node_metrics, node_views
 from service.web.access import AppDep, Caller, PersonDep, caller_if_any, has_role, reader
 from service.web.polling import polled
 from service.web.views import STUDY_VOLATILE, study_detail, study_views
+from service.workflow import deliver
 
 router = APIRouter()
 MetricsDep = Annotated[Caller, Depends(reader(Scope.METRICS))]
+WatcherDep = Annotated[Actor, Depends(has_role(Role.ADMIN, Role.TECHNICIAN))]
 AdminDep = Annotated[Actor, Depends(has_role(Role.ADMIN))]
 
 
@@ -91,19 +96,44 @@ def metrics(app: AppDep, _caller: MetricsDep) -> Response:
     by_delivery = Gauge("spineprint_deliveries", "Results to the PACS by state", ["state"], registry=registry)
     free = Gauge("spineprint_disk_free_bytes", "Free bytes of the data folder", registry=registry)
     unreadable = Gauge("spineprint_unreadable_files", "Received files that cannot be read", registry=registry)
-    node = Gauge(
-        "spineprint_dicom_total", "Events of the DICOM node since start", ["event"], registry=registry
-    )
     with reading(app.engine) as connection:
         for case in cases.listed(connection, limit=100_000):
             by_state.labels(case.state.value).inc()
         for state, n in deliveries.counts(connection).items():
             by_delivery.labels(state).set(n)
         unreadable.set(studies.count_unreadable(connection))
-    for event, n in (app.node.counters() if app.node else {}).items():
-        node.labels(event).set(n)
+        node_metrics.fill(registry, connection, app.clock.now())
     free.set(shutil.disk_usage(app.config.data_dir).free)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/api/v1/operations/dicom", tags=["operations"])
+def dicom(request: Request, app: AppDep, _actor: WatcherDep) -> Response:
+    """The DICOM nodes: open associations, what was turned away and why, peers, files set aside, disk."""
+    with reading(app.engine) as connection:
+        body = node_views.dicom_operations(app, connection)
+    return polled(request, body, retry_after_s=2, volatile=node_views.VOLATILE)
+
+
+@router.post("/api/v1/operations/peers/{ae_title:path}/echo", tags=["operations"])
+def echo(ae_title: str, app: AppDep, _actor: WatcherDep) -> dict[str, Any]:
+    """Call a peer with C-ECHO and say whether it answers."""
+    peer = next((p for p in app.config.dicom.peers if p.ae_title == ae_title), None)
+    if peer is None or app.sender is None:
+        raise NotFoundError(
+            "There is no such DICOM peer.",
+            next_step="Add it under [[dicom.peers]] and restart the service.",
+            code="peer.not_found",
+        )
+    if not node_views.can_be_called(peer):
+        raise ConflictError(
+            f"{peer.ae_title} has no single address to call; its rule is for incoming calls only.",
+            next_step="Give it the address and port of the machine under [[dicom.peers]].",
+            code="peer.no_address",
+        )
+    started = time.monotonic()
+    answers = app.sender.echo(deliver.address_of(peer))
+    return {"ae_title": peer.ae_title, "answers": answers, "ms": round((time.monotonic() - started) * 1000)}
 
 
 @router.get("/api/v1/studies", tags=["intake"])

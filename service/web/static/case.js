@@ -2,6 +2,7 @@ import {
   $, attentionBox, busy, bytes, caseId, confirmed, duration, el, facts, fill, fixed, plain, poll, post, progressBar, roles, short, STATES, watchStaleness, when,
 } from './core.js';
 import { drawHead } from './head.js';
+import { liveLine } from './live.js';
 
 const api = (path) => `/api/v1/cases/${caseId}${path}`;
 const STEPS = [['RECEIVING'], ['RECEIVED'], ['BUILDING'], ['PLAN_READY'], ['APPROVED'], ['SLICED'], ['PRINTING'], ['PRINTED'], ['QA_PASSED'], ['ISSUED'], ['USED', 'VERIFYING'], ['VERIFIED'], ['CLOSED']];
@@ -22,11 +23,47 @@ function drawNow() {
   const parts = [];
   if (detail.state === 'NEEDS_ATTENTION') parts.push(attentionBox(detail, { onResume: detail.possible_events.includes('resume') ? async () => { await post(api('/resume')); detailPoll.now(); } : null }));
   else parts.push(el('p', {}, detail.waiting_for));
-  if (detail.study.line) parts.push(el('p', { class: 'live' }, detail.study.line));
-  if (detail.newer_images) parts.push(el('div', { class: 'note' }, 'Images arrived after the study was complete. The model uses the earlier ones; give the inputs again to build from the newer ones.'));
+  if (detail.study.live.receiving) parts.push(receivingLine());
+  if (detail.late_images) parts.push(lateBanner(detail.late_images));
   if (detail.progress) parts.push(el('div', {}, progressBar(detail.progress.fraction, detail.progress.stage), el('p', { class: 'dim' }, `${detail.progress.stage}, ${Math.round(detail.progress.fraction * 100)} %`)));
   parts.push(facts([['Level', detail.level], ['Surgery', when(detail.surgery_at) || 'not set'], ['Inputs by', detail.planned_by], ['Since', when(detail.updated_at)]]));
   fill($('#now'), parts);
+}
+
+/** What is arriving, and the button for who does not want to wait. */
+function receivingLine() {
+  const slot = el('div', { class: 'problem-slot' });
+  const may = ['planner', 'surgeon', 'technician', 'theatre_nurse'].some((r) => roles.has(r));
+  const row = el('div', { class: 'row' }, liveLine(detail.study.live), may ? el('button', { type: 'button', class: 'small', onclick: async () => {
+    if (await confirmed('Use this study now?', 'Images that arrive later will not be part of it.', 'Use now')) busy(row, slot, async () => { await post(`/api/v1/studies/${detail.study.study_uid}/use-now`); detailPoll.now(); });
+  } }, 'Use now') : null);
+  return el('div', {}, row, slot);
+}
+
+/** Images that came after the study was complete: what, when, from whom, and the two ways to go on. */
+function lateBanner(late) {
+  const may = new Set(detail.possible_events); const slot = el('div', { class: 'problem-slot' });
+  const count = late.arrivals.reduce((n, a) => n + a.images, 0);
+  const built = Boolean(detail.artifacts.plan);
+  const box = el('div', { class: late.decided ? 'note calm' : 'note' },
+    el('strong', {}, `${count} image${count === 1 ? '' : 's'} arrived after the study was complete.`),
+    el('ul', {}, late.arrivals.map((a) => el('li', {}, `Revision ${a.revision}: ${a.images} image${a.images === 1 ? '' : 's'} in ${a.series} series from ${a.senders.join(', ')}, ${a.first_at.slice(0, 16) === a.last_at.slice(0, 16) ? when(a.first_at) : `${when(a.first_at)} to ${when(a.last_at)}`}`))),
+    el('p', {}, `${built ? 'The model was built from' : 'The inspection used'} revision ${late.used_revision} (${late.used_images} images).`,
+      late.approved_by ? ` It was approved by ${late.approved_by}, ${when(late.approved_at)}; the approval stands.` : ''),
+    late.kept && late.decided ? el('p', {}, `${late.kept.by} decided on ${when(late.kept.at)} to go on without the later images.`) : null,
+    late.decided ? null : el('p', {}, late.receiving ? 'Images are still arriving: decide when the study is complete.' : 'Nothing is approved or printed until a planner or surgeon decides.'));
+  const step = (path, body) => busy(box, slot, async () => { await post(api(path), body); detailPoll.now(); eventsPoll.now(); });
+  const buttons = [];
+  if (may.has('inspect_again')) buttons.push(el('button', { type: 'button', class: late.decided ? 'small' : '', onclick: async () => {
+    const text = `All images are inspected again, then the inputs are asked for again.${late.approved_by ? ` The approval by ${late.approved_by} ends.` : ''}`;
+    if (await confirmed('Look at the new images?', text, 'Look at them', Boolean(late.approved_by))) step('/inspect-again', {});
+  } }, 'Look at the new images'));
+  if (may.has('keep_images') && !late.decided && !late.receiving) buttons.push(el('button', { type: 'button', class: 'primary', onclick: async () => {
+    if (await confirmed(built ? 'Keep the model?' : 'Go on with the earlier images?', `Your name stands for this: the ${count} later image${count === 1 ? ' is' : 's are'} not needed. ${count === 1 ? 'It stays' : 'They stay'} stored.`, built ? 'Keep the model' : 'Go on')) step('/keep-images', { revision: late.revision });
+  } }, built ? 'Keep the model' : 'Go on with the earlier images'));
+  if (buttons.length) box.append(el('div', { class: 'row' }, buttons));
+  box.append(slot);
+  return box;
 }
 
 // --- what this person may do --------------------------------------------------------------------------------
@@ -136,7 +173,7 @@ const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', pl
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;
-  fill($('#study'), facts([['Study date', s.patient && s.patient.study_date ? s.patient.study_date.replace(/^(\d{4})(\d\d)(\d\d)$/, '$3.$2.$1') : ''], ['Accession', s.patient && s.patient.accession_number], ['From', s.calling_ae], ['Images', String(s.instances)], ['Slices used', i && String(i.slices)], ['Voxel', i && `${i.spacing_mm.map((x) => fixed(x, 2)).join(' × ')} mm`], ['Revision', s.revision > 1 ? String(s.revision) : null]]),
+  fill($('#study'), facts([['Study date', s.patient && s.patient.study_date ? s.patient.study_date.replace(/^(\d{4})(\d\d)(\d\d)$/, '$3.$2.$1') : ''], ['Accession', s.patient && s.patient.accession_number], ['From', s.calling_ae], ['Images', s.live.receiving ? String(s.instances) : liveLine(s.live)], ['Slices used', i && String(i.slices)], ['Voxel', i && `${i.spacing_mm.map((x) => fixed(x, 2)).join(' × ')} mm`], ['Revision', s.revision > 1 ? String(s.revision) : null]]),
     ((i && i.warnings) || []).map((w) => el('div', { class: 'note' }, w.message)));
   const files = Object.entries(detail.artifacts);
   fill($('#files'), files.length ? el('table', { class: 'tight' }, el('tbody', {}, files.map(([kind, a]) => el('tr', {}, el('th', { scope: 'row' }, el('a', { href: a.href }, KINDS[kind] || plain(kind))), el('td', { class: 'mono dim', title: `SHA-256 ${a.sha256}` }, short(a.sha256)), el('td', { class: 'num' }, bytes(a.size)))))) : el('p', { class: 'dim' }, 'None yet.'));
@@ -144,7 +181,7 @@ function drawRight() {
 }
 
 const EVENTS = {
-  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed',
+  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed', inspect_again: 'New images are looked at', keep_images: 'Later images left out',
 };
 
 function why(e) {
@@ -161,6 +198,9 @@ function why(e) {
   if (e.event === 'approve') parts.push(`plan ${short(d.plan_sha256)}, model ${short(d.mesh_sha256)}`);
   if (e.event === 'surgery_time') parts.push(d.at ? when(d.at) : 'not set');
   if (d.images) parts.push(`${d.images} images`);
+  if (e.event === 'late_images') parts.push(`revision ${d.revision}${d.sender ? ` from ${d.sender}` : ''}`);
+  if (e.event === 'keep_images') parts.push(`revision ${d.kept_revision} stays in use, revision ${d.left_out_revision} is left out`);
+  if (d.approval_ended) parts.push('the approval ended');
   return parts.filter(Boolean).join(' · ');
 }
 

@@ -1,6 +1,7 @@
 import {
   $, attentionBox, busy, confirmed, el, fill, personName, poll, post, progressBar, roles, stateBadge, watchStaleness, when, STATES,
 } from './core.js';
+import { liveLine } from './live.js';
 
 const FINISHED = new Set(['CLOSED', 'CANCELLED']);
 let rows = [];
@@ -19,8 +20,8 @@ function nextLink(row) {
 
 function waiting(row) {
   if (row.state === 'NEEDS_ATTENTION') return attentionBox(row, { onResume: async () => { await post(`/api/v1/cases/${row.id}/resume`); list.now(); } });
-  const parts = [row.waiting_for];
-  if (row.newer_images) parts.push(el('div', { class: 'note' }, 'Images arrived after the study was complete; the model uses the earlier ones.'));
+  const parts = [row.state === 'RECEIVING' && row.live ? liveLine(row.live) : row.waiting_for];
+  if (row.newer_images) parts.push(el('div', { class: 'note' }, el('strong', {}, 'Images arrived after the study was complete. '), 'They are not used; a planner or surgeon decides on the case\'s page.', row.live ? el('div', { class: 'dim' }, liveLine(row.live)) : null));
   if (row.progress) parts.push(el('div', { class: 'step' }, progressBar(row.progress.fraction, row.progress.stage), el('span', { class: 'dim' }, ` ${row.progress.stage}`)));
   return parts;
 }
@@ -54,7 +55,7 @@ function receivingRow(study) {
   const row = el('div', { class: 'strip' },
     el('strong', {}, personName(study.patient.name) || 'no name'),
     el('span', {}, study.kind === 'oarm' ? 'O-arm scan' : 'CT study'),
-    el('span', { class: 'live' }, study.line),
+    liveLine(study.live),
     el('button', { type: 'button', onclick: async () => {
       if (await confirmed('Use this study now?', 'Images that arrive later will not be part of it.', 'Use now')) busy(row, slot, () => post(`/api/v1/studies/${study.study_uid}/use-now`));
     } }, 'Use now'), slot);
