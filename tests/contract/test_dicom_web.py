@@ -22,7 +22,7 @@ from adapters.dicom_web import StowSender, StowTarget
 from service.errors import ConfigError
 from service.ports import Destination, StoreStatus
 from tests.support_dicom import ct_slice, free_port, need, save, wire_bytes, write_series
-from tests.support_orthanc import orthanc
+from tests.support_pacs import orthanc
 
 HERE = Destination("VNA", "", 0)
 URL = "http://vna.test/dicom-web"
