@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
@@ -105,21 +106,30 @@ def _key(accession_number: str) -> Dataset:
 
 
 def _study(match: Dataset | None, accession_number: str) -> FoundStudy | None:
-    if match is None or str(match.get("AccessionNumber", "") or "").strip() != accession_number:
+    if match is None or accession_number not in _texts(match, "AccessionNumber"):
         return None
-    uid = str(match.get("StudyInstanceUID", "") or "").strip()
+    uid = "".join(_texts(match, "StudyInstanceUID"))
     if not uid:
         return None
-    modalities = match.get("ModalitiesInStudy", None) or ()
-    count = str(match.get("NumberOfStudyRelatedInstances", "") or "").strip()
+    count = "".join(_texts(match, "NumberOfStudyRelatedInstances"))
     return FoundStudy(
         study_uid=uid,
-        study_date=str(match.get("StudyDate", "") or ""),
-        description=str(match.get("StudyDescription", "") or ""),
-        modalities=(modalities,) if isinstance(modalities, str) else tuple(str(m) for m in modalities),
-        instances=int(count) if count.isdigit() else None,
-        patient_id=str(match.get("PatientID", "") or ""),
+        study_date="".join(_texts(match, "StudyDate"))[:8],
+        description=" ".join(_texts(match, "StudyDescription"))[:200],
+        modalities=_texts(match, "ModalitiesInStudy"),
+        instances=int(count) if count.isdecimal() and len(count) < 10 else None,
+        patient_id="".join(_texts(match, "PatientID"))[:64],
     )
+
+
+def _texts(match: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of one key; none when it is missing, empty or nothing that its type allows."""
+    try:
+        value = match.get(keyword, None)
+    except (ValueError, TypeError, OverflowError, ArithmeticError):
+        return ()
+    values = [] if value is None else value if isinstance(value, MultiValue) else [value]
+    return tuple(text for v in values if (text := str(v).strip()))
 
 
 def _progress(status: Dataset, before: MoveProgress) -> MoveProgress:
@@ -137,10 +147,7 @@ def _progress(status: Dataset, before: MoveProgress) -> MoveProgress:
 
 
 def _failed_uids(identifier: Dataset | None) -> tuple[str, ...]:
-    uids = identifier.get("FailedSOPInstanceUIDList", None) if identifier is not None else None
-    if not uids:
-        return ()
-    return (str(uids),) if isinstance(uids, str) else tuple(str(u) for u in uids)
+    return _texts(identifier, "FailedSOPInstanceUIDList") if identifier is not None else ()
 
 
 def _open(caller: Caller, model: str, destination: Destination) -> Any:
