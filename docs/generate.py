@@ -13,10 +13,15 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from dicom_parts import DICOM_PARTS, Part  # noqa: E402 - beside this file, which the tests load by its path
+
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 _CODE = re.compile(r"[a-z_]+\.[a-z_]+")
 
@@ -207,13 +212,8 @@ def _text(node: ast.expr, constants: Mapping[str, str]) -> str:
     return ""
 
 
-def transfer_syntaxes() -> str:
-    from pydicom.uid import UID
-
-    from adapters.dicom_node.contexts import STORAGE_CLASSES, STORAGE_SYNTAXES
-
-    lines = [f"{len(STORAGE_CLASSES)} storage SOP classes, with these transfer syntaxes:", ""]
-    return "\n".join(lines) + table(("UID", "name"), [(f"`{s}`", UID(s).name) for s in STORAGE_SYNTAXES])
+def _as_table(part: Part) -> str:
+    return table(*part())
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
@@ -224,7 +224,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "endpoints": endpoints,
     "error-codes": error_codes,
     "finding-codes": finding_codes,
-    "transfer-syntaxes": transfer_syntaxes,
+    **{name: partial(_as_table, part) for name, part in DICOM_PARTS.items()},
 }
 
 
