@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,31 +16,58 @@ from sqlalchemy import Engine
 
 from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
+from adapters.dicom_node.commitment_scu import CommitmentScu
+from adapters.dicom_node.query import DicomFinder
+from adapters.dicom_node.tls import TlsFiles
+from adapters.dicom_node.web_door import WebDoor
+from adapters.dicom_web import StowSender, StowTarget
 from adapters.job_queue.dbos_queue import DbosJobQueue
 from adapters.job_queue.engine import queue_engine
 from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import UltimakerPrinter
-from service.config import Config
+from service.config import Config, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
-from service.errors import ConfigError, SpineprintError
+from service.errors import ConfigError, DeviceError, SpineprintError
 from service.geometry.progress import Progress
 from service.ops import logs
 from service.ops.clock import SimulationClock, SystemClock
 from service.ops.loops import Loop
-from service.ports import Clock, Destination, JobHandler, Peer, Printer, PrinterState, Slicer
+from service.ports import (
+    Clock,
+    Destination,
+    ImageNode,
+    InstanceIntake,
+    JobHandler,
+    Peer,
+    Printer,
+    PrinterState,
+    Slicer,
+)
 from service.store import outbox, settings
 from service.store.database import migrate, open_engine
-from service.workflow import approve, build, deliver, intake, print_run, publish, sterilise, verify
+from service.workflow import (
+    approve,
+    build,
+    deliver,
+    intake,
+    intake_batch,
+    print_run,
+    publish,
+    pull,
+    sterilise,
+    verify,
+)
 from service.workflow.app import App
 from service.workflow.jobs import case_job
+from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks import all_tasks
 from service.workflow.tether import Task, run_tethered
 
 log = logging.getLogger("spineprint")
 
 ROLES = ("all", "web", "dicom", "worker")
-QUEUES = ("cpu", "urgent", "printers", "io")
+QUEUES = ("cpu", "urgent", "printers", "io", "pulls")
 
 
 def open_app(config: Config) -> App:
@@ -51,7 +79,8 @@ def open_app(config: Config) -> App:
     printers: dict[str, Printer] = {
         p.name: UltimakerPrinter(p.name, p.url, p.credentials_file) for p in config.printers
     }
-    return App(
+    tls = tls_files(config)
+    app = App(
         config=config,
         engine=engine,
         clock=clock,
@@ -59,8 +88,23 @@ def open_app(config: Config) -> App:
         run_task=partial(_run_task, config.worker.job_timeout_s),
         recognise=recognise_scan,
         printers=printers,
-        sender=DicomSender(config.dicom.ae_title),
+        sender=DicomSender(config.dicom.ae_title, tls=tls),
+        web_senders={w.name: StowSender(_stow_target(w)) for w in config.dicom.web_destinations},
+        finder=DicomFinder(config.dicom.ae_title, tls=tls),
     )
+    # An archive may report on the association of the request itself; else its report comes to the node.
+    sink = partial(deliver.note_commitment, app)
+    return replace(app, committer=CommitmentScu(config.dicom.ae_title, tls=tls, on_report=sink))
+
+
+def tls_files(config: Config) -> TlsFiles | None:
+    """What we show to peers and check them with; None when it is not configured."""
+    certificate, key, ca = config.dicom.tls_certificate, config.dicom.tls_key, config.dicom.tls_ca
+    return TlsFiles(certificate, key, ca) if certificate and key and ca else None
+
+
+def _stow_target(entry: WebDestinationConfig) -> StowTarget:
+    return StowTarget(entry.name, entry.url, entry.user, entry.password_file, entry.ca_file)
 
 
 def _simulation_clock(engine: Engine) -> SimulationClock:
@@ -100,6 +144,7 @@ def handlers(app: App) -> dict[str, JobHandler]:
         "send_print": partial(print_run.send_print, app),
         "publish_plan": partial(publish.publish_plan, app),
         "publish_scan": partial(publish.publish_scan, app),
+        "pull": partial(pull.run, app),
     }
 
 
@@ -111,11 +156,14 @@ class Daemon:
     role: str
     queue: DbosJobQueue | None = None
     node: DicomNode | None = None
+    door: WebDoor | None = None
     loops: list[Loop] = field(default_factory=list)
 
     def start(self) -> None:
         if self.role in ("all", "worker"):
             self._start_worker()
+        if self.role in ("all", "web"):
+            self._start_door()
         if self.role in ("all", "dicom"):
             self._start_dicom()
         for loop in self.loops:
@@ -124,6 +172,8 @@ class Daemon:
     def stop(self) -> None:
         if self.node:
             self.node.stop()
+        if self.door:
+            self.door.stop()
         for loop in self.loops:
             loop.stop()
         if self.queue:
@@ -149,6 +199,19 @@ class Daemon:
         for printer, entry in zip(app.printers.values(), config.printers, strict=True):
             self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))
 
+    def _start_door(self) -> None:
+        config = self.app.config.dicom
+        self.door = WebDoor(
+            self.app.config.data_dir / "dicom-web",
+            partial(intake.accept_instance, self.app),
+            scratch=self.app.config.data_dir / "uploads" / "arriving",
+            disk_reserve_bytes=config.disk_reserve_mb << 20,
+            ae_title=config.ae_title,
+            now=self.app.clock.now,
+        )
+        self.app = replace(self.app, door=self.door)
+        self.door.start()
+
     def _start_dicom(self) -> None:
         config = self.app.config.dicom
         self.node = DicomNode(
@@ -157,19 +220,26 @@ class Daemon:
                 port=config.port,
                 store_dir=self.app.config.data_dir / "dicom",
                 ae_title=config.ae_title,
-                peers=tuple(Peer(p.ae_title, p.host, p.port, tuple(p.roles)) for p in config.peers),
+                tls_port=config.tls_port,
+                tls=tls_files(self.app.config),
+                peers=tuple(
+                    Peer(p.ae_title, p.host, p.port, tuple(p.roles), tls=p.tls) for p in config.peers
+                ),
                 require_known_callers=config.require_known_peers,
                 max_associations=config.max_associations,
                 disk_reserve_bytes=config.disk_reserve_mb << 20,
             ),
             partial(intake.accept_instance, self.app),
             conflict_sink=partial(intake.accept_instance, self.app),
+            batch_sink=partial(intake_batch.accept_instances, self.app),
+            commitment_sink=partial(deliver.note_commitment, self.app),
             now=self.app.clock.now,
         )
         self.app = replace(self.app, node=self.node)
         self.node.start()
         listening_since = self.app.clock.now()
-        self._loop("intake", 0.5, partial(_intake_tick, self.app, self.node, listening_since))
+        watch = NodeWatch(self.app, self.node, socket.gethostname(), self.node.port, listening_since)
+        self._loop("intake", 0.5, partial(_intake_tick, watch))
 
     def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> None:
         self.loops.append(Loop(name, interval_s, step))
@@ -184,10 +254,16 @@ def _recover(app: App, queue: DbosJobQueue) -> None:
         log.warning("job %s had failed or was unknown to the queue; it is queued again", key)
 
 
-def _intake_tick(app: App, node: DicomNode, listening_since: datetime) -> None:
+def _intake_tick(watch: NodeWatch) -> None:
+    elsewhere = watch.look().open_associations
+    doors: list[ImageNode | InstanceIntake] = [watch.node]
+    if watch.app.door:
+        doors.append(watch.app.door)
     # What is durable but not yet sorted could belong to a study that looks quiet: wait for the sorting.
-    if node.counters().get("intake_waiting", 0) == 0:
-        intake.tick(app, node.open_associations(), listening_since)
+    if all(door.counters().get("intake_waiting", 0) == 0 for door in doors):
+        # Looking may have waited for the database: our own associations are asked for once more.
+        carried = {i: ae for door in doors for i, ae in door.open_associations().items()}
+        intake.tick(watch.app, {**elsewhere, **carried}, watch.listening_since)
 
 
 def serve(config: Config, role: str) -> int:
@@ -253,10 +329,17 @@ def self_test(config: Config) -> list[tuple[str, bool, str]]:
         )
     for peer in config.dicom.peers:
         if "pacs" in peer.roles:
-            answers = DicomSender(config.dicom.ae_title).echo(
-                Destination(peer.ae_title, peer.host, peer.port)
+            echo = partial(
+                DicomSender(config.dicom.ae_title, tls=tls_files(config)).echo, deliver.address_of(peer)
             )
-            results.append(
-                (f"PACS {peer.ae_title}", answers, "answers C-ECHO" if answers else "does not answer C-ECHO")
-            )
+            check(f"PACS {peer.ae_title}", partial(_must_answer, echo, "C-ECHO"))
+    for entry in config.dicom.web_destinations:
+        echo = partial(StowSender(_stow_target(entry)).echo, Destination(entry.name, "", 0))
+        check(f"PACS {entry.name}", partial(_must_answer, echo, "DICOMweb"))
     return results
+
+
+def _must_answer(echo: Callable[[], bool], what: str) -> str:
+    if not echo():
+        raise DeviceError(f"does not answer {what}", code="device.silent")
+    return f"answers {what}"

@@ -1,7 +1,8 @@
 """Hands durable instances to the sink on its own thread, so that nothing stands between data and Success.
 
 What the sink refuses or fails on stays pending and is offered again; after a crash the store's pending marks are
-the queue. The sink must therefore be idempotent.
+the queue. The sink must therefore be idempotent. What comes close together is handed over together: a database
+then pays one commit for many images, and this thread wakes once for them.
 """
 
 from __future__ import annotations
@@ -11,26 +12,43 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome
-from service.ports import InstanceSink
+from service.ports import InstanceSink, ReceivedInstance
 
 _log = logging.getLogger("spineprint.dicom")
 _FIRST_RETRY_S = 0.5
 _LONGEST_RETRY_S = 60.0
+_GATHER_S = 0.05
+_MOST_AT_ONCE = 100
+
+BatchSink = Callable[[Sequence[ReceivedInstance]], None]
+"""Takes all or, when it raises, none."""
 
 
 class Handover:
-    def __init__(self, store: DurableStore, sink: InstanceSink, conflict_sink: InstanceSink | None) -> None:
+    """`batch_sink` gets what `sink` would get, several at once; what it fails on goes to `sink` one by one."""
+
+    def __init__(
+        self,
+        store: DurableStore,
+        sink: InstanceSink,
+        conflict_sink: InstanceSink | None,
+        *,
+        batch_sink: BatchSink | None = None,
+    ) -> None:
         self._store = store
         self._sink = sink
         self._conflict_sink = conflict_sink
+        self._batch_sink = batch_sink
         self._heap: list[tuple[float, int, Kept, int]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
+        self._asleep = False
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._busy = False
+        self._busy = 0
         self.failures = 0
 
     def start(self) -> None:
@@ -40,49 +58,80 @@ class Handover:
     def offer(self, kept: Kept, *, delay_s: float = 0.0, attempt: int = 0) -> None:
         with self._changed:
             heapq.heappush(self._heap, (time.monotonic() + delay_s, next(self._order), kept, attempt))
-            self._changed.notify()
+            if self._asleep:
+                self._changed.notify_all()
 
     def stop(self, timeout_s: float) -> None:
         """Hand over what is due, within the time given; the rest is offered again at the next start."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     @property
     def waiting(self) -> int:
         with self._changed:
-            return len(self._heap) + int(self._busy)
+            return len(self._heap) + self._busy
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            kept, attempt = job
-            try:
-                self._deliver(kept)
-            except Exception as error:  # noqa: BLE001 - whatever the sink raises, the instance must stay queued
-                self.failures += 1
-                delay = min(_FIRST_RETRY_S * 2.0**attempt, _LONGEST_RETRY_S)
-                _log.error("intake failed (%s), offered again in %.1f s", type(error).__name__, delay)
-                self.offer(kept, delay_s=delay, attempt=attempt + 1)
+        while jobs := self._next():
+            if (
+                self._batch_sink is None
+                or len(jobs) == 1
+                or not self._deliver_together(jobs, self._batch_sink)
+            ):
+                for kept, attempt in jobs:
+                    self._deliver(kept, attempt)
             with self._changed:
-                self._busy = False
+                self._busy = 0
 
-    def _next(self) -> tuple[Kept, int] | None:
+    def _next(self) -> list[tuple[Kept, int]]:
+        """What is due, once something is; empty at the end."""
         with self._changed:
-            while True:
-                now = time.monotonic()
-                if self._heap and self._heap[0][0] <= now:
-                    _, _, kept, attempt = heapq.heappop(self._heap)
-                    self._busy = True
-                    return kept, attempt
+            while not (self._heap and self._heap[0][0] <= time.monotonic()):
                 if self._stopping:
-                    return None
-                self._changed.wait(self._heap[0][0] - now if self._heap else None)
+                    return []
+                self._asleep = True
+                self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                self._asleep = False
+                self._changed.wait_for(lambda: self._stopping, _GATHER_S)
+            now = time.monotonic()
+            due: list[tuple[Kept, int]] = []
+            while self._heap and self._heap[0][0] <= now and len(due) < _MOST_AT_ONCE:
+                _, _, kept, attempt = heapq.heappop(self._heap)
+                due.append((kept, attempt))
+            self._busy = len(due)
+            return due
 
-    def _deliver(self, kept: Kept) -> None:
-        if kept.outcome is not Outcome.CONFLICT:
-            self._sink(kept.instance)
-        elif self._conflict_sink is not None:
-            self._conflict_sink(kept.instance)
-        self._store.retire(kept)
+    def _deliver_together(self, jobs: Sequence[tuple[Kept, int]], sink: BatchSink) -> bool:
+        try:
+            sink([kept.instance for kept, _ in jobs])
+        except Exception as error:  # noqa: BLE001 - whatever it raises, each is tried by itself next
+            _log.warning("intake of %d together failed (%s); now one by one", len(jobs), type(error).__name__)
+            return False
+        for kept, attempt in jobs:
+            self._retire(kept, attempt)
+        return True
+
+    def _deliver(self, kept: Kept, attempt: int) -> None:
+        sink = self._conflict_sink if kept.outcome is Outcome.CONFLICT else self._sink
+        try:
+            if sink is not None:
+                sink(kept.instance)
+        except Exception as error:  # noqa: BLE001 - whatever the sink raises, the instance must stay queued
+            self._later(kept, attempt, error)
+        else:
+            self._retire(kept, attempt)
+
+    def _retire(self, kept: Kept, attempt: int) -> None:
+        try:
+            self._store.retire(kept)
+        except OSError as error:
+            self._later(kept, attempt, error)
+
+    def _later(self, kept: Kept, attempt: int, error: Exception) -> None:
+        self.failures += 1
+        delay = min(_FIRST_RETRY_S * 2.0**attempt, _LONGEST_RETRY_S)
+        _log.error("intake failed (%s), offered again in %.1f s", type(error).__name__, delay)
+        self.offer(kept, delay_s=delay, attempt=attempt + 1)

@@ -19,7 +19,7 @@ from adapters.dicom_node.callers import known_peer, printable
 from adapters.dicom_node.commitment import CommitmentDesk
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome
 from adapters.dicom_node.events import NodeEvents
-from adapters.dicom_node.handover import Handover
+from adapters.dicom_node.handover import BatchSink, Handover
 from adapters.dicom_node.holdings import StoreHoldings
 from adapters.dicom_node.landing import Landing
 from adapters.dicom_node.listener import Connections, Listener
@@ -84,7 +84,8 @@ class DicomNode(ImageNode):
     """`sink` gets every instance that is durable (also duplicates), at least once.
 
     `conflict_sink` gets instances kept in quarantine because other content already has their UID; without it
-    they are only logged and counted. `commitment_sink` gets the outcome of our own commitment requests.
+    they are only logged and counted. `batch_sink` gets what both would get, several at once.
+    `commitment_sink` gets the outcome of our own commitment requests.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class DicomNode(ImageNode):
         *,
         conflict_sink: InstanceSink | None = None,
         commitment_sink: CommitmentSink | None = None,
+        batch_sink: BatchSink | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._config = config
@@ -105,7 +107,7 @@ class DicomNode(ImageNode):
             segment_bytes=config.segment_bytes,
             spare_segments=config.spare_segments,
         )
-        self._handover = Handover(self._store, sink, conflict_sink)
+        self._handover = Handover(self._store, sink, conflict_sink, batch_sink=batch_sink)
         self._writer = Writer(self._segments, self._store, self._on_placed)
         self._desk = CommitmentDesk(
             StoreHoldings(config.store_dir, settle=self._writer.settle),

@@ -18,6 +18,8 @@ from service.errors import StorageError
 _log = logging.getLogger("spineprint.dicom")
 _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 30.0
+_GATHER_S = 0.02
+"""What comes close together is placed together: this thread then wakes once for several records."""
 _IDLE_S = 0.5
 """After this long without a record the disk has time: sync, retire, prepare segments."""
 
@@ -31,6 +33,8 @@ class Writer:
         self._changed = threading.Condition()
         self._accepted = 0
         self._placed = 0
+        self._settling = 0
+        self._asleep = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.failures = 0
@@ -51,7 +55,8 @@ class Writer:
         with self._changed:
             self._queue.append((record, replayed))
             self._accepted += 1
-            self._changed.notify_all()
+            if self._asleep:
+                self._changed.notify_all()
 
     @property
     def waiting(self) -> int:
@@ -63,18 +68,21 @@ class Writer:
         end = time.monotonic() + timeout_s
         with self._changed:
             upto = self._accepted
-            while self._placed < upto:
-                left = end - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
-        return True
+            self._settling += 1
+            try:
+                return self._changed.wait_for(lambda: self._placed >= upto, end - time.monotonic())
+            finally:
+                self._settling -= 1
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 if not self._queue and not self._stopping:
-                    self._changed.wait(_IDLE_S)
+                    self._asleep = True
+                    self._changed.wait_for(lambda: self._queue or self._stopping, _IDLE_S)
+                    self._asleep = False
+                    if self._queue:
+                        self._changed.wait_for(lambda: self._stopping, _GATHER_S)
                 if not self._queue and self._stopping:
                     return
                 job = self._queue[0] if self._queue else None
@@ -84,7 +92,8 @@ class Writer:
                 with self._changed:
                     self._queue.popleft()
                     self._placed += 1
-                    self._changed.notify_all()
+                    if self._settling:
+                        self._changed.notify_all()
                 if self._segments.under_pressure:
                     self._attempt(lambda: self._segments.retire(also_active=False))
 

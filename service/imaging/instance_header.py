@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom import Dataset
+
 from service.domain.series import SeriesInfo
 from service.errors import ImagingError
 from service.imaging.dataset import READ_FAILURES, read_file
@@ -17,8 +19,8 @@ _TAGS = (
 
 
 @dataclass(frozen=True)
-class InstanceHeader:
-    """Missing text is ''; UIDs are always present."""
+class InstanceIdentity:
+    """Whose it is and where it belongs. Missing text is ''; UIDs are always present."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -30,6 +32,10 @@ class InstanceHeader:
     patient_birth_date: str
     accession_number: str
     study_date: str
+
+
+@dataclass(frozen=True)
+class InstanceHeader(InstanceIdentity):
     info: SeriesInfo
     """Of this one instance's series, for telling an O-arm scan from a planning CT."""
 
@@ -44,14 +50,30 @@ def read_header(path: Path) -> InstanceHeader:
     """
     try:
         dataset = read_file(path, pixels=False)
-        values = {tag: str(dataset.get(tag) or "").strip() for tag in _TAGS}
         info = series_info(dataset, (), 1)
+        return InstanceHeader(**vars(_identity(dataset)), info=info)
     except READ_FAILURES as exc:
-        raise ImagingError(
-            f"An image file cannot be understood ({type(exc).__name__}).",
-            next_step="Send the study again; if it repeats, ask the sending system's support.",
-            code="imaging.unreadable",
-        ) from exc
+        raise _unreadable(exc) from exc
+
+
+def read_identity(path: Path) -> InstanceIdentity:
+    """The part of `read_header` that every instance of a known study is sorted by. Raises the same."""
+    try:
+        return _identity(read_file(path, pixels=False))
+    except READ_FAILURES as exc:
+        raise _unreadable(exc) from exc
+
+
+def _unreadable(cause: Exception) -> ImagingError:
+    return ImagingError(
+        f"An image file cannot be understood ({type(cause).__name__}).",
+        next_step="Send the study again; if it repeats, ask the sending system's support.",
+        code="imaging.unreadable",
+    )
+
+
+def _identity(dataset: Dataset) -> InstanceIdentity:
+    values = {tag: str(dataset.get(tag) or "").strip() for tag in _TAGS}
     missing = [t for t in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID") if not values[t]]
     if missing:
         raise ImagingError(
@@ -66,7 +88,7 @@ def read_header(path: Path) -> InstanceHeader:
             next_step="The sending system must correct these; send the study again from the PACS.",
             code="imaging.bad_identity",
         )
-    return InstanceHeader(
+    return InstanceIdentity(
         sop_class_uid=values["SOPClassUID"],
         sop_instance_uid=values["SOPInstanceUID"],
         study_uid=values["StudyInstanceUID"],
@@ -77,5 +99,4 @@ def read_header(path: Path) -> InstanceHeader:
         patient_birth_date=values["PatientBirthDate"][:8],
         accession_number=values["AccessionNumber"][:16],
         study_date=values["StudyDate"][:8],
-        info=info,
     )

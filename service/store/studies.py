@@ -238,37 +238,34 @@ def change(connection: Connection, study_uid: str, **values: object) -> None:
     connection.execute(update(studies).where(studies.c.study_uid == study_uid).values(**values))
 
 
-def insert_instance(
-    connection: Connection,
-    instance: ReceivedInstance,
-    *,
-    study_uid: str,
-    series_uid: str,
-    sop_uid: str,
-    patient_id: str,
-    modality: str,
-    quarantined: bool,
-    revision: int,
-) -> None:
-    connection.execute(
-        insert(instances).values(
-            sop_uid=sop_uid,
-            sha256=instance.sha256,
-            study_uid=study_uid,
-            series_uid=series_uid,
-            sop_class_uid=instance.sop_class_uid,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
-            patient_id=patient_id,
-            modality=modality,
-            path=str(instance.path),
-            size=instance.size,
-            association=instance.association,
-            calling_ae=instance.calling_ae,
-            received_at=times.to_text(instance.received_at),
-            quarantined=quarantined,
-            revision=revision,
-        )
-    )
+def insert_instance(connection: Connection, instance: ReceivedInstance, **sorted_by: object) -> None:
+    """`sorted_by` as for `instance_row`."""
+    insert_instances(connection, [instance_row(instance, **sorted_by)])
+
+
+def insert_instances(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
+    connection.execute(insert(instances), list(rows))
+
+
+def instance_row(instance: ReceivedInstance, **sorted_by: object) -> dict[str, object]:
+    """One row. `sorted_by`: study_uid, series_uid, sop_uid, patient_id, modality, quarantined, revision."""
+    return {
+        "sha256": instance.sha256,
+        "sop_class_uid": instance.sop_class_uid,
+        "transfer_syntax_uid": instance.transfer_syntax_uid,
+        "path": str(instance.path),
+        "size": instance.size,
+        "association": instance.association,
+        "calling_ae": instance.calling_ae,
+        "received_at": times.to_text(instance.received_at),
+        **sorted_by,
+    }
+
+
+def stored_among(connection: Connection, sop_uids: Sequence[str]) -> set[str]:
+    """Which of these instances have a stored file already."""
+    rows = connection.execute(select(instances.c.sop_uid).where(instances.c.sop_uid.in_(sop_uids)))
+    return {r.sop_uid for r in rows}
 
 
 def record_unreadable(connection: Connection, instance: ReceivedInstance, reason: str) -> bool:

@@ -43,44 +43,49 @@ def accept_instance(app: App, instance: ReceivedInstance) -> None:
             app.notifier.notify("intake", f"A received file is kept but unreadable: {exc.message}")
         return
     with transaction(app.engine) as connection:
-        copies = studies.copies_of(connection, header.sop_instance_uid)
-        known = instance.sha256 in {c.sha256 for c in copies}
-        study = studies.get(connection, header.study_uid) or _new_study(app, connection, header, instance)
-        # Whatever it brings, the sender is still at it: its quiet time starts again.
-        studies.heard(connection, study.study_uid, instance)
-        if known:
-            return
-        damaged = _damaged_copy(copies, header, instance)
-        conflicting = bool(copies) and damaged is None
-        studies.insert_instance(
-            connection,
-            instance,
-            study_uid=header.study_uid,
-            series_uid=header.series_uid,
-            sop_uid=header.sop_instance_uid,
-            patient_id=header.patient_id,
-            modality=header.modality,
-            quarantined=conflicting,
-            revision=_revision_of_the_next(study),
-        )
-        if conflicting:
-            _record_conflicting_copy(app, connection, study, header)
-            return
-        if damaged is not None:
-            studies.set_aside(connection, damaged, _revision_of_the_next(study))
-            _note_copy(app, connection, study, header, "damaged_copy_replaced")
-        was_complete = study.state != "RECEIVING"
-        _count_instance(app, connection, study, instance, added=0 if damaged else 1)
-        if study.kind == "unknown" and (kind := study_kind(app, instance.calling_ae, header)) != "unknown":
-            # The first object was a report or the like; the images say what the study is.
-            studies.change(connection, study.study_uid, kind=kind)
-            study = studies.need(connection, study.study_uid)
-        if study.kind == "planning_ct" and header.modality == "CT":
-            case = cases.by_study(connection, study.study_uid)
-            if case is None:
-                cases.create(connection, study_uid=study.study_uid, now=app.clock.now(), actor=_RECEIVER)
-            elif was_complete:
-                late_images.note(app, connection, case, study, instance.calling_ae)
+        sort(app, connection, header, instance)
+
+
+def sort(app: App, connection: Connection, header: InstanceHeader, instance: ReceivedInstance) -> None:
+    """One instance into its study, whatever is there already."""
+    copies = studies.copies_of(connection, header.sop_instance_uid)
+    known = instance.sha256 in {c.sha256 for c in copies}
+    study = studies.get(connection, header.study_uid) or _new_study(app, connection, header, instance)
+    # Whatever it brings, the sender is still at it: its quiet time starts again.
+    studies.heard(connection, study.study_uid, instance)
+    if known:
+        return
+    damaged = _damaged_copy(copies, header, instance)
+    conflicting = bool(copies) and damaged is None
+    studies.insert_instance(
+        connection,
+        instance,
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        sop_uid=header.sop_instance_uid,
+        patient_id=header.patient_id,
+        modality=header.modality,
+        quarantined=conflicting,
+        revision=_revision_of_the_next(study),
+    )
+    if conflicting:
+        _record_conflicting_copy(app, connection, study, header)
+        return
+    if damaged is not None:
+        studies.set_aside(connection, damaged, _revision_of_the_next(study))
+        _note_copy(app, connection, study, header, "damaged_copy_replaced")
+    was_complete = study.state != "RECEIVING"
+    _count_instance(app, connection, study, instance, added=0 if damaged else 1)
+    if study.kind == "unknown" and (kind := study_kind(app, instance.calling_ae, header)) != "unknown":
+        # The first object was a report or the like; the images say what the study is.
+        studies.change(connection, study.study_uid, kind=kind)
+        study = studies.need(connection, study.study_uid)
+    if study.kind == "planning_ct" and header.modality == "CT":
+        case = cases.by_study(connection, study.study_uid)
+        if case is None:
+            cases.create(connection, study_uid=study.study_uid, now=app.clock.now(), actor=_RECEIVER)
+        elif was_complete:
+            late_images.note(app, connection, case, study, instance.calling_ae)
 
 
 def tick(app: App, open_associations: Mapping[str, str], listening_since: datetime | None = None) -> None:
