@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -43,9 +44,18 @@ class Caller:
 
 
 def session_secret(request: Request) -> str:
-    header = request.headers.get("authorization", "")
-    if header.lower().startswith("bearer "):
-        return header[7:].strip()
+    """A session's or a token's secret: as a bearer, as the password of basic credentials, or in the cookie.
+
+    Many DICOMweb clients can only do the second; the user name beside it is not looked at.
+    """
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
     return request.cookies.get(COOKIE, "")
 
 

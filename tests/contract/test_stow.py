@@ -187,6 +187,18 @@ def test_a_screens_token_stores_nothing(served: DoorRig, tmp_path: Path, scope: 
     assert served.instances(STUDY) == []
 
 
+def test_a_client_that_knows_only_basic_credentials(served: DoorRig, tmp_path: Path):
+    secret = served.machine("dicom_web").headers["authorization"].removeprefix("Bearer ")
+    body, stranger = related(*images(tmp_path, 1)), served.client()
+    for password, status in ((secret, 200), ("guessed", 401), ("", 401)):
+        stranger.auth = ("pacs", password)
+        assert stow(stranger, body).status_code == status
+    stranger.auth = None
+    for header in ("Basic", "Basic %%%", "Basic /w==", "Basic cGFjcw==", "Digest x"):
+        stranger.headers["authorization"] = header
+        assert stow(stranger, body).status_code == 401
+
+
 def test_strangers_store_nothing(served: DoorRig, tmp_path: Path):
     body = related(*images(tmp_path, 1))
     assert stow(served.client(), body).status_code == 401
