@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, build_role, evt
+from pynetdicom import build_role, evt
 
 from adapters.dicom_node import commitment_content as content
-from adapters.dicom_node.tls import TlsFiles, client_context
+from adapters.dicom_node.outgoing import (
+    LOST,
+    Caller,
+    close,
+    nothing_accepted,
+    why_not_established,
+)
+from adapters.dicom_node.tls import TlsFiles
 from service.errors import ConfigError
 from service.ports import CommitmentAnswer, CommitmentRequester, CommitmentSink, Destination
 
 _log = logging.getLogger("spineprint.dicom")
 
 _SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-_LOST = (RuntimeError, ValueError, AttributeError, OSError)
-"""What the library raises when the association goes away between two calls, or cannot encode a request."""
 
 
 @dataclass(frozen=True)
@@ -35,67 +40,41 @@ class Told:
     detail: str
 
 
-class _Caller:
-    """Opens associations for the push model."""
-
-    def __init__(self, ae_title: str, tls: TlsFiles | None, *, timeout_s: float = 30.0) -> None:
-        self._ae_title = ae_title
-        self._tls = tls
-        self._timeout_s = timeout_s
-
-    def associate(self, destination: Destination, *, as_provider: bool, handlers: Sequence[Any] = ()) -> Any:
-        """Raises ConfigError when TLS is asked for and cannot be used."""
-        _config.LOG_HANDLER_LEVEL = "none"
-        entity = AE(ae_title=self._ae_title)
-        entity.connection_timeout = min(10.0, self._timeout_s)
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._timeout_s
-        entity.add_requested_context(content.PUSH_MODEL, list(_SYNTAXES))
-        # without it the peer may take us for a user of the class and expect no report (PS3.4 section J.3.3)
-        roles = [build_role(content.PUSH_MODEL, scp_role=True)] if as_provider else []
-        return entity.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            ext_neg=roles,
-            evt_handlers=list(handlers),
-            tls_args=(self._client_context(), None) if destination.tls else None,
-        )
-
-    def _client_context(self) -> Any:
-        if self._tls is None:
-            raise ConfigError(
-                "A peer is to be called over TLS, but this node has no certificate.",
-                next_step="Set [dicom] tls_certificate, tls_key and tls_ca.",
-                code="config.tls",
-            )
-        return client_context(self._tls)
+def _associate(caller: Caller, destination: Destination, **options: Any) -> Any:
+    """Raises ConfigError when TLS is asked for and cannot be used."""
+    entity = caller.entity()
+    entity.add_requested_context(content.PUSH_MODEL, list(_SYNTAXES))
+    return caller.associate(entity, destination, **options)
 
 
 class Reporter:
     """Sends N-EVENT-REPORT in the provider's role on a new association."""
 
     def __init__(self, ae_title: str, tls: TlsFiles | None) -> None:
-        self._caller = _Caller(ae_title, tls, timeout_s=60.0)
+        self._caller = Caller(ae_title, tls)
         self._open: Any = None
 
     def tell(self, destination: Destination, event_type: int, data: Dataset) -> Told:
         """Does not raise for refusals or silence."""
         try:
-            association = self._caller.associate(destination, as_provider=True)
-        except (ConfigError, *_LOST) as error:
+            # without the role the peer may take us for a user of the class and expect no report (PS3.4 J.3.3)
+            association = _associate(
+                self._caller, destination, ext_neg=[build_role(content.PUSH_MODEL, scp_role=True)]
+            )
+        except (ConfigError, *LOST) as error:
             return Told(False, None, str(error))
         if not association.is_established:
-            return Told(False, None, _why_not(association))
+            return Told(False, None, _why_not(association, destination))
         self._open = association
         try:
             answer, _ = association.send_n_event_report(
                 data, event_type, content.PUSH_MODEL, content.PUSH_MODEL_INSTANCE
             )
-        except _LOST as error:
+        except LOST as error:
             return Told(True, None, f"the association was lost ({type(error).__name__})")
         finally:
             self._open = None
-            _close(association)
+            close(association)
         return _told(answer)
 
     def cut_off(self) -> None:
@@ -123,7 +102,7 @@ class CommitmentScu(CommitmentRequester):
         timeout_s: float = 30.0,
         linger_s: float = 2.0,
     ) -> None:
-        self._caller = _Caller(ae_title, tls, timeout_s=timeout_s)
+        self._caller = Caller(ae_title, tls, min(10.0, timeout_s), timeout_s, timeout_s)
         self._on_report = on_report
         self._linger_s = linger_s
 
@@ -143,13 +122,13 @@ class CommitmentScu(CommitmentRequester):
             return CommitmentAnswer(transaction_uid, False, detail)
 
         try:
-            association = self._caller.associate(
-                destination, as_provider=False, handlers=[(evt.EVT_N_EVENT_REPORT, on_event_report)]
+            association = _associate(
+                self._caller, destination, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_event_report)]
             )
-        except (ConfigError, *_LOST) as error:
+        except (ConfigError, *LOST) as error:
             return no(str(error))
         if not association.is_established:
-            return no(_why_not(association))
+            return no(_why_not(association, destination))
         try:
             answer, _ = association.send_n_action(
                 content.request_content(transaction_uid, instances),
@@ -162,10 +141,10 @@ class CommitmentScu(CommitmentRequester):
                 return no(told.detail)
             self._linger(association, heard)
             return CommitmentAnswer(transaction_uid, True)
-        except _LOST as error:
+        except LOST as error:
             return no(f"the association was lost ({type(error).__name__})")
         finally:
-            _close(association)
+            close(association)
 
     def _linger(self, association: Any, heard: threading.Event) -> None:
         """Hold the association open for a report on it; not when there is nobody to give it to."""
@@ -196,18 +175,7 @@ def _told(answer: Dataset) -> Told:
     return Told(True, status, f"answered {status:04X}" + (f" ({comment})" if comment else ""))
 
 
-def _why_not(association: Any) -> str:
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        reason = getattr(answer, "reason_str", "") if answer is not None else ""
-        return f"the peer rejected the association: {reason or 'no reason given'}"
-    if association.rejected_contexts:
-        # accepted, but not this class; the library aborts such an association by itself
+def _why_not(association: Any, destination: Destination) -> str:
+    if nothing_accepted(association):
         return "the peer does not offer storage commitment"
-    # the library sets the same flag when the port is closed and when the peer aborts the negotiation
-    return "no connection, or the peer aborted the negotiation"
-
-
-def _close(association: Any) -> None:
-    if association.is_established:
-        association.release()
+    return why_not_established(association, destination)

@@ -38,8 +38,11 @@ class Caller:
         entity.maximum_pdu_size = self.max_pdu_bytes
         return entity
 
-    def associate(self, entity: AE, destination: Destination) -> Any:
-        """Raises ConfigError when the peer is to be called over TLS and our certificate cannot be used."""
+    def associate(self, entity: AE, destination: Destination, **options: Any) -> Any:
+        """`options` are those of the library, such as `ext_neg` and `evt_handlers`.
+
+        Raises ConfigError when the peer is to be called over TLS and our certificate cannot be used.
+        """
         return entity.associate(
             destination.host,
             destination.port,
@@ -47,6 +50,7 @@ class Caller:
             max_pdu=self.max_pdu_bytes,
             # the host name is not checked (see `client_context`); an empty one would be refused by `ssl`
             tls_args=(self._context(), None) if destination.tls else None,
+            **options,
         )
 
     def _context(self) -> Any:
