@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from fastapi.encoders import jsonable_encoder
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli_common import ConfigOption, config_of, parse_point, read_password
 from service.domain.people import Actor, acting
+from service.errors import InputRefusedError
 from service.workflow.app import App
+
+if TYPE_CHECKING:
+    from service.store.pulls import Pull
 
 case_app = typer.Typer(help="Look at cases and give inputs.", no_args_is_help=True)
 console = Console(highlight=False)
@@ -70,6 +76,61 @@ def show(case_id: str, config: ConfigOption = None) -> None:
             for r in audit.history(connection, case.subject)
         ]
     print(json.dumps(jsonable_encoder(body), indent=2))
+
+
+@case_app.command("pull")
+def pull_study(
+    accession: Annotated[str, typer.Option(help="accession number, as the PACS shows it")],
+    source: Annotated[str, typer.Option("--from", help="AE title of the PACS")],
+    user: UserOption,
+    study_uid: Annotated[str, typer.Option(help="which one, when several share the number")] = "",
+    wait_s: Annotated[float, typer.Option(help="how long to watch; the transfer goes on without us")] = 600.0,
+    password_stdin: StdinOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Have a PACS send the study with this accession number; the running service does it."""
+    from service.store import pulls
+    from service.store.database import reading
+    from service.workflow import pull
+
+    app = _open(config)
+    actor = _actor(app, user, password_stdin)
+    asked = pull.ask(app, accession_number=accession, peer=source, actor=actor, study_uid=study_uid)
+    end, shown = time.monotonic() + wait_s, ""
+    while True:
+        with reading(app.engine) as connection:
+            now = pulls.need(connection, asked.id)
+        line = f"{now.state}: {now.completed + now.warned} of {now.expected or '?'} sent, {now.failed} failed"
+        if line != shown:
+            shown = line
+            console.print(line)
+        if now.state not in pulls.OPEN or time.monotonic() >= end:
+            break
+        time.sleep(0.5)
+    _tell_pull(now)
+
+
+def _tell_pull(pull: Pull) -> None:
+    """What came of it. Raises when the study did not come."""
+    from service.errors import from_document
+    from service.store import pulls
+
+    if pull.state == pulls.AMBIGUOUS:
+        table = Table("study UID", "date", "modalities", "images", "description")
+        for found in pull.candidates:
+            table.add_row(
+                found["study_uid"], found["study_date"], " ".join(found["modalities"]), str(found["instances"] or "?"),
+                escape(found["description"]),
+            )  # fmt: skip
+        console.print(table)
+        raise InputRefusedError(
+            f"{len(pull.candidates)} studies have this accession number.",
+            next_step="Choose one with --study-uid.", code="pull.ambiguous",
+        )  # fmt: skip
+    if pull.error:
+        raise from_document(pull.error)
+    if pull.state in pulls.OPEN:
+        console.print("Not finished yet; the service goes on with it. Is `spineprint serve` running?")
 
 
 @case_app.command("inputs")

@@ -46,8 +46,8 @@ def live() -> dict[str, str]:
 def ready(request: Request, app: AppDep) -> JSONResponse:
     """Named checks; says only good or bad to callers without login."""
     checks = _checks(app, cast(list[Loop], request.app.state.loops))
-    # A result that a PACS refused is a person's matter; the service itself can still do its work.
-    good = all(c["ok"] for name, c in checks.items() if name != "deliveries")
+    # A result that a PACS does not take is a person's matter, and a slow PACS its own: the service can do its work.
+    good = all(c["ok"] for name, c in checks.items() if not name.startswith(("deliveries", "loop.deliver-")))
     body: dict[str, Any] = {"status": "ready" if good else "not ready"}
     caller = caller_if_any(request, app)
     if caller is not None and (caller.person or Scope.METRICS in caller.scopes):
@@ -59,9 +59,9 @@ def _checks(app: AppDep, loops: list[Loop]) -> dict[str, dict[str, Any]]:
     checks: dict[str, dict[str, Any]] = {}
     try:
         with reading(app.engine) as connection:
-            refused = deliveries.counts(connection).get("REFUSED", 0)
+            alarms = deliveries.alarms(connection)
         checks["database"] = {"ok": True}
-        checks["deliveries"] = {"ok": refused == 0, "refused": refused}
+        checks["deliveries"] = {"ok": not any(alarms.values()), **alarms}
     except SQLAlchemyError as exc:
         checks["database"] = {"ok": False, "fault": type(exc).__name__}
     free_mb = shutil.disk_usage(app.config.data_dir).free >> 20
@@ -94,6 +94,16 @@ def metrics(app: AppDep, _caller: MetricsDep) -> Response:
     registry = CollectorRegistry()
     by_state = Gauge("spineprint_cases", "Cases by state", ["state"], registry=registry)
     by_delivery = Gauge("spineprint_deliveries", "Results to the PACS by state", ["state"], registry=registry)
+    by_commitment = Gauge(
+        "spineprint_deliveries_commitment",
+        "Delivered results by storage commitment",
+        ["state"],
+        registry=registry,
+    )
+    waiting = Gauge(
+        "spineprint_delivery_oldest_waiting_seconds", "Age of the oldest undelivered result", ["destination"],
+        registry=registry,
+    )  # fmt: skip
     free = Gauge("spineprint_disk_free_bytes", "Free bytes of the data folder", registry=registry)
     unreadable = Gauge("spineprint_unreadable_files", "Received files that cannot be read", registry=registry)
     with reading(app.engine) as connection:
@@ -101,6 +111,10 @@ def metrics(app: AppDep, _caller: MetricsDep) -> Response:
             by_state.labels(case.state.value).inc()
         for state, n in deliveries.counts(connection).items():
             by_delivery.labels(state).set(n)
+        for state, n in deliveries.commit_counts(connection).items():
+            by_commitment.labels(state).set(n)
+        for destination, since in deliveries.oldest_waiting(connection).items():
+            waiting.labels(destination).set(max(0.0, (app.clock.now() - since).total_seconds()))
         unreadable.set(studies.count_unreadable(connection))
         node_metrics.fill(registry, connection, app.clock.now())
     free.set(shutil.disk_usage(app.config.data_dir).free)

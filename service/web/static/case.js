@@ -1,6 +1,7 @@
 import {
   $, attentionBox, busy, bytes, caseId, confirmed, duration, el, facts, fill, fixed, plain, poll, post, progressBar, roles, short, STATES, watchStaleness, when,
 } from './core.js';
+import { deliveriesTable } from './deliveries.js';
 import { drawHead } from './head.js';
 import { liveLine } from './live.js';
 
@@ -177,7 +178,7 @@ function drawRight() {
     ((i && i.warnings) || []).map((w) => el('div', { class: 'note' }, w.message)));
   const files = Object.entries(detail.artifacts);
   fill($('#files'), files.length ? el('table', { class: 'tight' }, el('tbody', {}, files.map(([kind, a]) => el('tr', {}, el('th', { scope: 'row' }, el('a', { href: a.href }, KINDS[kind] || plain(kind))), el('td', { class: 'mono dim', title: `SHA-256 ${a.sha256}` }, short(a.sha256)), el('td', { class: 'num' }, bytes(a.size)))))) : el('p', { class: 'dim' }, 'None yet.'));
-  fill($('#deliveries'), detail.deliveries.length ? el('table', { class: 'tight' }, el('tbody', {}, detail.deliveries.map((d) => el('tr', {}, el('th', { scope: 'row' }, plain(d.kind)), el('td', {}, d.destination), el('td', {}, el('span', { class: `badge ${d.state === 'DELIVERED' ? 'good' : d.state === 'REFUSED' ? 'alert' : 'work'}` }, d.state.toLowerCase())), el('td', { class: 'dim' }, d.state === 'DELIVERED' ? '' : `${d.tries} tries ${d.last_status}`))))) : el('p', { class: 'dim' }, 'Nothing yet.'));
+  fill($('#deliveries'), detail.deliveries.length ? deliveriesTable(detail.deliveries, $('#deliv-problem'), () => detailPoll.now()) : el('p', { class: 'dim' }, 'Nothing yet.'));
 }
 
 const EVENTS = {
