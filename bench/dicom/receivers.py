@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from adapters.dicom_node import NodeConfig
 from bench.dicom import raw_socket, senders
 from bench.dicom.images import Load, compare
 from bench.dicom.machine import program
@@ -97,6 +98,7 @@ class Node(Receiver):
     def start(self, associations: int) -> None:
         self.node = NodeProcess(self.folder / "store", log=self.folder / "log")
         self.port = self.node.port
+        wait_for_spare_segments(self.folder / "store")
 
     @property
     def pid(self) -> int:
@@ -126,6 +128,7 @@ class Service(Program):
             "SPINEPRINT_DICOM__DISK_RESERVE_MB": "0",
         }
         self.run([sys.executable, "-m", "service.cli", "serve", "--role", "dicom"], environ)
+        wait_for_spare_segments(self.folder / "data/dicom")
 
     def settled(self, count: int) -> bool:
         return self._rows() >= count and sum(1 for _ in instances(self.folder / "data/dicom")) >= count
@@ -253,6 +256,25 @@ RECEIVERS: tuple[type[Receiver], ...] = (
 def instances(store: Path) -> Iterator[Path]:
     """The files of our store that have their final place."""
     return (store / "instances").glob("*/*.dcm")
+
+
+def wait_for_spare_segments(store: Path, timeout_s: float = 60) -> None:
+    """A node prepares its log while nothing comes. The first seconds after a first start are not what is measured."""
+    end = time.monotonic() + timeout_s
+    wanted = NodeConfig("", 0, store)
+    while time.monotonic() < end:
+        segments = list((store / "segments").glob("*.seg"))
+        if len(segments) >= wanted.spare_segments and all(
+            _is_written(s, wanted.segment_bytes) for s in segments
+        ):
+            time.sleep(1.0)  # its last bytes are being synced
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the node did not prepare {wanted.spare_segments} segments in {timeout_s:g} s")
+
+
+def _is_written(path: Path, size: int) -> bool:
+    return path.stat().st_size >= size
 
 
 def _is_part10(path: Path) -> bool:

@@ -171,13 +171,16 @@ def replay(module: ModuleType, path: Path) -> int:
     return 0
 
 
-def with_atheris(module: ModuleType, options: argparse.Namespace) -> int:
+def with_atheris(options: argparse.Namespace) -> int:
     """Coverage-guided, when that package is installed; libFuzzer's own messages and files."""
     try:
         import atheris  # type: ignore[import-not-found]
     except ImportError:
         print("atheris is not installed (pip install atheris); use the default engine", file=sys.stderr)
         return 2
+    with atheris.instrument_imports(include=["adapters.dicom_node", "service.imaging", "pynetdicom.pdu"]):
+        module = target(options.target)
+    warnings.showwarning = lambda *_, **__: None
     damaged = mutator(module, options.seed)
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:
@@ -185,13 +188,13 @@ def with_atheris(module: ModuleType, options: argparse.Namespace) -> int:
             return bytes(atheris.Mutate(data, size))
         return damaged.case()[:size]
 
-    corpus = options.save_to / options.target / "corpus"
+    folder = options.save_to / options.target
+    corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(module.seeds()):
         (corpus / f"seed-{number}").write_bytes(data)
-    atheris.instrument_all()
-    arguments = [sys.argv[0], str(corpus), f"-runs={options.cases}", f"-seed={options.seed}", "-max_len=65536",
-                 f"-timeout={HANG_S:.0f}", f"-artifact_prefix={options.save_to / options.target}/"]  # fmt: skip
+    arguments = [sys.argv[0], f"-runs={options.cases}", f"-seed={options.seed}", "-max_len=65536",
+                 f"-timeout={HANG_S:.0f}", f"-artifact_prefix={folder}/", str(corpus)]  # fmt: skip
     atheris.Setup(arguments, module.one_case, custom_mutator=mutate)
     atheris.Fuzz()
     return 0
@@ -207,11 +210,10 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, help="run one saved input")
     options = parser.parse_args()
     faulthandler.enable()
-    module = target(options.target)
     if options.replay:
-        return replay(module, options.replay)
+        return replay(target(options.target), options.replay)
     if options.engine == "atheris":
-        return with_atheris(module, options)
+        return with_atheris(options)
     result = run(options.target, options.cases, options.seed, save_to=options.save_to, progress=True)
     print(
         f"{'PASS' if result.good else 'FAIL'} {options.target}: {result.cases} cases, seed {options.seed},"
