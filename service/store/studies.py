@@ -111,20 +111,25 @@ class Source:
 
 _HEARD = text(
     "INSERT INTO study_sources (study_uid, association, calling_ae, images, last_at) "
-    "VALUES (:study_uid, :association, :calling_ae, 1, :at) "
+    "VALUES (:study_uid, :association, :calling_ae, :images, :at) "
     "ON CONFLICT (study_uid, association) DO UPDATE SET "
-    "images = study_sources.images + CASE WHEN excluded.last_at > study_sources.last_at THEN 1 ELSE 0 END, "
+    "images = study_sources.images + CASE WHEN excluded.last_at > study_sources.last_at THEN excluded.images ELSE 0 END, "
     "last_at = CASE WHEN excluded.last_at > study_sources.last_at THEN excluded.last_at "
     "ELSE study_sources.last_at END"
 )
 
 
-def heard(connection: Connection, study_uid: str, instance: ReceivedInstance) -> None:
-    """The sender is still at it. The same file handed over again after a crash says nothing new."""
+def heard(connection: Connection, study_uid: str, instance: ReceivedInstance, images: int = 1) -> None:
+    """The sender is still at it. The same file handed over again after a crash says nothing new.
+
+    Parameters
+    ----------
+    instance : the last of `images` that came over one association.
+    """
     connection.execute(
         _HEARD,
         {"study_uid": study_uid, "association": instance.association, "calling_ae": instance.calling_ae,
-         "at": times.to_text(instance.received_at)},
+         "images": images, "at": times.to_text(instance.received_at)},
     )  # fmt: skip
 
 

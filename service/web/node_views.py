@@ -32,7 +32,7 @@ class Reason:
     title: str
     next_step: str
     group: str = "fault"
-    """rejection (the whole association) | refusal (one image) | fault (the connection) | commitment."""
+    """rejection (the whole association) | refusal (what it asked for) | fault | commitment."""
 
 
 REASONS: dict[str, Reason] = {
@@ -62,8 +62,8 @@ REASONS: dict[str, Reason] = {
         "refusal",
     ),
     "refused_class": Reason(
-        "Image refused: its class is not that of its context (A900)",
-        "Have the sender's vendor correct it.",
+        "Image refused: its class is not stored here (0122), or not that of its context (A900)",
+        "Send only images and structured objects here; A900 is for the sender's vendor to correct.",
         "refusal",
     ),
     "refused_empty": Reason(
@@ -73,6 +73,20 @@ REASONS: dict[str, Reason] = {
         "Image refused: larger than the limit",
         "Send the study in smaller objects, or raise the limit.",
         "refusal",
+    ),
+    "refused_operation": Reason(
+        "Refused: an operation that is not offered here",
+        "Ask this node only for C-STORE, C-ECHO and storage commitment; queries go to the PACS.",
+        "refusal",
+    ),
+    "no_context": Reason(
+        "Nothing the sender offers is taken here",
+        "Look at the object classes and transfer syntaxes of that destination at the sender.",
+        "refusal",
+    ),
+    "conflicts": Reason(
+        "Other content under a UID that is here already",
+        "Find out at the sender which of the two is right; both are kept, see the quarantine below.",
     ),
     "refused_storage": Reason(
         "Image refused: the disk is full or not writable (A700)",
@@ -92,14 +106,23 @@ REASONS: dict[str, Reason] = {
         "Nothing that was acknowledged is lost. If it repeats, look at the sender's log and time-outs.",
     ),
 }
-_COMMITMENT = Reason("Storage commitment", "See the words on the left.", "commitment")
+_COMMITMENTS: dict[str, str] = {
+    "commitment_refused": "Storage commitment request refused",
+    "commitment_unsafe": "Not committed to some images",
+    "commitment_unreachable": "Storage commitment report cannot be delivered",
+    "commitment_not_taken": "Storage commitment report not taken",
+    "commitment_given_up": "Storage commitment report given up",
+}
 
 
 def reason_of(kind: str) -> Reason:
     known = REASONS.get(kind)
     if known:
         return known
-    return _COMMITMENT if kind.startswith("commitment") else Reason(kind.replace("_", " ").capitalize(), "")
+    words = kind.replace("_", " ").capitalize()
+    return Reason(
+        _COMMITMENTS.get(kind, words), "", "commitment" if kind.startswith("commitment") else "fault"
+    )
 
 
 def dicom_operations(app: App, connection: Connection) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The usual case, new images of a study that is being received, is sorted together
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
@@ -83,8 +83,9 @@ def _sort_together(connection: Connection, study: Study, members: Sequence[_Sort
     ]
     studies.insert_instances(connection, rows)
     last = {(i.association, i.calling_ae): i for _, i in sorted(members, key=lambda m: m[1].received_at)}
-    for instance in last.values():
-        studies.heard(connection, study.study_uid, instance)
+    carried = Counter((i.association, i.calling_ae) for _, i in members)
+    for carrier, instance in last.items():
+        studies.heard(connection, study.study_uid, instance, carried[carrier])
     latest = max(instance.received_at for _, instance in members)
     studies.change(
         connection,

@@ -126,7 +126,7 @@ def test_cases_show_attention_first_and_the_live_line(world: World, open_page: O
     first = text(page, "#cases tbody tr >> nth=0")
     assert parked.code in first and "The worker lost its disk." in first and "Next: Resume the case." in first
     page.wait_for_selector("#receiving .strip")
-    assert re.search(r"7 slices, last \d+ s ago, closes in \d+ s", text(page, "#receiving"))
+    assert re.search(r"7 slices, last \d+ s ago, closes in \d+ min", text(page, "#receiving"))
     page.click(f"tr.attend:has-text('{parked.code}') button:has-text('Resume')")
     page.wait_for_selector(f"tr:not(.attend):has-text('{parked.code}')")
     assert world.case(parked.id).state.value == "BUILDING"

@@ -15,7 +15,7 @@ from service.errors import ConflictError, ImagingError, NotAllowedError
 from service.store import approvals, audit, prints, studies
 from service.store.database import reading
 from service.store.studies import Study
-from service.workflow import build, completeness, intake, late_images, person_steps, print_run
+from service.workflow import build, completeness, intake, intake_batch, late_images, person_steps, print_run
 from tests.support_app import (
     PLANNER,
     STUDY,
@@ -34,6 +34,7 @@ from tests.support_app import (
     study_quiet,
     watch,
 )
+from tests.support_dicom import ct_slice, save
 
 PEERS = {
     "quiet_s": 30,
@@ -53,6 +54,13 @@ def rig(tmp_path: Path):
     made.with_printers({"um3": UltimakerPrinter("um3", "http://127.0.0.1:9", tmp_path / "um3.json")})
     yield made
     made.app.engine.dispose()
+
+
+def receive_file(folder: Path, index: int) -> Path:
+    """An image of the study that nobody has handed over yet."""
+    dataset = ct_slice(index, size=4)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return save(dataset, folder / f"image-{index}.dcm")
 
 
 def _study(rig: Rig) -> Study:
@@ -127,6 +135,23 @@ def test_the_same_file_handed_over_again_after_a_crash_is_not_a_sender_at_work(r
     with reading(rig.app.engine) as connection:
         (source,) = studies.sources_of(connection, [STUDY])[STUDY]
     assert source.images == 1
+
+
+def test_images_sorted_together_count_for_their_associations(rig: Rig, tmp_path: Path):
+    first = receive(rig, 0, association="a0")
+    paths = [receive_file(tmp_path, index) for index in range(1, 6)]
+    together = []
+    for index, path in enumerate(paths):
+        rig.clock.advance(seconds=1)
+        together.append(received(rig, path, association=f"a{index % 2 + 1}"))
+    for _ in range(2):  # handed over again after a crash
+        intake_batch.accept_instances(rig.app, together)
+    with reading(rig.app.engine) as connection:
+        sources = studies.sources_of(connection, [STUDY])[STUDY]
+    assert {s.association: s.images for s in sources} == {"a0": 1, "a1": 3, "a2": 2}
+    assert _study(rig).instance_count == 6
+    assert max(s.last_at for s in sources) == rig.clock.now()
+    assert first.is_file()
 
 
 def test_a_conflicting_copy_is_a_sender_at_work(rig: Rig):
@@ -428,3 +453,32 @@ def test_late_images_keep_their_own_count(rig: Rig):
     ]  # fmt: skip
     assert arrivals[2].first_at - arrivals[1].last_at > timedelta(minutes=59)
     assert [r.event for r in late].count(CaseEvent.LATE_IMAGES) == 2
+
+
+def test_both_databases_tell_the_same(any_rig: Rig):
+    """What is counted and compared in SQL, on SQLite and on PostgreSQL."""
+    rig = any_rig
+    watching = watch(rig, HandNode(open={"a2": "PACS1"}))
+    case = new_case(rig, association="a1")
+    receive(rig, 0, seed=5, association="a1")
+    study_quiet(rig)
+    rig.run_jobs("inspect")
+    path = receive(rig, 7, calling_ae="PACS1", association="a2")
+    rig.clock.advance(seconds=2)
+    hand_over(rig, path, calling_ae="PACS1", association="a2")
+    watching.look()
+    watching.look()
+    assert _text(rig) == (
+        "4 slices, revision 2: 1 image arrived after completion, last 0 s ago, held open by PACS1"
+    )
+    with reading(rig.app.engine) as connection:
+        (s1,) = studies.series_of(connection, STUDY)
+        assert (s1.images, s1.aside, studies.count_aside(connection)) == (4, 1, 1)
+        assert [a.used is not None for a in studies.aside(connection)] == [True]
+        assert {s.association: s.images for s in studies.sources_of(connection, [STUDY])[STUDY]} == {
+            "a1": 1, "a2": 2,
+        }  # fmt: skip
+        assert studies.count_by_state(connection) == {("planning_ct", "RECEIVING"): 1}
+        assert studies.last_heard(connection)["PACS1"] == rig.clock.now()
+        assert len(studies.used_in(connection, STUDY, 1)) == 3
+    assert rig.case(case.id).newer_images
