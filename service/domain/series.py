@@ -9,6 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime
 
+LOSSY_SYNTAXES = frozenset(
+    f"1.2.840.10008.1.2.4.{n}" for n in ("50", "51", "81", "91", "93", "110", "111", "112", "203")
+)
+"""Transfer syntaxes that may have changed pixel values (PS3.5 section 10; 91 and 203 may also be lossless)."""
+LOSSY_METHODS = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+"""Defined terms of Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1)."""
+LOSSY_CT = "The planning CT was compressed with loss; edges may be displaced."
+LOSSY_SCAN = "The scan was compressed with loss; the edges of needle and bone may be displaced."
+
 
 @dataclass(frozen=True, repr=False)
 class PatientIdentity:

@@ -32,6 +32,7 @@ def to_document(result: Verification) -> dict[str, object]:
         "verdict": str(result.decision.verdict),
         "advice": advice,
         "findings": list(result.decision.findings),
+        "warnings": [],
         "grey_values_clipped": result.clipped,
         "timings_s": {**result.timings_s, "total": round(sum(result.timings_s.values()), 3)},
     }

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from service.domain.series import PatientIdentity, SeriesInfo
+from service.domain.series import LOSSY_SYNTAXES, PatientIdentity, SeriesInfo
 from service.geometry.series_gate import SlicePlace, Vector
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -23,10 +23,6 @@ VOLUME_CLASSES = {
     ENHANCED_CT: "enhanced CT",
     XRAY_3D_ANGIOGRAPHIC: "X-ray 3D angiographic",
 }
-LOSSY_SYNTAXES = frozenset(
-    f"1.2.840.10008.1.2.4.{n}" for n in ("50", "51", "81", "91", "93", "110", "111", "112", "203")
-)
-"""Transfer syntaxes that may have changed pixel values (PS3.5 section 10; 91 and 203 may also be lossless)."""
 
 Dataset = Any
 

@@ -13,6 +13,7 @@ from pydicom.valuerep import PersonName
 
 from service import __version__
 from service.errors import ImagingError
+from service.results.lossy import LossyHistory
 from service.results.uids import stable_uid
 
 MANUFACTURER = "spineprint"
@@ -45,6 +46,8 @@ class SourceContext:
     study_instance_uid: str
     frame_of_reference_uid: str
     instances: tuple[InstanceReference, ...]
+    lossy: LossyHistory | None = None
+    """Set when an image among them was compressed with loss at any time."""
 
     @property
     def patient_name(self) -> str:
@@ -84,7 +87,11 @@ class SourceContext:
             for h in headers
         )
         return cls(
-            attributes, str(first.StudyInstanceUID), str(first.get("FrameOfReferenceUID", "")), references
+            attributes,
+            str(first.StudyInstanceUID),
+            str(first.get("FrameOfReferenceUID", "")),
+            references,
+            LossyHistory.of(headers),
         )
 
     def write_to(self, dataset: Dataset) -> None:

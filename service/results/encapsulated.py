@@ -10,6 +10,7 @@ from service.domain.plan import Plan
 from service.errors import InputRefusedError
 from service.results import codes
 from service.results.context import Origin, SourceContext, new_result
+from service.results.lossy import SHORT
 
 ENCAPSULATED_PDF = UID("1.2.840.10008.5.1.4.1.1.104.1")
 ENCAPSULATED_STL = UID("1.2.840.10008.5.1.4.1.1.104.3")
@@ -70,7 +71,8 @@ def encapsulate_stl(
     dataset.ModelModification = "YES"  # shell, channels and vents are not anatomy
     dataset.ModelMirroring = "NO"
     dataset.ModelUsageCodeSequence = Sequence([codes.code_item(codes.PLANNING_INTENT)])
-    dataset.ContentDescription = title
+    # an STL has no attribute for it (no General Image module), a description of at most 64 characters
+    dataset.ContentDescription = f"{title}; CT compressed with loss" if context.lossy else title
     dataset.ReferencedSeriesSequence = _referenced_series(context)
     return dataset
 
@@ -78,7 +80,7 @@ def encapsulate_stl(
 def _encapsulate(dataset: Dataset, content: bytes, context: SourceContext, title: str, mime: str) -> None:
     dataset.AcquisitionDateTime = ""
     dataset.BurnedInAnnotation = "YES"
-    dataset.DocumentTitle = title
+    dataset.DocumentTitle = f"{title} ({SHORT})" if context.lossy else title
     dataset.MIMETypeOfEncapsulatedDocument = mime
     dataset.SourceInstanceSequence = Sequence(
         [_reference(r.sop_class_uid, r.sop_instance_uid) for r in context.instances]

@@ -31,7 +31,7 @@ from service.results.pdf_page import (
     text_style,
     title_line,
 )
-from service.results.sr import SCHEMA, check_schema, spread_of, verdict_of
+from service.results.sr import SCHEMA, check_schema, spread_of, verdict_of, warnings_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def build_pdf_report(
         _identity(case),
         Spacer(1, 2 * mm),
         VerdictBox(verdict_of(report), " ".join(str(report.get(k) or "") for k in ("reason", "advice"))),
+        *[Paragraph(safe(f"Caution: {text}"), text_style(9.5, BOLD)) for text in warnings_of(report)],
         Spacer(1, 1 * mm),
     ]
     for needle in needles:

@@ -34,6 +34,8 @@ def secondary_capture(
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
+    if context.lossy is not None:
+        context.lossy.write_to(dataset)
     content = pixels.tobytes()
     dataset.add_new(0x7FE00010, "OB", content + b"\0" * (len(content) % 2))
     return dataset

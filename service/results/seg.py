@@ -24,6 +24,7 @@ from service.results.context import (
     body_part,
     finish,
 )
+from service.results.lossy import LossyHistory
 
 #: How far (in voxels) a mask voxel may lie from the voxel of the CT it belongs to.
 GRID_TOLERANCE_VOXELS = 0.05
@@ -79,6 +80,11 @@ def build_seg(mask: Volume, sources: Sequence[Dataset], origin: Origin, *, level
     segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID = organisation
     for index in segmentation.DimensionIndexSequence:
         index.DimensionOrganizationUID = organisation
+    lossy = LossyHistory.of(sources)
+    # Type 1 in a segmentation, which is about the images it was made from (PS3.3 C.8.20.2)
+    segmentation.LossyImageCompression = "00"
+    if lossy is not None:
+        lossy.write_to(segmentation)
     segmentation.BodyPartExamined = body_part(level)
     codes.declare_private_scheme(segmentation)
     return finish(segmentation, origin)

@@ -108,7 +108,8 @@ def _observer(origin: Origin) -> ObservationContext:
 
 def _sentences(report: Mapping[str, object]) -> list[TextContentItem]:
     conclusion = " ".join(str(report.get(k) or "") for k in ("reason", "advice")).strip()
-    pairs = ([(codes.CONCLUSION, conclusion)] if conclusion else []) + [(codes.COMMENT, NOTICE)]
+    pairs = [(codes.CONCLUSION, conclusion)] if conclusion else []
+    pairs += [(codes.COMMENT, text) for text in (*warnings_of(report), NOTICE)]
     return [
         TextContentItem(name=_concept(c), value=text, relationship_type=RelationshipTypeValues.CONTAINS)
         for c, text in pairs
@@ -269,6 +270,11 @@ def check_schema(report: Mapping[str, object]) -> None:
             next_step="Run the verification again with this version.",
             code="results.schema",
         )
+
+
+def warnings_of(report: Mapping[str, object]) -> list[str]:
+    """What the report says beside its result, such as that its images were compressed with loss."""
+    return [str(w["message"]) for w in _items(report.get("warnings")) if w.get("message")]
 
 
 def verdict_of(report: Mapping[str, object]) -> str:

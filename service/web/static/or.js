@@ -41,6 +41,11 @@ function needle(n) {
 
 const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };
 
+// What the numbers rest on is doubtful in itself, such as images compressed with loss.
+function cautions(report) {
+  return ((report && report.warnings) || []).map((w) => el('p', { class: 'or-text caution' }, el('strong', {}, 'Caution: '), w.message));
+}
+
 function age() { return body.age_s + (performance.now() - at) / 1000; }
 
 function parts() {
@@ -52,11 +57,11 @@ function parts() {
     case 'ready': {
       const r = body.report;
       return [banner(r.verdict, VERDICT[r.verdict] || r.verdict.toUpperCase(), `scan ended ${old} ago`), r.needles.map(needle),
-        el('p', { class: 'or-text' }, r.advice), el('p', { class: 'dim' }, '± is the expanded uncertainty (k = 2). ', r.registration && r.registration.expected_tre_mm !== null ? `Registration error at the needle about ${fixed(r.registration.expected_tre_mm)} mm.` : '')];
+        el('p', { class: 'or-text' }, r.advice), cautions(r), el('p', { class: 'dim' }, '± is the expanded uncertainty (k = 2). ', r.registration && r.registration.expected_tre_mm !== null ? `Registration error at the needle about ${fixed(r.registration.expected_tre_mm)} mm.` : '')];
     }
     case 'not_measurable': {
       const next = body.next_step || (body.report || {}).advice;
-      return [banner('review', 'NOT MEASURABLE', 'No number is given for this scan.'), el('p', { class: 'or-text' }, el('strong', {}, 'Why: '), body.reason || 'no reason was recorded'), next && next !== body.reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), next) : el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), 'Look at the images; scan again if that is justified.'), el('p', { class: 'dim' }, `scan ended ${old} ago`)];
+      return [banner('review', 'NOT MEASURABLE', 'No number is given for this scan.'), el('p', { class: 'or-text' }, el('strong', {}, 'Why: '), body.reason || 'no reason was recorded'), next && next !== body.reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), next) : el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), 'Look at the images; scan again if that is justified.'), cautions(body.report), el('p', { class: 'dim' }, `scan ended ${old} ago`)];
     }
     default: return [banner('reposition', 'FAILED', 'The measurement failed. The scan is kept.'), el('p', { class: 'or-text' }, el('strong', {}, 'Why: '), body.reason || ''), el('p', { class: 'or-text' }, el('strong', {}, 'Next: '), body.next_step || 'Look at the images; resume the case to measure again.'), el('p', { class: 'dim' }, `scan ended ${old} ago`)];
   }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from service.domain.series import LOSSY_CT
 from service.errors import ImagingError
 from service.geometry.progress import Progress
 from service.imaging.proposal import propose_planning_series
@@ -34,6 +35,9 @@ def inspect_study(argument: Mapping[str, Any], progress: Progress) -> dict[str, 
     # Reading every pixel once here finds truncated and undecodable slices before a person spends time on the case.
     loaded = load_series(best.files, best.info.series_uid, progress=lambda s, f: progress(s, 0.3 + 0.7 * f))
     info = loaded.info
+    warnings = [{"code": f.code, "message": f.sentence} for f in loaded.findings]
+    if info.lossy:
+        warnings.append({"code": "lossy", "message": LOSSY_CT})
     return {
         "series_uid": info.series_uid,
         "slices": int(loaded.volume.values.shape[0]),
@@ -44,6 +48,6 @@ def inspect_study(argument: Mapping[str, Any], progress: Progress) -> dict[str, 
         "tube_current_ma": info.tube_current_ma,
         "slice_thickness_mm": info.slice_thickness_mm,
         "lossy": info.lossy,
-        "warnings": [{"code": f.code, "message": f.sentence} for f in loaded.findings],
+        "warnings": warnings,
         "candidates": list(proposal.reasons),
     }

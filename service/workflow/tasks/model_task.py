@@ -14,6 +14,7 @@ import numpy as np
 
 from service import NOTICE, __version__
 from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
+from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import Isolation, Seeds
 from service.geometry.isolation import isolate_vertebra, isolation_from_mask
@@ -175,9 +176,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
     warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
     if ct.info.lossy:
-        warnings.append(
-            {"code": "lossy", "message": "The CT was compressed with loss; edges may be displaced."}
-        )
+        warnings.append({"code": "lossy", "message": LOSSY_CT})
     measured = check.to_document()
     vents = [v for v in check.vents if v.reaches_hollow]
     return {
@@ -189,7 +188,8 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
         "inputs": {
             "ct_sha256": _digest(ct.files),
             "series_uid": ct.info.series_uid,
-            "slices": len(ct.files),
+            "slices": int(ct.volume.values.shape[0]),
+            "lossy": ct.info.lossy,
             "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
             "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
             "seeds": {k: argument.get(k) for k in ("target", "above", "below") if argument.get(k)},

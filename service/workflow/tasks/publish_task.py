@@ -14,7 +14,9 @@ from PIL import Image
 
 from service import __version__
 from service.domain.plan import Plan, plan_from_document
+from service.domain.series import LOSSY_CT, LOSSY_SCAN
 from service.geometry.progress import Progress
+from service.imaging.dataset import read_file
 from service.imaging.nifti import read_nifti
 from service.results.context import Origin, SourceContext
 from service.results.encapsulated import encapsulate_pdf, encapsulate_stl
@@ -40,8 +42,8 @@ def _scan_results(
     argument: Mapping[str, Any], context: SourceContext, plan: Plan, out: Path
 ) -> list[dict[str, Any]]:
     origin = _origin(argument, f"scan-{argument['scan_id']}")
-    report = json.loads(argument["report"])
     scan_context = SourceContext.from_headers(_headers(argument["scan_files"]))
+    report = _with_lossy(json.loads(argument["report"]), context, scan_context)
     pdf = build_pdf_report(report, plan, _summary(argument, context), _pictures(argument))
     (out / "report.pdf").write_bytes(pdf)
     objects = [
@@ -70,6 +72,20 @@ def _plan_results(argument: Mapping[str, Any], context: SourceContext, headers: 
                                         description="Model views")  # fmt: skip
         objects.append(("model_views", picture))
     return [_save(kind, dataset, out) for kind, dataset in objects]
+
+
+def _with_lossy(
+    report: Mapping[str, Any], context: SourceContext, scan_context: SourceContext
+) -> dict[str, Any]:
+    """The report with its warnings on lossy images; reports of earlier versions have none."""
+    warnings = list(report.get("warnings") or [])
+    for code, sentence, source in (
+        ("lossy_ct", LOSSY_CT, context),
+        ("lossy_scan", LOSSY_SCAN, scan_context),
+    ):
+        if source.lossy is not None and code not in {w.get("code") for w in warnings}:
+            warnings.append({"code": code, "message": sentence})
+    return {**report, "warnings": warnings}
 
 
 def _summary(argument: Mapping[str, Any], context: SourceContext) -> CaseSummary:
@@ -103,7 +119,7 @@ def _origin(argument: Mapping[str, Any], revision: str) -> Origin:
 
 
 def _headers(files: Sequence[str]) -> list[pydicom.Dataset]:
-    return [pydicom.dcmread(f, stop_before_pixels=True) for f in files]
+    return [read_file(Path(f), pixels=False) for f in files]
 
 
 def _save(kind: str, dataset: pydicom.Dataset, out: Path) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.plan import plan_from_document
+from service.domain.series import LOSSY_CT, LOSSY_SCAN
 from service.errors import ImagingError
 from service.geometry.progress import Progress
 from service.geometry.verification import verify_scan
 from service.imaging.nifti import read_nifti
-from service.imaging.series import load_series
+from service.imaging.series import LoadedSeries, load_series
 
 
 def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -46,8 +47,18 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
         scan.volume,
         progress=lambda stage, fraction: progress(stage, 0.15 + 0.85 * fraction),
     )
+    document["warnings"] = source_warnings(ct, scan)
     timings = document.get("timings_s")
     if isinstance(timings, dict):
         timings["reading"] = round(read_s, 3)
         timings["total"] = round(time.monotonic() - started, 3)
     return document
+
+
+def source_warnings(ct: LoadedSeries, scan: LoadedSeries) -> list[dict[str, str]]:
+    """What makes the images themselves doubtful, for the report and the screen in the operating room."""
+    return [
+        {"code": code, "message": sentence}
+        for code, sentence, series in (("lossy_ct", LOSSY_CT, ct), ("lossy_scan", LOSSY_SCAN, scan))
+        if series.info.lossy
+    ]
