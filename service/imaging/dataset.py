@@ -115,9 +115,16 @@ def announced_pixels(ds: Dataset) -> int:
 
 
 def check_announced(ds: Dataset, file_bytes: int) -> int:
-    """Pixels that the header announces. Raises ImagingError when the file cannot hold them."""
-    _announced_bytes(ds, file_bytes, MOST_EXPANSION)
-    return announced_pixels(ds)
+    """Pixels that the header announces. Raises ImagingError when the file cannot hold them, or it makes no sense."""
+    try:
+        _announced_bytes(ds, file_bytes, MOST_EXPANSION)
+        return announced_pixels(ds)
+    except READ_FAILURES as error:
+        raise ImagingError(
+            "The header of an image does not say how large it is: the file is damaged.",
+            next_step="Send the series again.",
+            code="imaging.unreadable",
+        ) from error
 
 
 def _announced_bytes(ds: Dataset, file_bytes: int, most_expansion: int) -> int:

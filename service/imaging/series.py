@@ -218,14 +218,13 @@ def _fits_int16(data: NDArray[Any]) -> bool:
 
 def _frames(file: Path, place: SlicePlace) -> Iterator[NDArray[Any]]:
     try:
-        ds = read_file(file, pixels=True)
+        yield from modality_values(read_file(file, pixels=True), _who(place))
     except READ_FAILURES as error:
         raise ImagingError(
             f"{_who(place)} cannot be read to its end: the file is cut off or damaged.",
             next_step="Send the series again.",
             code="imaging.unreadable",
         ) from error
-    return modality_values(ds, _who(place))
 
 
 def is_whole(file: Path) -> bool:
