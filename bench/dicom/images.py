@@ -40,8 +40,8 @@ class Load:
         return {image.uid: image for image in self.images}
 
 
-def write_load(folder: Path, count: int, *, parts: int = 4, size: int = 512) -> Load:
-    """`count` slices of one study, each part a series of its own."""
+def write_load(folder: Path, count: int, *, parts: int = 4, size: int = 512, large_size: int = 0) -> Load:
+    """`count` slices of one study, each part a series of its own; with `large_size` one in ten is so large."""
     folders, images = [], []
     for part in range(parts):
         here = folder / f"part{part}"
@@ -49,7 +49,8 @@ def write_load(folder: Path, count: int, *, parts: int = 4, size: int = 512) -> 
         folders.append(here)
         for index in range(count // parts):
             path = here / f"{index:04d}.dcm"
-            ct_slice(part, index, size).save_as(path, enforce_file_format=True)
+            is_large = large_size and index % 10 == 5
+            ct_slice(part, index, large_size if is_large else size).save_as(path, enforce_file_format=True)
             images.append(_sent(path))
     return Load(tuple(folders), tuple(images))
 

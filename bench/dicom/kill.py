@@ -21,6 +21,10 @@ MODES = ("anywhen", "acknowledged", "written", "replay")
 """When the signal comes: at a random time; a random part of a millisecond after the n-th Success; the same after
 the n-th file got its final place (so in the background writer's work); a second time, while the node replays."""
 _BOOT_LIMIT_S = 60
+_SETTINGS: tuple[dict[str, object], ...] = ({}, {"segment_bytes": 2 << 20, "spare_segments": 1})
+"""As shipped, and with segments so small that they are filled, retired and written again all the time."""
+_LARGE = 2176
+"""Pixels a side of one image in ten: 9 MB, more than the node takes into memory, so another way to the disk."""
 
 
 @dataclass
@@ -42,9 +46,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, work: Path) -> bool:
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
     require_disk(work.parent)
-    load = write_load(work / "load", 240, size=256)
+    load = write_load(work / "load", 240, size=256, large_size=_LARGE)
     print(
-        f"{options.kills} kills, seed {seed}, 4 storescu with 60 images of {load.images[0].size} bytes each,"
+        f"{options.kills} kills, seed {seed}, 4 storescu with 60 images each, of {min(i.size for i in load.images)}"
+        f" and {max(i.size for i in load.images)} bytes,"
         f" load average {load_average():.1f}",
         flush=True,
     )
@@ -59,7 +64,7 @@ def run(options: argparse.Namespace, work: Path) -> bool:
 def one_round(number: int, mode: str, rng: random.Random, load: Load, work: Path) -> Round:
     store, seen = work / "store", work / "seen"
     work.mkdir(parents=True)
-    node = NodeProcess(store, seen=seen, log=work / "log")
+    node = NodeProcess(store, seen=seen, log=work / "log", settings=rng.choice(_SETTINGS))
     senders = [
         start_sender("storescu", "SPINEPRINT", node.port, [folder], work / f"sender{n}.log")
         for n, folder in enumerate(load.folders)
@@ -71,7 +76,7 @@ def one_round(number: int, mode: str, rng: random.Random, load: Load, work: Path
     success = {Path(f) for s in senders for f in acknowledged(_text(s.log))}
     if mode == "replay":
         _kill_while_replaying(store, seen, rng, work)
-    node = NodeProcess(store, seen=seen, log=work / "log")
+    node = NodeProcess(store, seen=seen, log=work / "log", settings=rng.choice(_SETTINGS))
     node.wait_for_intake(_BOOT_LIMIT_S)
     replayed = node.counters().get("replayed", 0)
     code = node.stop()
@@ -103,7 +108,7 @@ def _wait_for_moment(mode: str, rng: random.Random, senders: list[Sending], stor
 
 def _kill_while_replaying(store: Path, seen: Path, rng: random.Random, work: Path) -> None:
     before = sum(1 for _ in instances(store))
-    node = NodeProcess(store, seen=seen, log=work / "log", wait=False)
+    node = NodeProcess(store, seen=seen, log=work / "log", settings=rng.choice(_SETTINGS), wait=False)
     # from the interpreter's start to just after the port is open, wherever the replay is then
     time.sleep(rng.uniform(0.1, 1.2))
     node.kill()
