@@ -123,7 +123,7 @@ class CommitmentScu(CommitmentRequester):
 
         try:
             association = _associate(
-                self._caller, destination, evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_event_report)]
+                self._caller, destination, handlers=[(evt.EVT_N_EVENT_REPORT, on_event_report)]
             )
         except (ConfigError, *LOST) as error:
             return no(str(error))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 
 from adapters.dicom_node.tls import TlsFiles, client_context
 from service.errors import ConfigError
@@ -38,8 +39,10 @@ class Caller:
         entity.maximum_pdu_size = self.max_pdu_bytes
         return entity
 
-    def associate(self, entity: AE, destination: Destination, **options: Any) -> Any:
-        """`options` are those of the library, such as `ext_neg` and `evt_handlers`.
+    def associate(
+        self, entity: AE, destination: Destination, *, handlers: Sequence[Any] = (), **options: Any
+    ) -> Any:
+        """`handlers` are event handlers of the library, `options` its other options, such as `ext_neg`.
 
         Raises ConfigError when the peer is to be called over TLS and our certificate cannot be used.
         """
@@ -50,6 +53,7 @@ class Caller:
             max_pdu=self.max_pdu_bytes,
             # the host name is not checked (see `client_context`); an empty one would be refused by `ssl`
             tls_args=(self._context(), None) if destination.tls else None,
+            evt_handlers=[*handlers, (evt.EVT_ABORTED, _wake), (evt.EVT_RELEASED, _wake)],
             **options,
         )
 
@@ -61,6 +65,15 @@ class Caller:
                 code="config.tls",
             )
         return client_context(self.tls)
+
+
+def _wake(event: Any) -> None:
+    """A peer that goes away while a request is encoded would leave the library waiting.
+
+    Its `send_*` methods wait first for a thread that has ended, without a limit, then for an answer that cannot come.
+    """
+    event.assoc._is_paused = True
+    event.assoc.dimse.msg_queue.put((None, None))
 
 
 def why_not_established(association: Any, destination: Destination) -> str:

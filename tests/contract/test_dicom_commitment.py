@@ -35,7 +35,7 @@ from adapters.dicom_node.commitment_content import (
     report_content,
     request_content,
 )
-from adapters.dicom_node.commitment_scu import CommitmentScu
+from adapters.dicom_node.commitment_scu import CommitmentScu, Reporter
 from adapters.dicom_node.durable_store import DurableStore
 from adapters.dicom_node.holdings import Holding, StoreHoldings
 from adapters.dicom_node.part10 import InstanceFacts
@@ -456,6 +456,42 @@ def test_a_report_that_is_refused_is_repeated(tmp_path: Path, impatient: None) -
         desk.desk.stop()
     (event,) = desk.events
     assert event.kind == "commitment_not_taken" and "0110" in event.what
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1])
+def test_a_peer_that_aborts_while_we_speak_costs_no_time(delay_s: float) -> None:
+    """Without a remedy the library waits out its time limit of a minute for an answer that cannot come."""
+
+    def on_established(event: Any) -> None:
+        threading.Timer(delay_s, event.assoc.abort).start()
+
+    def slow(event: Any) -> tuple[int, None]:
+        time.sleep(1.0)
+        return 0x0000, None
+
+    entity = AE("PACS")
+    entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+    server = entity.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[
+            (evt.EVT_ESTABLISHED, on_established),
+            (evt.EVT_N_EVENT_REPORT, slow),
+            (evt.EVT_N_ACTION, slow),
+        ],
+    )
+    destination = Destination("PACS", "127.0.0.1", int(server.server_address[1]))
+    references = [(CT_IMAGE, f"{ROOT}.{n}") for n in range(1000)]
+    begun = time.monotonic()
+    try:
+        for _ in range(2):
+            told = Reporter("SPINEPRINT", None).tell(destination, *report_content("1.2.3", references, {}))
+            assert told.status is None and told.detail
+            assert not CommitmentScu().ask(references, destination, "1.2.3").accepted
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - begun < 20
 
 
 def test_pauses_grow_to_ten_minutes() -> None:
