@@ -237,11 +237,6 @@ def listed(connection: Connection, *, state: str | None = None, limit: int = 500
     return [from_row(r) for r in connection.execute(query)]
 
 
-def one(connection: Connection, delivery_id: str) -> Delivery | None:
-    row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id)).one_or_none()
-    return from_row(row) if row else None
-
-
 def counts(connection: Connection) -> dict[str, int]:
     rows = connection.execute(select(deliveries.c.state, func.count()).group_by(deliveries.c.state))
     return {str(state): int(n) for state, n in rows}
