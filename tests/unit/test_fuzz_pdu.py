@@ -42,6 +42,14 @@ def test_damaged_conversations_do_no_harm(tmp_path: Path) -> None:
     assert re.search(r"PASS pdu: 3000 cases", done.stdout)
 
 
+@pytest.mark.parametrize(
+    "found", sorted((Path(__file__).parent / "fuzz_pdu").iterdir()), ids=lambda p: p.stem
+)
+def test_what_once_went_wrong(found: Path) -> None:
+    """Inputs that the fuzzer found, named after what is wrong with them."""
+    pdu.one_case(found.read_bytes())
+
+
 def test_valid_conversations_reach_what_is_to_be_tested() -> None:
     """Otherwise the fuzzer would only ever try the door."""
     pdu.reset()
@@ -85,8 +93,9 @@ def test_a_crash_is_kept_once_with_its_input(monkeypatch: pytest.MonkeyPatch, tm
     assert [p.read_bytes() for p in result.failures] == [b"seed"]
 
 
-def test_a_hang_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(driver, "HANG_S", 0.2)
+@pytest.mark.parametrize("limit", ["HANG_S", "HANG_CPU_S"])
+def test_a_hang_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str) -> None:
+    monkeypatch.setattr(driver, limit, 0.2)
 
     def hang(_: bytes) -> None:
         while True:
