@@ -13,6 +13,7 @@ from functools import partial
 
 import uvicorn
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
@@ -157,6 +158,7 @@ class Daemon:
     queue: DbosJobQueue | None = None
     node: DicomNode | None = None
     door: WebDoor | None = None
+    watch: NodeWatch | None = None
     loops: list[Loop] = field(default_factory=list)
 
     def start(self) -> None:
@@ -176,6 +178,8 @@ class Daemon:
             self.door.stop()
         for loop in self.loops:
             loop.stop()
+        if self.watch:
+            _say_goodbye(self.watch)
         if self.queue:
             self.queue.stop(0)
         self.app.engine.dispose()
@@ -238,8 +242,8 @@ class Daemon:
         self.app = replace(self.app, node=self.node)
         self.node.start()
         listening_since = self.app.clock.now()
-        watch = NodeWatch(self.app, self.node, socket.gethostname(), self.node.port, listening_since)
-        self._loop("intake", 0.5, partial(_intake_tick, watch))
+        self.watch = NodeWatch(self.app, self.node, socket.gethostname(), self.node.port, listening_since)
+        self._loop("intake", 0.5, partial(_intake_tick, self.watch))
 
     def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> None:
         self.loops.append(Loop(name, interval_s, step))
@@ -252,6 +256,14 @@ def _relay(app: App, queue: DbosJobQueue) -> None:
 def _recover(app: App, queue: DbosJobQueue) -> None:
     for key in outbox.recover(app.engine, queue):
         log.warning("job %s had failed or was unknown to the queue; it is queued again", key)
+
+
+def _say_goodbye(watch: NodeWatch) -> None:
+    try:
+        watch.leave()
+    except SQLAlchemyError as exc:
+        # Stopping goes on; the others take the node for lost after some seconds.
+        log.warning("the end of the DICOM node could not be recorded: %s", type(exc).__name__)
 
 
 def _intake_tick(watch: NodeWatch) -> None:

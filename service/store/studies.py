@@ -113,7 +113,8 @@ _HEARD = text(
     "INSERT INTO study_sources (study_uid, association, calling_ae, images, last_at) "
     "VALUES (:study_uid, :association, :calling_ae, :images, :at) "
     "ON CONFLICT (study_uid, association) DO UPDATE SET "
-    "images = study_sources.images + CASE WHEN excluded.last_at > study_sources.last_at THEN excluded.images ELSE 0 END, "
+    "images = study_sources.images + CASE WHEN excluded.last_at > study_sources.last_at "
+    "THEN excluded.images ELSE 0 END, "
     "last_at = CASE WHEN excluded.last_at > study_sources.last_at THEN excluded.last_at "
     "ELSE study_sources.last_at END"
 )

@@ -185,6 +185,7 @@ def _node_view(connection: Connection, node: SeenNode, *, running: bool) -> dict
     return {
         "name": node.name,
         "running": running,
+        "stopped": node.stopped,
         "ae_title": node.ae_title,
         "host": node.host,
         "port": node.port,

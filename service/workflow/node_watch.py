@@ -47,6 +47,8 @@ class SeenNode:
     listening_since: datetime
     counters: Mapping[str, int]
     associations: tuple[OpenAssociation, ...]
+    stopped: bool
+    """It was stopped in good order, not lost."""
     heard_at: datetime
 
 
@@ -70,7 +72,7 @@ class Nodes:
 
 def seen(connection: Connection, now: datetime) -> Nodes:
     nodes = [_node(s) for s in node_events.statuses(connection)]
-    running = [n for n in nodes if now - n.heard_at <= SILENT_AFTER]
+    running = [n for n in nodes if not n.stopped and now - n.heard_at <= SILENT_AFTER]
     return Nodes(tuple(running), tuple(n for n in nodes if n not in running))
 
 
@@ -87,6 +89,7 @@ def _node(stored: StoredStatus) -> SeenNode:
         associations=tuple(
             OpenAssociation(a["id"], a["calling_ae"], times.from_text(a["since"])) for a in d["associations"]
         ),
+        stopped=d["stopped"],
         heard_at=stored.updated_at,
     )
 
@@ -119,13 +122,25 @@ class NodeWatch:
         if changed or due or self._waiting:
             with transaction(self.app.engine) as connection:
                 node_events.record(connection, self._waiting)
-                node_events.save_status(connection, f"{self.machine[:70]}:{self.port}", document, now)
+                node_events.save_status(connection, self._name, document, now)
                 node_events.forget_statuses(connection, now - FORGOTTEN_AFTER)
             self._waiting = []
             self._written = {k: v for k, v in document.items() if k != "counters"}
             self._written_at = now
         with reading(self.app.engine) as connection:
             return seen(connection, now)
+
+    def leave(self) -> None:
+        """The last words of a node that was stopped."""
+        now = self.app.clock.now()
+        last = self._document(now) | {"stopped": True, "associations": []}
+        with transaction(self.app.engine) as connection:
+            node_events.record(connection, [*self._waiting, *self.node.take_events()])
+            node_events.save_status(connection, self._name, last, now)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.machine[:70]}:{self.port}"
 
     def _document(self, now: datetime) -> dict[str, Any]:
         config, open_now = self.app.config.dicom, dict(self.node.open_associations())
@@ -137,6 +152,7 @@ class NodeWatch:
             "host": config.host,
             "port": self.port,
             "tls_port": config.tls_port,
+            "stopped": False,
             "listening_since": times.to_text(self.listening_since),
             "counters": dict(self.node.counters()),
             "associations": [

@@ -186,6 +186,17 @@ def test_a_node_that_falls_silent_holds_nothing_open(rig: Rig):
     assert [n.name for n in (*nodes.running, *nodes.silent)] == ["other:104"]
 
 
+def test_a_node_that_was_stopped_is_told_from_one_that_was_lost(rig: Rig):
+    watching = watch(rig, node := HandNode(open={"a1": "CT1"}))
+    watching.look()
+    node.events = [_event(rig, "aborted")]
+    watching.leave()
+    with reading(rig.app.engine) as connection:
+        (stopped,) = node_watch.seen(connection, rig.clock.now()).silent
+    assert (stopped.stopped, stopped.associations) == (True, ())
+    assert [e.kind for e in _kept(rig)] == ["aborted"]
+
+
 def test_a_node_that_starts_again_is_the_same_node(rig: Rig):
     for _ in range(2):
         rig.clock.advance(minutes=1)

@@ -38,12 +38,12 @@ function counterFacts(counters) {
 function drawNode(node) {
   const open = node.associations;
   return el('div', { class: 'node' },
-    el('p', { class: 'row' }, node.running ? badge('good', 'running') : badge('alert', 'not running'),
+    el('p', { class: 'row' }, node.running ? badge('good', 'running') : node.stopped ? badge('ask', 'stopped') : badge('alert', 'not running'),
       el('strong', { class: 'mono' }, node.ae_title), el('span', {}, `port ${node.port}`),
       el('span', {}, node.tls_port ? `TLS port ${node.tls_port}` : 'no TLS port'),
       el('span', { class: 'dim' }, `on ${node.name}`),
       node.running ? el('span', {}, 'up for ', el('span', { 'data-up': node.listening_since, title: when(node.listening_since) }, age(node.listening_since))) : el('span', {}, 'last heard ', ago(node.heard_at))),
-    node.running ? null : el('div', { class: 'problem' }, el('strong', {}, 'This node has fallen silent.'), el('p', {}, 'Next: see whether its service runs (systemctl status spineprint) and reaches the database. Senders keep what they could not send and try again.')),
+    node.running ? null : el('div', { class: 'problem' }, el('strong', {}, node.stopped ? 'This node was stopped.' : 'This node has fallen silent.'), el('p', {}, 'Next: see whether its service runs (systemctl status spineprint) and reaches the database. Senders keep what they could not send and try again.')),
     node.running && open.length ? table(['Open association', 'For', 'Images', 'Last image'], open.map((a) => el('tr', {}, el('th', { scope: 'row' }, a.calling_ae), el('td', { 'data-up': a.since }, age(a.since)), el('td', {}, String(a.images)), el('td', {}, a.last_image_at ? ago(a.last_image_at) : el('span', { class: 'dim' }, 'none yet')))), 'Open associations') : null,
     node.running && !open.length ? nothing('No association is open.') : null,
     el('details', {}, el('summary', {}, 'Counts since the start'), counterFacts(node.counters)));
