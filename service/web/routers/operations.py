@@ -118,6 +118,13 @@ def metrics(app: AppDep, _caller: MetricsDep) -> Response:
         unreadable.set(studies.count_unreadable(connection))
         node_metrics.fill(registry, connection, app.clock.now())
     free.set(shutil.disk_usage(app.config.data_dir).free)
+    if app.door:
+        # Counted by this process: the one with the web role.
+        web = Gauge(
+            "spineprint_web_images_total", "Images over HTTP since start", ["event"], registry=registry
+        )
+        for event, n in app.door.counters().items():
+            web.labels(event).set(n)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
