@@ -8,10 +8,11 @@ Layout below the store's root:
     instances/   <xx>/<uid hash>.dcm        the store; its paths never change
     quarantine/  <uid hash>-<digest>.dcm    another content under a UID that is already stored
 
-What comes from the network is in the log first; `place` gives it its files with no barrier of its own, because the
-log keeps the bytes until the file system was synced. What comes by another way (`keep`) is made durable here: data
-to `incoming`, fsync, rename to `pending`, fsync of that directory. A pending name is removed when the sink has
-returned. File names are hashes: nothing from the wire becomes part of a path.
+What comes from the network is in the log first; `place` gives it its file with no barrier and no mark of its own,
+because the log keeps the bytes until the sink has returned and the file system was synced (`mark` lets the log forget
+an instance that a failing sink keeps waiting). What comes by another way (`keep`) is made durable here: data to
+`incoming`, fsync, rename to `pending`, fsync of that directory. A pending name is removed when the sink has returned.
+File names are hashes: nothing from the wire becomes part of a path.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+import itertools
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,12 +54,15 @@ class Kept:
     instance: ReceivedInstance
     outcome: Outcome
     pending: Path | None
-    logged: bool = False
-    """Its bytes are safe in the log, whatever became of the files."""
+    sequence: int = 0
+    """Of its record in the log, which is its mark; 0 when it did not come through the log."""
 
 
 class Source(Protocol):
     """Durable bytes that get their own file: a record of the log."""
+
+    @property
+    def sequence(self) -> int: ...
 
     @property
     def facts(self) -> InstanceFacts:
@@ -85,6 +89,7 @@ class DurableStore:
         self._pending = root / "pending"
         self._instances = root / "instances"
         self._quarantine = root / "quarantine"
+        self._numbers = itertools.count()
 
     def open(self) -> int:
         """Make the folders, sweep what was cut off. Returns the number of cut-off files removed."""
@@ -123,8 +128,7 @@ class DurableStore:
             return Kept(_received(final, facts), Outcome.DUPLICATE, None)
         self.require_room(facts.size)
         try:
-            pending = self._write(facts, lambda file: write_all(file, data), barrier=True)
-            return self._file(pending, facts)
+            return self._file(self._write_pending(facts, data), facts)
         except OSError as error:
             raise storage_error(error) from error
 
@@ -134,17 +138,35 @@ class DurableStore:
         `replayed`: after a crash; a file that was left unfinished then is replaced. Raises StorageError; then the
         bytes are still in the log, for another try.
         """
+        facts = source.facts
+        final = self._final(facts)
         try:
-            facts = source.facts
-            final = self._final(facts)
             if replayed:
                 self._set_aside_unfinished(final)
-            if _stored_digest(final) == facts.sha256:
-                return Kept(_received(final, facts), Outcome.DUPLICATE, None, logged=True)
-            pending = self._write(facts, source.copy_to, barrier=False)
-            return replace(self._file(pending, facts), logged=True)
+            stored = _stored_digest(final)
+            if stored == facts.sha256:
+                return Kept(_received(final, facts), Outcome.DUPLICATE, None, source.sequence)
+            part = self._part(facts, source.copy_to, barrier=False)
+            # only this thread gives names here, so that nothing can have come between the look and the rename
+            outcome, path = (Outcome.NEW, final) if stored is None else (Outcome.CONFLICT, self._aside(facts))
+            os.replace(part, path)  # noqa: PTH105 - on the path of every image
+            return Kept(_received(path, facts), outcome, None, source.sequence)
         except OSError as error:
             raise storage_error(error) from error
+
+    def mark(self, kept: Kept) -> None:
+        """Let the log forget an instance whose sink has not returned. Raises StorageError."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(kept.instance.path, self._mark_of(kept))
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def unmark(self, kept: Kept) -> None:
+        self._mark_of(kept).unlink(missing_ok=True)
+
+    def _mark_of(self, kept: Kept) -> Path:
+        return self._pending / _name_of(kept.instance.sop_instance_uid, kept.instance.sha256)
 
     def _set_aside_unfinished(self, final: Path) -> None:
         """A power cut may leave a name with part of its bytes; the log has them all."""
@@ -165,10 +187,9 @@ class DurableStore:
                 raise storage_error(error) from error
 
     def retire(self, kept: Kept) -> None:
-        """The sink has it: forget the mark; without the log only after the stored name itself is durable."""
+        """The sink has what `keep` or `waiting` gave: forget the mark, after the stored name itself is durable."""
         if kept.pending is not None:
-            if not kept.logged:
-                sync_directory(kept.instance.path.parent)
+            sync_directory(kept.instance.path.parent)
             kept.pending.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
@@ -191,24 +212,27 @@ class DurableStore:
                 code="storage.full",
             )
 
-    def _write(self, facts: InstanceFacts, copy_to: Callable[[int], None], *, barrier: bool) -> Path:
-        part = self._incoming / f"{uuid.uuid4().hex}.part"
-        pending = self._pending / f"{_uid_hash(facts)}-{facts.sha256[:32]}.dcm"
+    def _part(self, facts: InstanceFacts, copy_to: Callable[[int], None], *, barrier: bool) -> str:
+        """A whole file in `incoming`. Raises OSError; then nothing is left of it."""
+        part = f"{self._incoming}/{next(self._numbers)}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
         try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
-            try:
-                write_all(descriptor, envelope(facts))
-                copy_to(descriptor)
-                if barrier:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            part.replace(pending)
+            write_all(descriptor, envelope(facts))
+            copy_to(descriptor)
+            if barrier:
+                os.fsync(descriptor)
         except OSError:
-            part.unlink(missing_ok=True)
+            Path(part).unlink(missing_ok=True)
             raise
-        if barrier:
-            sync_directory(self._pending)
+        finally:
+            os.close(descriptor)
+        return part
+
+    def _write_pending(self, facts: InstanceFacts, data: bytes | memoryview) -> Path:
+        part = Path(self._part(facts, lambda file: write_all(file, data), barrier=True))
+        pending = self._pending / _name_of(facts.sop_instance_uid, facts.sha256)
+        part.replace(pending)
+        sync_directory(self._pending)
         return pending
 
     def _file(self, pending: Path, facts: InstanceFacts) -> Kept:
@@ -220,15 +244,18 @@ class DurableStore:
         except FileExistsError:
             if _stored_digest(final) == facts.sha256:
                 return Kept(_received(final, facts), Outcome.NEW, pending)
-        aside = self._quarantine / pending.name
+        aside = self._aside(facts)
         # the same contradicting content may have come before
         with contextlib.suppress(FileExistsError):
             os.link(pending, aside)
         return Kept(_received(aside, facts), Outcome.CONFLICT, pending)
 
     def _final(self, facts: InstanceFacts) -> Path:
-        key = _uid_hash(facts)
-        return self._instances / key[:2] / f"{key}.dcm"
+        key = _uid_hash(facts.sop_instance_uid)
+        return Path(f"{self._instances}/{key[:2]}/{key}.dcm")
+
+    def _aside(self, facts: InstanceFacts) -> Path:
+        return self._quarantine / _name_of(facts.sop_instance_uid, facts.sha256)
 
 
 def dataset_bytes(path: Path) -> bytes:
@@ -249,11 +276,17 @@ def is_intact(path: Path) -> bool:
         return False
 
 
-def _uid_hash(facts: InstanceFacts) -> str:
-    return hashlib.sha256(facts.sop_instance_uid.encode("ascii")).hexdigest()[:40]
+def _uid_hash(sop_instance_uid: str) -> str:
+    return hashlib.sha256(sop_instance_uid.encode("ascii")).hexdigest()[:40]
+
+
+def _name_of(sop_instance_uid: str, sha256: str) -> str:
+    return f"{_uid_hash(sop_instance_uid)}-{sha256[:32]}.dcm"
 
 
 def _stored_digest(path: Path) -> str | None:
+    if not os.path.exists(path):  # noqa: PTH110 - on the path of every image
+        return None
     try:
         return read_facts(path).sha256
     except FileNotFoundError:

@@ -28,7 +28,10 @@ BatchSink = Callable[[Sequence[ReceivedInstance]], None]
 
 
 class Handover:
-    """`batch_sink` gets what `sink` would get, several at once; what it fails on goes to `sink` one by one."""
+    """`batch_sink` gets what `sink` would get, several at once; what it fails on goes to `sink` one by one.
+
+    `on_done` forgets the mark of what a sink has taken; by default the store's own.
+    """
 
     def __init__(
         self,
@@ -37,8 +40,9 @@ class Handover:
         conflict_sink: InstanceSink | None,
         *,
         batch_sink: BatchSink | None = None,
+        on_done: Callable[[Kept], None] | None = None,
     ) -> None:
-        self._store = store
+        self._on_done = on_done or store.retire
         self._sink = sink
         self._conflict_sink = conflict_sink
         self._batch_sink = batch_sink
@@ -126,7 +130,7 @@ class Handover:
 
     def _retire(self, kept: Kept, attempt: int) -> None:
         try:
-            self._store.retire(kept)
+            self._on_done(kept)
         except OSError as error:
             self._later(kept, attempt, error)
 

@@ -18,6 +18,7 @@ P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 0x04, 0x05, 0x06, 0x07
 _HEADER = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
 _LONGEST_TICK_S = 2.0
+_AHEAD_BYTES = 4096
 _FIXED_LENGTH = {RELEASE_RQ: 4, RELEASE_RP: 4, ABORT: 4}
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 0x01, 0x02, 0x06
 """Reasons of an A-ABORT by the service provider (PS3.8 section 9.3.8)."""
@@ -56,13 +57,17 @@ class PduReader:
         self._deadline = time.monotonic() + limits.negotiation_s
         self._late = ""
         self._left = 0
+        self._buffer = memoryview(bytearray(_AHEAD_BYTES))
+        self._ahead = self._buffer[:0]
         shortest = min(limits.negotiation_s, limits.idle_s, limits.pdu_s)
         tick_s = max(0.05, min(_LONGEST_TICK_S, shortest / 2))
         if isinstance(sock, ssl.SSLSocket):
             sock.settimeout(tick_s)
+            self._whole = 0
         else:
             # the kernel's own time-out: Python's would ask poll() before every read
             sock.setblocking(True)
+            self._whole = socket.MSG_WAITALL
             whole = int(tick_s)
             value = struct.pack("ll", whole, int((tick_s - whole) * 1e6))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
@@ -72,12 +77,12 @@ class PduReader:
         wait_s = self._limits.negotiation_s if negotiating else self._limits.idle_s
         self._deadline = time.monotonic() + wait_s
         self._late = f"sent nothing for {wait_s:g} s"
-        header = bytearray(_HEADER.size)
-        view = memoryview(header)
-        self._fill(view[:1], may_end=True)
+        if not self._ahead:
+            self._read_ahead()
         self._deadline = time.monotonic() + self._limits.pdu_s
         self._late = f"did not finish a PDU within {self._limits.pdu_s:g} s"
-        self._fill(view[1:])
+        header = bytearray(_HEADER.size)
+        self._fill(memoryview(header))
         kind, length = _HEADER.unpack(header)
         longest = self._longest(kind)
         if length > longest:
@@ -118,17 +123,41 @@ class PduReader:
         self._left -= len(view)
         self._fill(view)
 
-    def _fill(self, view: memoryview, *, may_end: bool = False) -> None:
+    def _fill(self, view: memoryview) -> None:
+        """Headers come through a small buffer, what is larger straight into its place."""
         done = 0
         while done < len(view):
-            try:
-                count = self._sock.recv_into(view[done:])
-            except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-                count = -1
-            except (ConnectionError, ssl.SSLError, OSError) as error:
-                raise PeerGoneError(type(error).__name__) from error
-            if count == 0:
-                raise PeerGoneError("" if may_end else "in the middle of a PDU")
-            done += max(count, 0)
-            if done < len(view) and time.monotonic() > self._deadline:
-                raise PeerFaultError(self._late)
+            if self._ahead:
+                piece = self._ahead[: len(view) - done]
+                view[done : done + len(piece)] = piece
+                self._ahead = self._ahead[len(piece) :]
+                done += len(piece)
+            elif len(view) - done < _AHEAD_BYTES:
+                self._read_ahead(in_pdu=True)
+            else:
+                # waits in the kernel until all is there: this thread then wakes once, not for every packet
+                done += self._receive(view[done:], self._whole)
+                if done < len(view):
+                    self._check_deadline()
+
+    def _read_ahead(self, *, in_pdu: bool = False) -> None:
+        """At least one byte into the small buffer."""
+        while not (count := self._receive(self._buffer, 0, in_pdu=in_pdu)):
+            self._check_deadline()
+        self._ahead = self._buffer[:count]
+
+    def _check_deadline(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise PeerFaultError(self._late)
+
+    def _receive(self, view: memoryview, flags: int, *, in_pdu: bool = True) -> int:
+        """0 when nothing came within a tick."""
+        try:
+            count = self._sock.recv_into(view, len(view), flags)
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
+            return 0
+        except OSError as error:
+            raise PeerGoneError(f"({type(error).__name__})") from error
+        if not count:
+            raise PeerGoneError("in the middle of a PDU" if in_pdu else "")
+        return count

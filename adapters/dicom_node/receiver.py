@@ -107,7 +107,9 @@ class DicomNode(ImageNode):
             segment_bytes=config.segment_bytes,
             spare_segments=config.spare_segments,
         )
-        self._handover = Handover(self._store, sink, conflict_sink, batch_sink=batch_sink)
+        self._handover = Handover(
+            self._store, sink, conflict_sink, batch_sink=batch_sink, on_done=self._on_done
+        )
         self._writer = Writer(self._segments, self._store, self._on_placed)
         self._desk = CommitmentDesk(
             StoreHoldings(config.store_dir, settle=self._writer.settle),
@@ -283,3 +285,9 @@ class DicomNode(ImageNode):
                 level=logging.ERROR,
             )
         self._handover.offer(kept)
+
+    def _on_done(self, kept: Kept) -> None:
+        if kept.sequence:
+            self._writer.acknowledged(kept)
+        else:
+            self._store.retire(kept)

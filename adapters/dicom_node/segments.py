@@ -270,7 +270,7 @@ class SegmentLog:
     # --- retiring -----------------------------------------------------------------------------------------
 
     def placed(self, record: Record) -> None:
-        """The record is in its own file, though perhaps not on stable storage."""
+        """The record is in its own file, though perhaps not on stable storage, and its sink has it or it is marked."""
         self._forget(record.segment)
 
     def retire(self, *, also_active: bool) -> int:

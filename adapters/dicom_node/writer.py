@@ -20,6 +20,8 @@ _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 30.0
 _GATHER_S = 0.02
 """What comes close together is placed together: this thread then wakes once for several records."""
+_PATIENCE_S = 5.0
+"""How long a sink may take before the log stops waiting for it."""
 _IDLE_S = 0.5
 """After this long without a record the disk has time: sync, retire, prepare segments."""
 
@@ -31,6 +33,8 @@ class Writer:
         self._on_placed = on_placed
         self._queue: deque[tuple[Record, bool]] = deque()
         self._changed = threading.Condition()
+        self._unmarked: dict[int, tuple[Record, Kept, float]] = {}
+        """Placed, not yet with the sink, and marked by their record in the log alone; and since when."""
         self._accepted = 0
         self._placed = 0
         self._settling = 0
@@ -57,6 +61,15 @@ class Writer:
             self._accepted += 1
             if self._asleep:
                 self._changed.notify_all()
+
+    def acknowledged(self, kept: Kept) -> None:
+        """The sink has it."""
+        with self._changed:
+            waiting = self._unmarked.pop(kept.sequence, None)
+        if waiting is not None:
+            self._segments.placed(waiting[0])
+        else:
+            self._store.unmark(kept)
 
     @property
     def waiting(self) -> int:
@@ -95,6 +108,7 @@ class Writer:
                     if self._settling:
                         self._changed.notify_all()
                 if self._segments.under_pressure:
+                    self._attempt(lambda: self._relieve_the_log(0.0))
                     self._attempt(lambda: self._segments.retire(also_active=False))
 
     def _place(self, record: Record, replayed: bool) -> bool:
@@ -111,11 +125,32 @@ class Writer:
                         return False
                 delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
             else:
+                with self._changed:
+                    self._unmarked[record.sequence] = (record, kept, time.monotonic())
                 self._on_placed(kept)
-                self._segments.placed(record)
                 return True
 
+    def _relieve_the_log(self, older_than_s: float) -> int:
+        """Mark what waits for its sink in another way, so that its segment can be retired."""
+        since = time.monotonic() - older_than_s
+        with self._changed:
+            old = [sequence for sequence, (_, _, at) in self._unmarked.items() if at <= since]
+        for sequence in old:
+            with self._changed:
+                waiting = self._unmarked.pop(sequence, None)
+            if waiting is not None:
+                record, kept, _ = waiting
+                try:
+                    self._store.mark(kept)
+                except StorageError:
+                    with self._changed:
+                        self._unmarked[sequence] = waiting
+                    raise
+                self._segments.placed(record)
+        return len(old)
+
     def _use_the_pause(self) -> None:
+        self._attempt(lambda: self._relieve_the_log(_PATIENCE_S))
         if not self._attempt(lambda: self._segments.retire(also_active=True)):
             self._attempt(lambda: int(self._segments.prepare_one()))
 

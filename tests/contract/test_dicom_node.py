@@ -73,7 +73,9 @@ def stored_files(store: Path) -> list[Path]:
 
 
 def config(tmp_path: Path, **changes: object) -> NodeConfig:
-    plain = NodeConfig("127.0.0.1", 0, tmp_path / "store", peers=(CT,), disk_reserve_bytes=1 << 20, segment_bytes=1 << 20)
+    plain = NodeConfig(
+        "127.0.0.1", 0, tmp_path / "store", peers=(CT,), disk_reserve_bytes=1 << 20, segment_bytes=1 << 20
+    )
     return replace(plain, **changes)
 
 
@@ -144,7 +146,10 @@ def test_unknown_caller_wrong_called_title_and_wrong_address_are_rejected_with_w
     text = caplog.text
     assert "STRANGER at 127.0.0.1: association rejected: calling AE title is not configured" in text
     assert "called OTHER, this node is SPINEPRINT" in text
-    assert "ELSEWHERE at 127.0.0.1: association rejected: calling AE title is configured for another address" in text
+    assert (
+        "ELSEWHERE at 127.0.0.1: association rejected: calling AE title is configured for another address"
+        in text
+    )
 
 
 def test_the_senders_syntax_is_kept(world: World, tmp_path: Path) -> None:
