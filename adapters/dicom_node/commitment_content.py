@@ -10,6 +10,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
 
 from adapters.dicom_node.durable_store import is_uid
@@ -44,8 +45,8 @@ FAILED_CLASS_UNSUPPORTED = 0x0122
 
 MOST_REFERENCES = 20_000
 """In one request: several CT studies. Each thousand costs the library 0.2 s to decode and as much to report."""
-UNREADABLE = (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, OverflowError, RecursionError,
-               EOFError, struct.error)  # fmt: skip
+UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError, OverflowError,
+              RecursionError, EOFError, struct.error, BytesLengthException)  # fmt: skip
 """What pydicom raises, at first use, for values that are not what their type says."""
 
 Reference = tuple[str, str]

@@ -29,6 +29,8 @@ _FIRST_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 600.0
 _KEPT = timedelta(hours=24)
 _SETTLE_S = 30.0
+_VERDICT_S = 3600.0
+"""A report that could not be delivered for longer is made anew: it vouches for files as they are now."""
 _BEFORE_FIRST_S = 0.3
 """Single-threaded requestors release the association of the request before they can take its report."""
 _REASONS = {
@@ -48,7 +50,12 @@ class _Job:
     due: float
     attempt: int = 0
     failed: dict[str, int] | None = None
-    """Verdict of this run of the program; a restart looks at the store again."""
+    """The verdict; a restart looks at the store again."""
+    judged_at: float = 0.0
+
+    @property
+    def stale(self) -> bool:
+        return self.failed is None or time.monotonic() - self.judged_at > _VERDICT_S
 
 
 @dataclass
@@ -175,43 +182,40 @@ class ReportQueue:
             self._unreachable(job, "its address is no longer configured", step)
             return
         references = self._files.references(transaction)
-        if job.failed is None:
-            job.failed = self._verdict(transaction, references)
-        if job.failed is None:
+        if job.stale and not self._judge(job, references):
             self._postpone(job)
             return
         where = Destination(
             peer.ae_title.strip(), report_host(peer, transaction.address), peer.port, peer.tls
         )
-        report = content.report_content(transaction.transaction_uid, references, job.failed)
+        report = content.report_content(transaction.transaction_uid, references, job.failed or {})
         self._conclude(job, self._reporter.tell(where, *report))
 
-    def _verdict(
-        self, transaction: Transaction, references: Sequence[content.Reference]
-    ) -> dict[str, int] | None:
-        """Instances we do not answer for, with the reason; None when the store is not settled or we are stopping."""
+    def _judge(self, job: _Job, references: Sequence[content.Reference]) -> bool:
+        """Find what we do not answer for; False when the store is not settled or we are stopping."""
         if not self._holdings.settle(_SETTLE_S):
             _log.warning("storage commitment waits: received instances are still being put in place")
-            return None
+            return False
         failed: dict[str, int] = {}
         found: Counter[str] = Counter()
         for sop_class_uid, uid in references:
             if self._stopping:
-                return None
+                return False
             holding = self._holdings.holding(sop_class_uid, uid)
             if holding is not Holding.SAFE:
                 found[holding.value] += 1
                 unsupported = holding is Holding.ABSENT and sop_class_uid not in STORAGE_CLASSES
                 failed[uid] = content.FAILED_CLASS_UNSUPPORTED if unsupported else _REASONS[holding]
-        if failed:
+        if failed and failed != job.failed:
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
             what = f"not committed to {len(failed)} of {len(references)} instance(s): {kinds}"
             step = (
                 "Let the sender send these again; it keeps its copies. For damaged files check the data disk."
             )
-            self._tell("commitment_unsafe", transaction, what, step)
+            self._tell("commitment_unsafe", job.transaction, what, step)
             self._count("commitment_unsafe", len(failed))
-        return failed
+        job.failed, job.judged_at = failed, time.monotonic()
+        return True
 
     def _conclude(self, job: _Job, told: Told) -> None:
         if self._stopping and told.status != content.SUCCESS:

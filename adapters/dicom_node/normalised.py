@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import UID
 from pynetdicom.dimse_messages import C_ECHO_RSP, N_ACTION_RSP, N_EVENT_REPORT_RSP, DIMSEMessage
 from pynetdicom.dimse_primitives import C_ECHO, N_ACTION, N_EVENT_REPORT
@@ -18,7 +19,7 @@ from adapters.dicom_node.dimse import COMMAND_FLAG, LAST_FLAG, CommandError
 
 DECODE_FAILURES = (
     ValueError, TypeError, LookupError, AttributeError, NotImplementedError, struct.error, OverflowError,
-    RecursionError, EOFError, OSError,
+    RecursionError, EOFError, OSError, BytesLengthException,
 )  # fmt: skip
 """What pydicom and pynetdicom raise for damaged commands and data sets (they have no common base class)."""
 
