@@ -62,9 +62,12 @@ class DicomSender(ImageSender):
         for index, path in enumerate(files):
             try:
                 items.append(_Item(index, path, read_meta(path)))
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, ValueError) as error:
                 detail = f"not sent: not a readable DICOM file ({type(error).__name__})"
                 answers[index] = StoreStatus("", _CANNOT_UNDERSTAND, detail)
+            except OSError as error:
+                # a fault of the disk may pass; the object is not to be given up for it
+                answers[index] = StoreStatus("", None, f"not sent: the disk fails ({type(error).__name__})")
         for batch in _batches(items):
             self._send_batch(batch, destination, answers)
         return [answers[index] for index in range(len(files))]

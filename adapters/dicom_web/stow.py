@@ -49,10 +49,11 @@ class StowSender(ImageSender):
     """One web destination. The `destination` of the calls is not used: the address is in the target."""
 
     def __init__(
-        self, target: StowTarget, *, connect_timeout_s: float = 10.0, answer_timeout_s: float = 60.0
+        self, target: StowTarget, *, connect_timeout_s: float = 10.0, answer_timeout_s: float = 300.0
     ) -> None:
         self._target = target
-        self._timeout = httpx.Timeout(answer_timeout_s, connect=connect_timeout_s)
+        # Long for the answer: a server may take minutes over a large request, and a repeat would take as long.
+        self._timeout = httpx.Timeout(60.0, connect=connect_timeout_s, read=answer_timeout_s)
 
     def send(self, files: Sequence[Path], destination: Destination) -> Sequence[StoreStatus]:
         """Store the files; one status per file, in order. Raises ConfigError for password or CA file."""
@@ -62,9 +63,11 @@ class StowSender(ImageSender):
             try:
                 uid = str(read_file_meta_info(path).MediaStorageSOPInstanceUID)
                 items.append(_Item(index, path, uid, path.stat().st_size))
-            except (OSError, InvalidDicomError, ValueError, AttributeError, KeyError) as error:
+            except (FileNotFoundError, InvalidDicomError, ValueError, AttributeError, KeyError) as error:
                 detail = f"not sent: not a readable DICOM file ({type(error).__name__})"
                 answers[index] = StoreStatus("", _CANNOT_UNDERSTAND, detail)
+            except OSError as error:
+                answers[index] = StoreStatus("", None, f"not sent: the disk fails ({type(error).__name__})")
         if items:
             with self._client() as client:
                 self._send_groups(client, items, answers)

@@ -306,3 +306,19 @@ def test_a_web_destination_has_a_turn_of_its_own(tmp_path: Path) -> None:
             connection.exec_driver_sql("UPDATE deliveries SET state = 'WAITING'")
         assert deliver.take_turn(rig.app, "VNA") == 2
         assert sorted(vna.instances()) == uids
+
+
+def test_a_disk_that_cannot_be_read_for_a_moment_costs_no_object(tmp_path: Path) -> None:
+    with PacsSink(tmp_path / "pacs") as sink:
+        rig = rig_for(tmp_path, _address(sink))
+        queue_objects(rig, 1, "PACS")
+        path = all_of(rig)[0].path
+        kept = path.rename(path.with_suffix(".kept"))
+        path.mkdir()  # reading it is an OSError that is not "file not found"
+        deliver.deliver_to(rig.app, "PACS")
+        assert states(rig) == ["WAITING"]
+        path.rmdir()
+        kept.rename(path)
+        rig.clock.advance(seconds=2)
+        deliver.deliver_to(rig.app, "PACS")
+    assert states(rig) == ["DELIVERED"]
