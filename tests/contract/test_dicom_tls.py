@@ -243,7 +243,7 @@ def test_silent_and_stalled_handshakes_are_dropped_in_time_and_block_nobody(
     tmp_path: Path, server: TlsFiles, client: TlsFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
-        node(tmp_path, server, handshake_timeout_s=2.0, max_associations=4) as world,
+        node(tmp_path, server, handshake_timeout_s=3.0, max_associations=4) as world,
         caplog.at_level(logging.WARNING, "spineprint.dicom"),
     ):
         address = ("127.0.0.1", world.port)
@@ -254,20 +254,20 @@ def test_silent_and_stalled_handshakes_are_dropped_in_time_and_block_nobody(
             sock.sendall(b"\x16\x03\x01\x02\x00\x01")
         begun = time.monotonic()
         with_tls("echoscu", client, world.port)
-        assert time.monotonic() - begun < 1.8, "it had to wait for the silent ones"
+        assert time.monotonic() - begun < 2.8, "it had to wait for the silent ones"
         drip = stalled[0]
         for sock in (*silent, *stalled):
-            sock.settimeout(6)
+            sock.settimeout(8)
             with suppress(OSError):
                 # a byte now and then does not buy more time
                 drip.sendall(b"\0")
             with suppress(ConnectionResetError):
                 assert sock.recv(100) == b""
             sock.close()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 7
         wait_until(lambda: world.node.counters()["tls_faults"] == 25)
-        assert all(fault.startswith("127.0.0.1 ") and "2 s" in fault for fault in world.faults())
-    assert "unnamed client at 127.0.0.1: the TLS handshake failed: not finished within 2 s" in caplog.text
+        assert all(fault.startswith("127.0.0.1 ") and "3 s" in fault for fault in world.faults())
+    assert "unnamed client at 127.0.0.1: the TLS handshake failed: not finished within 3 s" in caplog.text
 
 
 def test_the_wrong_door_is_noticed(tmp_path: Path, server: TlsFiles, client: TlsFiles) -> None:
