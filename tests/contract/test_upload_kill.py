@@ -24,7 +24,7 @@ from service.bootstrap import open_app
 from service.config import load_config
 from service.domain.people import Role
 from service.store import studies
-from service.store.database import reading
+from service.store.database import open_engine, reading
 from service.workflow import identity
 from tests.support_app import PASSWORD
 from tests.support_dicom import ROOT, ct_slice, free_port, save, wait_until, wire_bytes
@@ -102,12 +102,12 @@ class Served:
 
     def stored(self) -> dict[str, tuple[str, int]]:
         """SOP instance UID -> path of the copy in use, and how many copies."""
-        app = open_app(load_config(None, self.environ))
-        with reading(app.engine) as connection:
+        engine = open_engine(load_config(None, self.environ).resolved_database_url)
+        with reading(engine) as connection:
             rows = [
                 i for s in studies.listed(connection) for i in studies.instances_of(connection, s.study_uid)
             ]
-        app.engine.dispose()
+        engine.dispose()
         return {r.sop_uid: (r.path, sum(o.sop_uid == r.sop_uid for o in rows)) for r in rows}
 
 
