@@ -206,6 +206,7 @@ _GROUP_SEQUENCES = (
     "CTExposureSequence",
     "CTAcquisitionDetailsSequence",
     "FrameContentSequence",
+    "SegmentIdentificationSequence",
 )
 
 

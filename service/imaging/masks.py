@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.pixels import pixel_array
 
 from service.errors import ImagingError, NotFoundError
+from service.geometry.series_gate import GatePolicy, check_series
 from service.geometry.volume import Volume
+from service.imaging import headers
 from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.nifti import read_nifti
 
@@ -38,6 +42,7 @@ VERSE_LABELS = {
 
 _MASK_EXPANSION = 1100
 """Masks are mostly zeros and pack as well as deflate can; they are bounded by their pixels alone."""
+_ANY_STACK = GatePolicy(min_slices=1, max_thickness_mm=math.inf)
 _LEAST_INSIDE = 0.99
 _ALIGNED_VOXELS = 0.05
 _AIRY_HU = -100.0
@@ -170,6 +175,9 @@ def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other
         )
     number = _segment_number(_segments(ds), level, label)
     try:
+        leaning = _leaning_stack(ds, number, own)
+        if leaning is not None:
+            return leaning
         seg = highdicom.seg.Segmentation.from_dataset(ds, copy=False)
         found = seg.get_volume(segment_numbers=[number], combine_segments=False, rescale_fractional=True)
     except (*READ_FAILURES, RuntimeError, IndexError) as error:
@@ -178,6 +186,23 @@ def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other
             "Export the segmentation again.",
         ) from error
     return Volume((np.asarray(found.array)[..., 0] >= 0.5).astype(np.uint8), _lps_from_ijk(found.affine), own)
+
+
+def _leaning_stack(ds: Any, number: int, frame_of_reference: str) -> Volume | None:
+    """A segment drawn on the slices of a tilted gantry, which highdicom takes for an irregular volume."""
+    mine = [
+        n
+        for n in range(len(ds.get("PerFrameFunctionalGroupsSequence") or []))
+        if headers.whole(headers.FrameView(ds, n), "ReferencedSegmentNumber") == number
+    ]
+    places = [headers.slice_place(ds, n, f"frame {n + 1}") for n in mine]
+    known = [place for place in places if place is not None]
+    gate = check_series(known, _ANY_STACK)
+    if not known or len(known) != len(places) or gate.lps_from_ijk is None or abs(gate.tilt_deg) < 0.1:
+        return None
+    frames = np.stack([pixel_array(ds, index=mine[index]) for index in gate.ordered])
+    most = float(ds.get("MaximumFractionalValue") or 1) if ds.get("SegmentationType") == "FRACTIONAL" else 1.0
+    return Volume((frames / most >= 0.5).astype(np.uint8), gate.lps_from_ijk, frame_of_reference)
 
 
 def _lps_from_ijk(affine_kji: NDArray[Any]) -> NDArray[np.float64]:
