@@ -34,6 +34,7 @@ class Apart:
     app: App
     port: int
     web: TestClient
+    log: Path
     daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,14 +49,19 @@ class Apart:
             cwd=ROOT,
             env=environ,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self.log.open("ab"),
         )
-        wait_until(lambda: self.nodes(running=True) != [], 40, "no node was heard of")
+
+        def is_heard() -> bool:
+            assert self.daemon is not None and self.daemon.poll() is None, self.log.read_text()[-2000:]
+            return self.nodes(running=True) != []
+
+        wait_until(is_heard, 120, "no node was heard of")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self.daemon:
             self.daemon.send_signal(how)
-            self.daemon.wait(20)
+            self.daemon.wait(60)
             self.daemon = None
 
     def operations(self) -> dict[str, Any]:
@@ -78,7 +84,7 @@ def apart(tmp_path: Path) -> Iterator[Apart]:
     add_people(app, "technician")
     secret, _, _ = identity.log_in(app, "technician", PASSWORD)
     web = TestClient(create_web(app, []), headers={"Authorization": f"Bearer {secret}"})
-    made = Apart(app, port, web)
+    made = Apart(app, port, web, tmp_path / "log")
     try:
         made.start()
         yield made
