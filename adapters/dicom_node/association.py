@@ -49,7 +49,8 @@ _STATUS_OF_STORAGE = {"storage.full": OUT_OF_RESOURCES, "storage.size": OUT_OF_R
 
 _LONGEST_COMMAND = 1 << 16
 _LONGEST_MESSAGE = 16 << 20
-"""Data set of a message that is no instance: a commitment request for 50,000 of them has 8 MB."""
+"""Data set of a message that is no instance: a commitment request for 50,000 of them has 8 MB (see
+`commitment_content` for how many are taken)."""
 _LINGER_S = 1.0
 _DEFAULT_PDU = 16384
 _SERVICE_PROVIDER = 0x02
@@ -87,6 +88,7 @@ class Refusal(NamedTuple):
     status: int
     kind: str
     why: str
+    next_step: str = ""
 
 
 class Association:
@@ -151,7 +153,11 @@ class Association:
         self.established_at = self._around.now()
         self._around.events.count("associations")
         if not self._contexts:
-            self._note("no_context", "it offers no object class or syntax that this node takes")
+            self._note(
+                "no_context",
+                "it offers no object class or syntax that this node takes",
+                "Let it send CT images in a DICOM syntax.",
+            )
         self._send(acceptance.answer)
         return True
 
@@ -280,14 +286,15 @@ class Association:
             except StorageError as error:
                 status = _STATUS_OF_STORAGE.get(error.code, PROCESSING_FAILURE)
                 kind = "refused_size" if error.code == "storage.size" else "refused_storage"
-                refusal = Refusal(status, kind, error.message)
+                refusal = Refusal(status, kind, error.message, error.next_step)
             else:
                 self.instances += 1
                 self._around.keep(record)
                 self._send(dimse.answer(context, command, SUCCESS))
                 return
         landing.abandon()
-        self._note(refusal.kind, f"instance refused with {refusal.status:04X}: {refusal.why}")
+        what = f"instance refused with {refusal.status:04X}: {refusal.why}"
+        self._note(refusal.kind, what, refusal.next_step or "Correct the object at its source.")
         self._send(dimse.answer(context, command, refusal.status, refusal.why))
 
     # --- other services -----------------------------------------------------------------------------------
@@ -355,9 +362,14 @@ class Association:
         with contextlib.suppress(OSError):
             self._sock.close()
 
-    def _note(self, kind: str, what: str) -> None:
+    def _note(self, kind: str, what: str, next_step: str = "") -> None:
         self._around.events.note(
-            kind, what, calling_ae=self.calling_ae, called_ae=self.called_ae, address=self.address
+            kind,
+            what,
+            calling_ae=self.calling_ae,
+            called_ae=self.called_ae,
+            address=self.address,
+            next_step=next_step,
         )
 
 

@@ -49,7 +49,13 @@ class Landing:
         if self._facts is None or self.refusal is not None:
             self._held = 0
         elif self.size + count > self._largest:
-            self._refuse(StorageError("The instance is larger than this node takes.", code="storage.size"))
+            self._refuse(
+                StorageError(
+                    f"The instance is larger than the {self._largest >> 20} MB this node takes.",
+                    next_step="Send it split into smaller objects.",
+                    code="storage.size",
+                )
+            )
         elif self._held + count > MOST_IN_MEMORY:
             self._spill()
         if self._held + count > len(self._buffer):
