@@ -9,7 +9,8 @@ from pathlib import Path
 from service.errors import ImagingError
 from service.geometry.series_gate import Finding, GatePolicy, GateResult, SlicePlace, check_series
 from service.imaging import headers
-from service.imaging.dataset import MOST_PIXELS, check_announced
+from service.imaging.dataset import MOST_PIXELS, READ_FAILURES, check_announced
+from service.imaging.headers import Dataset
 from service.imaging.scan import SeriesSummary, is_localiser, read_header
 
 
@@ -47,19 +48,18 @@ def images_of(summary: SeriesSummary, notes: list[Finding]) -> list[Image]:
                 next_step="Send a reconstruction of the region of interest only.",
                 code="imaging.too_large",
             )
-        if is_localiser(ds):
-            localisers += headers.frame_count(ds)
-            continue
-        for frame in range(headers.frame_count(ds)):
-            view = headers.FrameView(ds, frame)
-            if headers.says_localiser(headers.texts(view, "FrameType")):
-                localisers += 1
-                continue
-            place = headers.slice_place(ds, frame, f"file {position + 1} of {len(summary.files)}", view)
-            if place is None:
-                without_place += 1
-            else:
-                found.append(Image(file, frame, place, headers.text(view, "StackID") or ""))
+        try:
+            of_file, unplaced, scouts = _frames_of(ds, file, f"file {position + 1} of {len(summary.files)}")
+        except READ_FAILURES as error:
+            raise ImagingError(
+                f"The places of the frames in file {position + 1} of {len(summary.files)} cannot be understood: "
+                "it is damaged.",
+                next_step="Send the series again.",
+                code="imaging.unreadable",
+            ) from error
+        found += of_file
+        without_place += unplaced
+        localisers += scouts
     if without_place:
         raise ImagingError(
             f"{without_place} of {without_place + len(found)} image(s) have no position, orientation or pixel size, "
@@ -70,6 +70,22 @@ def images_of(summary: SeriesSummary, notes: list[Finding]) -> list[Image]:
     if localisers:
         notes.append(Finding("series.localisers", "warn", f"{localisers} localiser image(s) were set aside."))
     return found
+
+
+def _frames_of(ds: Dataset, file: Path, hint: str) -> tuple[list[Image], int, int]:
+    """Frames with their place, how many have none, and how many are localisers."""
+    count = headers.frame_count(ds)
+    if is_localiser(ds):
+        return [], 0, count
+    found: list[Image] = []
+    scouts = 0
+    for frame in range(count):
+        view = headers.FrameView(ds, frame)
+        if headers.says_localiser(headers.texts(view, "FrameType")):
+            scouts += 1
+        elif (place := headers.slice_place(ds, frame, hint, view)) is not None:
+            found.append(Image(file, frame, place, headers.text(view, "StackID") or ""))
+    return found, count - len(found) - scouts, scouts
 
 
 def one_stack(

@@ -27,8 +27,9 @@ _DECODER = {
     "1.2.840.10008.1.2.4.50": "gdcm",
     "1.2.840.10008.1.2.4.57": "gdcm",
     "1.2.840.10008.1.2.4.70": "gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    # pyjpegls spends seconds on some damaged frames of 900 bytes, which gdcm gives up at once
+    "1.2.840.10008.1.2.4.80": "gdcm",
+    "1.2.840.10008.1.2.4.81": "gdcm",
     "1.2.840.10008.1.2.4.90": "pylibjpeg",
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
     "1.2.840.10008.1.2.4.201": "pylibjpeg",
