@@ -209,6 +209,7 @@ class Daemon:
             self.app.config.data_dir / "dicom-web",
             partial(intake.accept_instance, self.app),
             scratch=self.app.config.data_dir / "uploads" / "arriving",
+            batch_sink=partial(intake_batch.accept_instances, self.app),
             disk_reserve_bytes=config.disk_reserve_mb << 20,
             ae_title=config.ae_title,
             now=self.app.clock.now,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from adapters.dicom_node.contexts import STORAGE_CLASSES, STORAGE_SYNTAXES
 from adapters.dicom_node.durable_store import DurableStore, Outcome
-from adapters.dicom_node.handover import Handover
+from adapters.dicom_node.handover import BatchSink, Handover
 from adapters.dicom_node.part10 import InstanceFacts, read_meta
 from service.errors import ConfigError, InputRefusedError, StorageError
 from service.ports import FileFacts, InstanceIntake, InstanceSink, KeptAs, Origin
@@ -36,7 +36,9 @@ def _utc_now() -> datetime:
 
 
 class WebDoor(InstanceIntake):
-    """Safe for several threads. `sink` gets every instance that is durable, at least once, conflicts too."""
+    """Safe for several threads. `sink` gets every instance that is durable, at least once, conflicts too;
+    `batch_sink` the same, several at once.
+    """
 
     def __init__(
         self,
@@ -45,13 +47,14 @@ class WebDoor(InstanceIntake):
         *,
         scratch: Path,
         disk_reserve_bytes: int,
+        batch_sink: BatchSink | None = None,
         ae_title: str = "SPINEPRINT",
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._root = root
         self._scratch = scratch
         self._store = DurableStore(root, reserve_bytes=disk_reserve_bytes)
-        self._handover = Handover(self._store, sink, sink)
+        self._handover = Handover(self._store, sink, sink, batch_sink=batch_sink)
         self._ae_title = ae_title
         self._now = now
         self._owner: int | None = None
