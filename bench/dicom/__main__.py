@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,6 +27,8 @@ def main() -> int:
     for module in _PARTS.values():
         module.add_options(everything)
     options = parser.parse_args()
+    # receivers are ended and folders removed also when the run is cut short
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     work = Path(tempfile.mkdtemp(prefix="bench-dicom-", dir=options.work))
     try:
         results = {}
