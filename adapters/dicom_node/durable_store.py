@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Protocol
 
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
-from adapters.dicom_node.stored_files import storage_error, sync_directory, write_all
+from adapters.dicom_node.stored_files import storage_error, sync_directory, write_parts
 from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
 
 _log = logging.getLogger("spineprint.dicom")
 
+COPY_BYTES = 1 << 20
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
 
@@ -69,8 +70,8 @@ class Source(Protocol):
         """With the size and SHA-256 of the data set."""
         ...
 
-    def copy_to(self, descriptor: int) -> None:
-        """Append the data set bytes to an open file."""
+    def copy_to(self, descriptor: int, head: bytes, buffer: bytearray) -> None:
+        """Write `head` and the data set bytes to an open file, by way of `buffer`."""
         ...
 
 
@@ -90,6 +91,7 @@ class DurableStore:
         self._instances = root / "instances"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
+        self._buffer = bytearray(COPY_BYTES)
 
     def open(self) -> int:
         """Make the folders, sweep what was cut off. Returns the number of cut-off files removed."""
@@ -146,7 +148,7 @@ class DurableStore:
             stored = _stored_digest(final)
             if stored == facts.sha256:
                 return Kept(_received(final, facts), Outcome.DUPLICATE, None, source.sequence)
-            part = self._part(facts, source.copy_to, barrier=False)
+            part = self._part(lambda file: source.copy_to(file, envelope(facts), self._buffer), barrier=False)
             # only this thread gives names here, so that nothing can have come between the look and the rename
             outcome, path = (Outcome.NEW, final) if stored is None else (Outcome.CONFLICT, self._aside(facts))
             os.replace(part, path)  # noqa: PTH105 - on the path of every image
@@ -212,13 +214,12 @@ class DurableStore:
                 code="storage.full",
             )
 
-    def _part(self, facts: InstanceFacts, copy_to: Callable[[int], None], *, barrier: bool) -> str:
+    def _part(self, write: Callable[[int], None], *, barrier: bool) -> str:
         """A whole file in `incoming`. Raises OSError; then nothing is left of it."""
         part = f"{self._incoming}/{next(self._numbers)}.part"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
         try:
-            write_all(descriptor, envelope(facts))
-            copy_to(descriptor)
+            write(descriptor)
             if barrier:
                 os.fsync(descriptor)
         except OSError:
@@ -229,7 +230,7 @@ class DurableStore:
         return part
 
     def _write_pending(self, facts: InstanceFacts, data: bytes | memoryview) -> Path:
-        part = Path(self._part(facts, lambda file: write_all(file, data), barrier=True))
+        part = Path(self._part(lambda file: write_parts(file, [envelope(facts), data]), barrier=True))
         pending = self._pending / _name_of(facts.sop_instance_uid, facts.sha256)
         part.replace(pending)
         sync_directory(self._pending)

@@ -81,9 +81,7 @@ class PduReader:
             self._read_ahead()
         self._deadline = time.monotonic() + self._limits.pdu_s
         self._late = f"did not finish a PDU within {self._limits.pdu_s:g} s"
-        header = bytearray(_HEADER.size)
-        self._fill(memoryview(header))
-        kind, length = _HEADER.unpack(header)
+        kind, length = _HEADER.unpack(self._few(_HEADER.size))
         longest = self._longest(kind)
         if length > longest:
             raise PeerFaultError(f"announced a PDU of {length} bytes, the limit is {longest}")
@@ -111,7 +109,8 @@ class PduReader:
             return None
         if self._left < _PDV.size:
             raise PeerFaultError("sent a P-DATA PDU that ends inside a fragment's header")
-        length, context, control = _PDV.unpack(self.take(_PDV.size))
+        self._left -= _PDV.size
+        length, context, control = _PDV.unpack(self._few(_PDV.size))
         if length < 2 or length - 2 > self._left:
             raise PeerFaultError("sent a fragment that does not fit into its PDU")
         return context, control, length - 2
@@ -122,6 +121,15 @@ class PduReader:
             raise PeerFaultError("sent a PDU that is shorter than its content")
         self._left -= len(view)
         self._fill(view)
+
+    def _few(self, count: int) -> bytes | memoryview:
+        """Some bytes, nearly always from the small buffer."""
+        if len(self._ahead) < count:
+            data = bytearray(count)
+            self._fill(memoryview(data))
+            return bytes(data)
+        found, self._ahead = self._ahead[:count], self._ahead[count:]
+        return found
 
     def _fill(self, view: memoryview) -> None:
         """Headers come through a small buffer, what is larger straight into its place."""

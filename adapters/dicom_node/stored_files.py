@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.errors import StorageError
@@ -15,6 +16,14 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def write_parts(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
+    """One after the other, in one call when the kernel takes it so."""
+    total = sum(len(part) for part in parts)
+    done = os.writev(descriptor, list(parts))
+    if done < total:
+        write_all(descriptor, b"".join(parts)[done:])
 
 
 def sync_directory(folder: Path) -> None:

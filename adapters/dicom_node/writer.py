@@ -22,6 +22,9 @@ _GATHER_S = 0.02
 """What comes close together is placed together: this thread then wakes once for several records."""
 _PATIENCE_S = 5.0
 """How long a sink may take before the log stops waiting for it."""
+_GIVE_WAY_S = 0.02
+_BUSY_S = 0.1
+"""An association that sent an image within this time is busy."""
 _IDLE_S = 0.5
 """After this long without a record the disk has time: sync, retire, prepare segments."""
 
@@ -33,6 +36,8 @@ class Writer:
         self._on_placed = on_placed
         self._queue: deque[tuple[Record, bool]] = deque()
         self._changed = threading.Condition()
+        self._busy: dict[str, float] = {}
+        """Association -> when its last image came."""
         self._unmarked: dict[int, tuple[Record, Kept, float]] = {}
         """Placed, not yet with the sink, and marked by their record in the log alone; and since when."""
         self._accepted = 0
@@ -59,6 +64,8 @@ class Writer:
         with self._changed:
             self._queue.append((record, replayed))
             self._accepted += 1
+            if not replayed:
+                self._busy[record.facts.association] = time.monotonic()
             if self._asleep:
                 self._changed.notify_all()
 
@@ -99,6 +106,9 @@ class Writer:
                 if not self._queue and self._stopping:
                     return
                 job = self._queue[0] if self._queue else None
+                if job is not None and self._gives_way():
+                    self._changed.wait_for(lambda: self._stopping or self._settling, _GIVE_WAY_S)
+                    continue
             if job is None:
                 self._use_the_pause()
             elif self._place(*job):
@@ -110,6 +120,17 @@ class Writer:
                 if self._segments.under_pressure:
                     self._attempt(lambda: self._relieve_the_log(0.0))
                     self._attempt(lambda: self._segments.retire(also_active=False))
+
+    def _gives_way(self) -> bool:
+        """With the lock held: whether several senders at once should have the processor to themselves for now.
+
+        Only while nobody waits for the files and the log has prepared room; a single sender leaves time enough.
+        """
+        if self._stopping or self._settling or not self._segments.spare:
+            return False
+        since = time.monotonic() - _BUSY_S
+        self._busy = {association: at for association, at in self._busy.items() if at > since}
+        return len(self._busy) > 1
 
     def _place(self, record: Record, replayed: bool) -> bool:
         """One record; on failure the next try comes after a pause, for as long as it takes."""
