@@ -38,7 +38,7 @@ from adapters.dicom_node.negotiation import (
 )
 from adapters.dicom_node.part10 import InstanceFacts
 from adapters.dicom_node.pdu_reader import PduReader, PeerFaultError, PeerGoneError, ReadLimits
-from adapters.dicom_node.segments import Record
+from adapters.dicom_node.segment_files import Record
 from service.errors import StorageError
 
 _log = logging.getLogger("spineprint.dicom")

@@ -36,7 +36,7 @@ from service.ports import ReceivedInstance
 
 _log = logging.getLogger("spineprint.dicom")
 
-COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 20
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
 
@@ -91,7 +91,7 @@ class DurableStore:
         self._instances = root / "instances"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
-        self._buffer = bytearray(COPY_BYTES)
+        self._buffer = bytearray(_COPY_BYTES)
 
     def open(self) -> int:
         """Make the folders, sweep what was cut off. Returns the number of cut-off files removed."""

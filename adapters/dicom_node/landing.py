@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from adapters.dicom_node.part10 import InstanceFacts
-from adapters.dicom_node.segments import BigRecord, Record, SegmentLog
+from adapters.dicom_node.segment_files import Record
+from adapters.dicom_node.segments import BigRecord, SegmentLog
 from service.errors import StorageError
 
 RoomCheck = Callable[[int], None]

@@ -31,7 +31,8 @@ from adapters.dicom_node.negotiation import (
     Rejection,
 )
 from adapters.dicom_node.pdu_reader import ReadLimits
-from adapters.dicom_node.segments import Record, SegmentLog
+from adapters.dicom_node.segment_files import Record
+from adapters.dicom_node.segments import SegmentLog
 from adapters.dicom_node.tls import TlsFiles
 from adapters.dicom_node.writer import Writer
 from service.ports import CommitmentSink, ImageNode, InstanceSink, NodeEvent, Peer

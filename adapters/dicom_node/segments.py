@@ -15,116 +15,27 @@ Parallel associations share a barrier: whoever finds none running syncs for all 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import hashlib
-import json
-import logging
 import os
 import secrets
-import struct
 import threading
 import uuid
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
-from adapters.dicom_node.stored_files import storage_error, sync_directory, write_parts
-from service.errors import StorageError
-
-_log = logging.getLogger("spineprint.dicom")
-
-BLOCK = 4096
-_SEGMENT = struct.Struct("<8s16sI")
-_RECORD = struct.Struct("<8s16sQQQII")
-"""magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
-_SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
-COPY_BYTES = 1 << 20
-
-
-@dataclass(eq=False)
-class Segment:
-    """One open file of the log. Fields are guarded by `changed`, the cursor by the log's lock."""
-
-    path: Path
-    descriptor: int
-    size: int
-    generation: bytes
-    cursor: int = BLOCK
-    big: bool = False
-    waiting: int = 0
-    """Records not yet in their own files."""
-    written: int = 0
-    synced: int = 0
-    syncing: bool = False
-    broken: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def sync(self) -> None:
-        """Return when all that the calling thread wrote is on stable storage. Raises StorageError."""
-        with self.changed:
-            self.written += 1
-            mine = self.written
-            while self.synced < mine and not self.broken:
-                if self.syncing:
-                    self.changed.wait()
-                    continue
-                self.syncing, upto = True, self.written
-                self.changed.release()
-                try:
-                    os.fdatasync(self.descriptor)
-                except OSError:
-                    # after a failed sync the kernel forgets which pages are dirty: nothing here may be trusted again
-                    self.broken = True
-                finally:
-                    self.changed.acquire()
-                    self.syncing = False
-                if not self.broken:
-                    self.synced = max(self.synced, upto)
-                self.changed.notify_all()
-            if self.synced < mine:
-                raise storage_error(OSError(errno.EIO, "sync failed"))
-
-
-@dataclass(frozen=True)
-class Record:
-    """One durable instance in the log; its data starts at `offset` of the segment."""
-
-    segment: Segment
-    offset: int
-    size: int
-    sequence: int
-    facts: InstanceFacts
-
-    def blocks(self) -> Iterator[memoryview]:
-        """The data set in pieces; each is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(self.size, COPY_BYTES)))
-        done = 0
-        while done < self.size:
-            got = os.preadv(self.segment.descriptor, [buffer[: self.size - done]], self.offset + done)
-            if not got:
-                raise OSError(errno.EIO, "segment ends early")
-            yield buffer[:got]
-            done += got
-
-    def copy_to(self, descriptor: int, head: bytes, buffer: bytearray) -> None:
-        """Write `head` and the data set to an open file.
-
-        Through a buffer that is used again: copy_file_range(2) takes more of the processor on ext4, because it goes
-        page by page, and a fresh buffer would be zeroed by the kernel first.
-        """
-        done = 0
-        with memoryview(buffer) as view:
-            while done < self.size or head:
-                room = view[: self.size - done]
-                got = os.preadv(self.segment.descriptor, [room], self.offset + done) if room else 0
-                if room and not got:
-                    raise OSError(errno.EIO, "segment ends early")
-                write_parts(descriptor, [head, view[:got]])
-                head = b""
-                done += got
+from adapters.dicom_node.part10 import InstanceFacts
+from adapters.dicom_node.segment_files import (
+    BLOCK,
+    COPY_BYTES,
+    Record,
+    Segment,
+    aligned,
+    read_generation,
+    record_header,
+    records_of,
+    sync_file_system,
+    write_at,
+    write_segment_header,
+)
+from adapters.dicom_node.stored_files import storage_error, sync_directory
 
 
 class SegmentLog:
@@ -162,14 +73,12 @@ class SegmentLog:
             self._number = max(self._number, int(path.stem) + 1)
         descriptor = os.open(path, os.O_RDWR)
         size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, _SEGMENT.size, 0)
-        whole = len(head) == _SEGMENT.size and _SEGMENT.unpack(head)[0] == _SEGMENT_MAGIC
-        magic, generation, crc = _SEGMENT.unpack(head) if whole else (b"", b"", 0)
+        generation = read_generation(descriptor)
         records: list[Record] = []
         big = path.suffix == ".big"
-        segment = Segment(path, descriptor, size, generation, cursor=size, big=big)
-        if magic == _SEGMENT_MAGIC and zlib.crc32(magic + generation) == crc:
-            records = list(_records_of(segment))
+        segment = Segment(path, descriptor, size, generation or b"", cursor=size, big=big)
+        if generation is not None:
+            records = list(records_of(segment))
         segment.waiting = len(records)
         if records or (not big and size == self._segment_bytes):
             self._sealed.append(segment)
@@ -193,12 +102,12 @@ class SegmentLog:
         instance counts as never seen.
         """
         try:
-            segment, offset, sequence = self._reserve(BLOCK + _aligned(len(data)))
-            header = _record_header(segment.generation, sequence, offset, facts)
+            segment, offset, sequence = self._reserve(BLOCK + aligned(len(data)))
+            header = record_header(segment.generation, sequence, offset, facts)
             record = Record(segment, offset + BLOCK, len(data), sequence, facts)
             try:
                 # padded to whole blocks: a block written in part would first have to be read
-                _write_at(segment.descriptor, [header, data, bytes(-len(data) % BLOCK)], offset)
+                write_at(segment.descriptor, [header, data, bytes(-len(data) % BLOCK)], offset)
                 segment.sync()
             except BaseException:
                 self._forget(segment)
@@ -238,7 +147,7 @@ class SegmentLog:
             if BLOCK + size <= segment.size:
                 self._spare.remove(segment)
                 return segment
-        return self._make(max(self._segment_bytes, BLOCK + _aligned(size)))
+        return self._make(max(self._segment_bytes, BLOCK + aligned(size)))
 
     def _make(self, size: int) -> Segment:
         path = self._folder / f"{self._number:04d}.seg"
@@ -247,7 +156,7 @@ class SegmentLog:
         try:
             os.posix_fallocate(descriptor, 0, size)
             segment = Segment(path, descriptor, size, secrets.token_bytes(16))
-            _write_segment_header(segment)
+            write_segment_header(segment)
             os.fsync(descriptor)
             sync_directory(self._folder)
         except OSError:
@@ -303,7 +212,7 @@ class SegmentLog:
             self._sealed.remove(segment)
         if keep:
             fresh = Segment(segment.path, segment.descriptor, segment.size, secrets.token_bytes(16))
-            _write_segment_header(fresh)
+            write_segment_header(fresh)
             os.fdatasync(fresh.descriptor)
             with self._lock:
                 self._spare.append(fresh)
@@ -324,8 +233,8 @@ class SegmentLog:
             try:
                 zeros = bytes(COPY_BYTES)
                 for offset in range(0, segment.size, COPY_BYTES):
-                    _write_at(descriptor, [memoryview(zeros)[: segment.size - offset]], offset)
-                _write_segment_header(segment)
+                    write_at(descriptor, [memoryview(zeros)[: segment.size - offset]], offset)
+                write_segment_header(segment)
                 os.fsync(descriptor)
                 sync_directory(self._folder)
             except OSError:
@@ -363,7 +272,7 @@ class BigRecord:
     def write(self, data: memoryview) -> None:
         """Raises StorageError."""
         try:
-            _write_at(self._segment.descriptor, [data], 2 * BLOCK + self.size)
+            write_at(self._segment.descriptor, [data], 2 * BLOCK + self.size)
         except OSError as error:
             raise storage_error(error) from error
         self.size += len(data)
@@ -371,10 +280,10 @@ class BigRecord:
     def finish(self, facts: InstanceFacts) -> Record:
         """Durable when this returns; `facts` as for `append`. Raises StorageError."""
         segment = self._segment
-        header = _record_header(segment.generation, self._sequence, BLOCK, facts)
+        header = record_header(segment.generation, self._sequence, BLOCK, facts)
         try:
-            _write_segment_header(segment)
-            _write_at(segment.descriptor, [header], BLOCK)
+            write_segment_header(segment)
+            write_at(segment.descriptor, [header], BLOCK)
             os.fsync(segment.descriptor)
             sync_directory(segment.path.parent)
         except OSError as error:
@@ -388,81 +297,3 @@ class BigRecord:
         with contextlib.suppress(OSError):
             os.close(self._segment.descriptor)
         self._segment.path.unlink(missing_ok=True)
-
-
-# --- on disk ----------------------------------------------------------------------------------------------
-
-
-def _aligned(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _write_segment_header(segment: Segment) -> None:
-    start = _SEGMENT_MAGIC + segment.generation
-    head = _SEGMENT.pack(_SEGMENT_MAGIC, segment.generation, zlib.crc32(start))
-    _write_at(segment.descriptor, [head.ljust(BLOCK, b"\0")], 0)
-
-
-def _record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts) -> bytes:
-    text = json.dumps(facts_to_json(facts), separators=(",", ":")).encode("ascii")
-    if _RECORD.size + len(text) > BLOCK:
-        raise StorageError("An instance has facts longer than any real one.", code="storage.failed")
-    fields = (_RECORD_MAGIC, generation, sequence, offset, facts.size, len(text))
-    check = zlib.crc32(_RECORD.pack(*fields, 0) + text)
-    return (_RECORD.pack(*fields, check) + text).ljust(BLOCK, b"\0")
-
-
-def _records_of(segment: Segment) -> Iterator[Record]:
-    offset = BLOCK
-    while offset + BLOCK <= segment.size:
-        record = _record_at(segment, offset)
-        if record is None:
-            offset += BLOCK
-        else:
-            yield record
-            offset = record.offset + _aligned(record.size)
-
-
-def _record_at(segment: Segment, offset: int) -> Record | None:
-    head = os.pread(segment.descriptor, BLOCK, offset)
-    if len(head) < BLOCK or not head.startswith(_RECORD_MAGIC):
-        return None
-    magic, generation, sequence, own, size, length, check = _RECORD.unpack_from(head)
-    if generation != segment.generation or own != offset or _RECORD.size + length > BLOCK:
-        return None
-    text = head[_RECORD.size : _RECORD.size + length]
-    if zlib.crc32(_RECORD.pack(magic, generation, sequence, own, size, length, 0) + text) != check:
-        return None
-    if offset + BLOCK + size > segment.size:
-        return None
-    record = Record(segment, offset + BLOCK, size, sequence, facts_from_json(json.loads(text)))
-    digest = hashlib.sha256()
-    for block in record.blocks():
-        digest.update(block)
-    return record if digest.hexdigest() == record.facts.sha256 else None
-
-
-def _write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-    """All of the parts, one behind the other, each padded by nothing."""
-    total = sum(len(part) for part in parts)
-    done = os.pwritev(descriptor, list(parts), offset)
-    if done == total:
-        return
-    # a short write is rare (a signal, a full disk): finish it the simple way
-    rest = memoryview(b"".join(parts))
-    while done < total:
-        done += os.pwrite(descriptor, rest[done:], offset + done)
-
-
-def sync_file_system(folder: Path) -> None:
-    """syncfs(2): data and names of everything on the file system of `folder`, in one call. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _LIBC.syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-    finally:
-        os.close(descriptor)
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 
 from adapters.dicom_node.durable_store import DurableStore, Kept
-from adapters.dicom_node.segments import Record, SegmentLog
+from adapters.dicom_node.segment_files import Record
+from adapters.dicom_node.segments import SegmentLog
 from service.errors import StorageError
 
 _log = logging.getLogger("spineprint.dicom")

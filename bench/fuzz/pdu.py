@@ -32,7 +32,8 @@ from adapters.dicom_node.holdings import StoreHoldings
 from adapters.dicom_node.landing import Landing
 from adapters.dicom_node.negotiation import CALLED_UNKNOWN, Proposal, Rejection
 from adapters.dicom_node.pdu_reader import ReadLimits
-from adapters.dicom_node.segments import Record, SegmentLog
+from adapters.dicom_node.segment_files import Record
+from adapters.dicom_node.segments import SegmentLog
 from bench.dicom.wire import VERIFICATION, associate_request
 from bench.fuzz.mutate import Unit
 from service.errors import StorageError

@@ -17,7 +17,8 @@ from adapters.dicom_node import segments
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome, dataset_bytes
 from adapters.dicom_node.landing import MOST_IN_MEMORY, Landing
 from adapters.dicom_node.part10 import InstanceFacts, read_facts
-from adapters.dicom_node.segments import BLOCK, Record, SegmentLog
+from adapters.dicom_node.segment_files import BLOCK, Record
+from adapters.dicom_node.segments import SegmentLog
 from adapters.dicom_node.writer import Writer
 from service.errors import StorageError
 from tests.support_dicom import CT_IMAGE, ROOT, wait_until
@@ -180,9 +181,7 @@ def test_any_sizes_and_any_subset_placed_replays_to_what_was_not_retired(
     log.retire(also_active=data.draw(st.booleans()))
     log.close()
     _, found = opened(folder)
-    missing = set(range(len(records))) - {
-        int(r.facts.sop_instance_uid.rsplit(".", 1)[1]) for r in found
-    }
+    missing = set(range(len(records))) - {int(r.facts.sop_instance_uid.rsplit(".", 1)[1]) for r in found}
     assert missing <= placed
     for record in found:
         assert hashlib.sha256(content(record)).hexdigest() == record.facts.sha256

@@ -1,0 +1,194 @@
+"""The files of the segment log as they lie on the disk: segments, records and their headers (see `segments`)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
+from adapters.dicom_node.stored_files import storage_error, write_parts
+from service.errors import StorageError
+
+BLOCK = 4096
+COPY_BYTES = 1 << 20
+_SEGMENT = struct.Struct("<8s16sI")
+_RECORD = struct.Struct("<8s16sQQQII")
+"""magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
+_SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
+
+
+@dataclass(eq=False)
+class Segment:
+    """One open file of the log. Fields are guarded by `changed`, the cursor by the log's lock."""
+
+    path: Path
+    descriptor: int
+    size: int
+    generation: bytes
+    cursor: int = BLOCK
+    big: bool = False
+    waiting: int = 0
+    """Records not yet in their own files."""
+    written: int = 0
+    synced: int = 0
+    syncing: bool = False
+    broken: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def sync(self) -> None:
+        """Return when all that the calling thread wrote is on stable storage. Raises StorageError."""
+        with self.changed:
+            self.written += 1
+            mine = self.written
+            while self.synced < mine and not self.broken:
+                if self.syncing:
+                    self.changed.wait()
+                    continue
+                self.syncing, upto = True, self.written
+                self.changed.release()
+                try:
+                    os.fdatasync(self.descriptor)
+                except OSError:
+                    # after a failed sync the kernel forgets which pages are dirty: nothing here may be trusted again
+                    self.broken = True
+                finally:
+                    self.changed.acquire()
+                    self.syncing = False
+                if not self.broken:
+                    self.synced = max(self.synced, upto)
+                self.changed.notify_all()
+            if self.synced < mine:
+                raise storage_error(OSError(errno.EIO, "sync failed"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One durable instance in the log; its data starts at `offset` of the segment."""
+
+    segment: Segment
+    offset: int
+    size: int
+    sequence: int
+    facts: InstanceFacts
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The data set in pieces; each is valid until the next is asked for."""
+        buffer = memoryview(bytearray(min(self.size, COPY_BYTES)))
+        done = 0
+        while done < self.size:
+            got = os.preadv(self.segment.descriptor, [buffer[: self.size - done]], self.offset + done)
+            if not got:
+                raise OSError(errno.EIO, "segment ends early")
+            yield buffer[:got]
+            done += got
+
+    def copy_to(self, descriptor: int, head: bytes, buffer: bytearray) -> None:
+        """Write `head` and the data set to an open file.
+
+        Through a buffer that is used again: copy_file_range(2) takes more of the processor on ext4, because it goes
+        page by page, and a fresh buffer would be zeroed by the kernel first.
+        """
+        done = 0
+        with memoryview(buffer) as view:
+            while done < self.size or head:
+                room = view[: self.size - done]
+                got = os.preadv(self.segment.descriptor, [room], self.offset + done) if room else 0
+                if room and not got:
+                    raise OSError(errno.EIO, "segment ends early")
+                write_parts(descriptor, [head, view[:got]])
+                head = b""
+                done += got
+
+
+def aligned(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def write_segment_header(segment: Segment) -> None:
+    start = _SEGMENT_MAGIC + segment.generation
+    head = _SEGMENT.pack(_SEGMENT_MAGIC, segment.generation, zlib.crc32(start))
+    write_at(segment.descriptor, [head.ljust(BLOCK, b"\0")], 0)
+
+
+def read_generation(descriptor: int) -> bytes | None:
+    """Of the segment in this file; None when it has no whole header."""
+    head = os.pread(descriptor, _SEGMENT.size, 0)
+    if len(head) < _SEGMENT.size:
+        return None
+    magic, generation, crc = _SEGMENT.unpack(head)
+    whole = magic == _SEGMENT_MAGIC and zlib.crc32(magic + generation) == crc
+    return bytes(generation) if whole else None
+
+
+def record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts) -> bytes:
+    text = json.dumps(facts_to_json(facts), separators=(",", ":")).encode("ascii")
+    if _RECORD.size + len(text) > BLOCK:
+        raise StorageError("An instance has facts longer than any real one.", code="storage.failed")
+    fields = (_RECORD_MAGIC, generation, sequence, offset, facts.size, len(text))
+    check = zlib.crc32(_RECORD.pack(*fields, 0) + text)
+    return (_RECORD.pack(*fields, check) + text).ljust(BLOCK, b"\0")
+
+
+def records_of(segment: Segment) -> Iterator[Record]:
+    offset = BLOCK
+    while offset + BLOCK <= segment.size:
+        record = _record_at(segment, offset)
+        if record is None:
+            offset += BLOCK
+        else:
+            yield record
+            offset = record.offset + aligned(record.size)
+
+
+def _record_at(segment: Segment, offset: int) -> Record | None:
+    head = os.pread(segment.descriptor, BLOCK, offset)
+    if len(head) < BLOCK or not head.startswith(_RECORD_MAGIC):
+        return None
+    magic, generation, sequence, own, size, length, check = _RECORD.unpack_from(head)
+    if generation != segment.generation or own != offset or _RECORD.size + length > BLOCK:
+        return None
+    text = head[_RECORD.size : _RECORD.size + length]
+    if zlib.crc32(_RECORD.pack(magic, generation, sequence, own, size, length, 0) + text) != check:
+        return None
+    if offset + BLOCK + size > segment.size:
+        return None
+    record = Record(segment, offset + BLOCK, size, sequence, facts_from_json(json.loads(text)))
+    digest = hashlib.sha256()
+    for block in record.blocks():
+        digest.update(block)
+    return record if digest.hexdigest() == record.facts.sha256 else None
+
+
+def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+    """All of the parts, one behind the other, each padded by nothing."""
+    total = sum(len(part) for part in parts)
+    done = os.pwritev(descriptor, list(parts), offset)
+    if done == total:
+        return
+    # a short write is rare (a signal, a full disk): finish it the simple way
+    rest = memoryview(b"".join(parts))
+    while done < total:
+        done += os.pwrite(descriptor, rest[done:], offset + done)
+
+
+def sync_file_system(folder: Path) -> None:
+    """syncfs(2): data and names of everything on the file system of `folder`, in one call. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(descriptor)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
