@@ -76,7 +76,9 @@ class WebDestinationConfig(_Section):
     url: str = Field(description="base of the DICOMweb service; results go to URL/studies")
     user: str | None = Field(None, min_length=1)
     password_file: Path | None = None
-    ca_file: Path | None = Field(None, description="PEM: who signed the server's certificate, if not a public CA")
+    ca_file: Path | None = Field(
+        None, description="PEM: who signed the server's certificate, if not a public CA"
+    )
     roles: tuple[Literal["pacs"], ...] = ("pacs",)
 
     @model_validator(mode="after")
@@ -88,7 +90,11 @@ class WebDestinationConfig(_Section):
             raise ValueError("url must not hold a password; use user and password_file")
         if bool(self.user) != (self.password_file is not None):
             raise ValueError("user and password_file belong together")
-        if self.user and parsed.scheme != "https" and parsed.hostname not in ("127.0.0.1", "localhost", "::1"):
+        if (
+            self.user
+            and parsed.scheme != "https"
+            and parsed.hostname not in ("127.0.0.1", "localhost", "::1")
+        ):
             raise ValueError("a password is only sent over https")
         return self
 

@@ -72,7 +72,9 @@ instances = Table(
     Column("received_at", _TIME, nullable=False),
     Column("quarantined", Boolean, nullable=False, default=False),
     Column("revision", Integer, nullable=False, default=1),  # of the study, with which it came
-    Column("superseded_in", Integer),  # revision from which another copy is used; None: never used, or still is
+    Column(
+        "superseded_in", Integer
+    ),  # revision from which another copy is used; None: never used, or still is
 )
 
 #: Who sends a study: one row per association that carried it, also when it brought nothing new.
@@ -137,8 +139,12 @@ cases = Table(
     Column("planned_by", String(64), nullable=False, default=""),
     Column("surgery_at", _TIME),
     Column("attention", JSON),  # {code, message, next_step, retryable, resume_state}
-    Column("study_revision", Integer, nullable=False, default=0),  # the images it was inspected with; 0: not yet
-    Column("newer_images", Boolean, nullable=False, default=False),  # later ones came and nobody has decided yet
+    Column(
+        "study_revision", Integer, nullable=False, default=0
+    ),  # the images it was inspected with; 0: not yet
+    Column(
+        "newer_images", Boolean, nullable=False, default=False
+    ),  # later ones came and nobody has decided yet
     Column("kept_images", JSON),  # {revision, by, at}: later images were seen and left out
     Column("progress", JSON),  # {stage, fraction, at}
     Column("created_at", _TIME, nullable=False),
@@ -253,7 +259,9 @@ deliveries = Table(
     Column("history", JSON, nullable=False, default=list),  # the last answers: [{at, answer}]
     Column("claimed_by", String(64), nullable=False, default=""),  # the worker that is sending it
     Column("claimed_until", _TIME),
-    Column("commit_state", String(16), nullable=False, default=""),  # "" | WANTED | ASKED | COMMITTED | REFUSED
+    Column(
+        "commit_state", String(16), nullable=False, default=""
+    ),  # "" | WANTED | ASKED | COMMITTED | REFUSED
     Column("commit_next_at", _TIME),  # when to ask (again)
     Column("commit_tries", Integer, nullable=False, default=0),
     Column("commit_detail", String(255), nullable=False, default=""),
@@ -279,7 +287,9 @@ pulls = Table(
     Column("peer", String(16), nullable=False),
     Column("accession_number", String(16), nullable=False),
     Column("study_uid", _UID, nullable=False, default="", index=True),
-    Column("state", String(16), nullable=False, index=True),  # QUEUED | FINDING | MOVING | AMBIGUOUS | DONE | FAILED
+    Column(
+        "state", String(16), nullable=False, index=True
+    ),  # QUEUED | FINDING | MOVING | AMBIGUOUS | DONE | FAILED
     Column("candidates", JSON, nullable=False, default=list),
     Column("expected", Integer),  # instances of the study, when the PACS told
     Column("completed", Integer, nullable=False, default=0),

@@ -192,4 +192,3 @@ def _nested() -> InputRefusedError:
         next_step="Upload it by itself.",
         code="upload.zip_nested",
     )
-

@@ -192,7 +192,7 @@ def test_a_tls_port_without_its_files_is_refused(tmp_path: Path):
     """Silently ignoring it would let IT believe that images travel encrypted."""
     file = tmp_path / "c.toml"
     file.write_text('[dicom]\ntls_port = 2762\ntls_key = "key.pem"\n')
-    with pytest.raises(ConfigError, match="tls_port: .*tls_certificate, tls_ca"):
+    with pytest.raises(ConfigError, match=r"tls_port: .*tls_certificate, tls_ca"):
         load_config(file, {})
 
 
