@@ -52,6 +52,8 @@ _LONGEST_MESSAGE = 16 << 20
 """Data set of a message that is no instance: a commitment request for 50,000 of them has 8 MB (see
 `commitment_content` for how many are taken)."""
 _LINGER_S = 1.0
+_AT_WORK_S = 5.0
+"""So long after a message an association counts towards the limit."""
 _DEFAULT_PDU = 16384
 _SERVICE_PROVIDER = 0x02
 
@@ -101,9 +103,10 @@ class Association:
         self.called_ae = ""
         self.established_at: datetime | None = None
         self.instances = 0
+        self._at_work_until = 0.0
         self._sock = sock
         self._around = around
-        self._reader = PduReader(sock, around.limits)
+        self._reader = PduReader(sock, around.limits, self._rest)
         self._contexts: dict[int, AcceptedContext] = {}
         self._longest_pdu = _DEFAULT_PDU
         self._landing: Landing | None = None
@@ -128,6 +131,16 @@ class Association:
                 self._landing.abandon()
             self.established_at = None
             self._hang_up()
+
+    @property
+    def at_work(self) -> bool:
+        """In the middle of a message, or soon after one. Who only holds an association is not."""
+        return bool(self._arriving.context) or time.monotonic() < self._at_work_until
+
+    def _rest(self) -> None:
+        """Between messages: give back what only a busy association needs."""
+        if not self._arriving.context:
+            self._landing = None
 
     def end(self) -> None:
         """From another thread: abort."""
@@ -238,6 +251,7 @@ class Association:
 
     def _handle(self, message: _Message, request: Command) -> None:
         self._arriving = _Message()
+        self._at_work_until = time.monotonic() + _AT_WORK_S
         if request.field == dimse.C_STORE_RQ:
             self._finish_instance(message.context, request)
         elif request.field in (dimse.C_ECHO_RQ, dimse.N_ACTION_RQ, dimse.N_EVENT_REPORT_RQ):

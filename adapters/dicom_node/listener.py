@@ -25,6 +25,16 @@ _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 Opener = Callable[[socket.socket, str], Association]
 
 
+def _descriptors(wanted: int) -> int:
+    """How many files this process may have open, after asking for `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    return possible
+
+
 class Connections:
     """All that is connected to the node, over every port."""
 
@@ -32,8 +42,7 @@ class Connections:
         self._lock = threading.Lock()
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
         self._associations: set[Association] = set()
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = min(_MOST_CONNECTIONS, soft // 2) if soft > 0 else _MOST_CONNECTIONS
+        self._most = min(_MOST_CONNECTIONS, _descriptors(2 * _MOST_CONNECTIONS) // 2)
 
     def enter(self, sock: socket.socket, thread: threading.Thread) -> bool:
         """False when there are too many."""

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ = 0x01, 0x02, 0x03
@@ -51,8 +52,12 @@ class ReadLimits:
 class PduReader:
     """One connection. Raises PeerGoneError when it ends and PeerFaultError when the peer breaks a limit."""
 
-    def __init__(self, sock: socket.socket, limits: ReadLimits) -> None:
+    def __init__(
+        self, sock: socket.socket, limits: ReadLimits, on_quiet: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_quiet` is called when nothing came for a tick between two PDUs."""
         self._sock = sock
+        self._on_quiet = on_quiet
         self._limits = limits
         self._deadline = time.monotonic() + limits.negotiation_s
         self._late = ""
@@ -141,6 +146,8 @@ class PduReader:
                 self._ahead = self._ahead[len(piece) :]
                 done += len(piece)
             elif len(view) - done < _AHEAD_BYTES:
+                # also when bytes do come: one a second must not keep the association for ever
+                self._check_deadline()
                 self._read_ahead(in_pdu=True)
             else:
                 # waits in the kernel until all is there: this thread then wakes once, not for every packet
@@ -152,6 +159,8 @@ class PduReader:
         """At least one byte into the small buffer."""
         while not (count := self._receive(self._buffer, 0, in_pdu=in_pdu)):
             self._check_deadline()
+            if not in_pdu:
+                self._on_quiet()
         self._ahead = self._buffer[:count]
 
     def _check_deadline(self) -> None:

@@ -60,6 +60,7 @@ class NodeConfig:
     require_known_callers: bool = True
     require_called_ae: bool = True
     max_associations: int = 25
+    """At work at the same time. Those that are open and silent do not count: they would shut others out."""
     acse_timeout_s: float = 30.0
     """Longest time from the connection to its association request."""
     network_timeout_s: float = 60.0
@@ -241,8 +242,8 @@ class DicomNode(ImageNode):
             step = f"Set the AE title of this destination to {config.ae_title} at the sender."
             self._reject(proposal, address, "called_ae", why, step)
             raise Rejection(*CALLED_UNKNOWN)
-        if len(self._connections.established()) >= config.max_associations:
-            why = f"{config.max_associations} associations are open already"
+        if sum(a.at_work for a in self._connections.established()) >= config.max_associations:
+            why = f"{config.max_associations} associations are at work already"
             self._reject(
                 proposal, address, "limit", why, "The sender may try again; see [dicom] max_associations."
             )

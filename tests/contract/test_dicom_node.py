@@ -192,7 +192,7 @@ def test_the_limit_counts_associations_and_frees_them_again(tmp_path: Path) -> N
         scu = AE("CTSCANNER")
         scu.add_requested_context(CT_IMAGE)
         first = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
-        wait_until(lambda: len(world.node.open_associations()) == 1)
+        assert first.send_c_store(ct_slice(0)).Status == 0
         assert scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT").is_rejected
         assert world.node.counters()["rejected_limit"] == 1
         first.release()
@@ -309,6 +309,35 @@ def test_silent_slow_and_oversized_clients_do_not_stop_others(tmp_path: Path) ->
         assert sum("sent nothing for 3 s" in what for what in said) == 6
         assert sum("did not finish a PDU within 0.5 s" in what for what in said) == 12
         assert sum("announced a PDU of 4294967280 bytes" in what for what in said) == 1
+
+
+def test_a_request_that_comes_byte_by_byte_is_dropped_in_time(tmp_path: Path) -> None:
+    with node(tmp_path, pdu_timeout_s=0.5) as world:
+        client = socket.create_connection(("127.0.0.1", world.node.port))
+        client.settimeout(5)
+        start = time.monotonic()
+        with pytest.raises(OSError):
+            for byte in struct.pack(">BxI", 1, 500) + bytes(500):
+                client.sendall(bytes([byte]))
+                time.sleep(0.05)
+        assert time.monotonic() - start < 5
+        wait_until(lambda: world.node.counters()["faults"] == 1)
+        client.close()
+
+
+def test_associations_that_say_nothing_do_not_count_as_those_at_work(tmp_path: Path) -> None:
+    with node(tmp_path, max_associations=2) as world:
+        scu = AE("CTSCANNER")
+        scu.add_requested_context(CT_IMAGE)
+        address = ("127.0.0.1", world.node.port)
+        silent = [scu.associate(*address, ae_title="SPINEPRINT") for _ in range(5)]
+        assert all(association.is_established for association in silent)
+        at_work = [scu.associate(*address, ae_title="SPINEPRINT") for _ in range(2)]
+        assert all(association.send_c_store(ct_slice(n)).Status == 0 for n, association in enumerate(at_work))
+        assert scu.associate(*address, ae_title="SPINEPRINT").is_rejected
+        assert world.node.counters()["rejected_limit"] == 1
+        for association in (*silent, *at_work):
+            association.release()
 
 
 def test_port_in_use_is_said_in_words(tmp_path: Path) -> None:
