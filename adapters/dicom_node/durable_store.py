@@ -36,7 +36,6 @@ from service.ports import ReceivedInstance
 
 _log = logging.getLogger("spineprint.dicom")
 
-_COPY_BYTES = 1 << 20
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 
 
@@ -70,8 +69,8 @@ class Source(Protocol):
         """With the size and SHA-256 of the data set."""
         ...
 
-    def copy_to(self, descriptor: int, head: bytes, buffer: bytearray) -> None:
-        """Write `head` and the data set bytes to an open file, by way of `buffer`."""
+    def copy_to(self, descriptor: int, head: bytes) -> None:
+        """Write `head` and the data set bytes to an open file. Raises OSError."""
         ...
 
 
@@ -91,7 +90,6 @@ class DurableStore:
         self._instances = root / "instances"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
-        self._buffer = bytearray(_COPY_BYTES)
 
     def open(self) -> int:
         """Make the folders, sweep what was cut off. Returns the number of cut-off files removed."""
@@ -148,7 +146,7 @@ class DurableStore:
             stored = _stored_digest(final)
             if stored == facts.sha256:
                 return Kept(_received(final, facts), Outcome.DUPLICATE, None, source.sequence)
-            part = self._part(lambda file: source.copy_to(file, envelope(facts), self._buffer), barrier=False)
+            part = self._part(lambda file: source.copy_to(file, envelope(facts)), barrier=False)
             # only this thread gives names here, so that nothing can have come between the look and the rename
             outcome, path = (Outcome.NEW, final) if stored is None else (Outcome.CONFLICT, self._aside(facts))
             os.replace(part, path)  # noqa: PTH105 - on the path of every image

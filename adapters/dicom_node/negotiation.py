@@ -21,13 +21,13 @@ from adapters.dicom_node.pdu_reader import PeerFaultError
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _FIXED_BYTES = 68
-_CONTEXT_ITEM, _USER_ITEM = 0x20, 0x50
+_CONTEXT_ITEM, _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX, _USER_ITEM = 0x20, 0x30, 0x40, 0x50
 _MOST_CONTEXTS, _MOST_SUB_ITEMS = 128, 512
 _LEAST_PDU = 1024
 """Shorter than any answer would be; nobody real announces less (0 means no limit)."""
 _DECODER_FAILURES = (
     ValueError, TypeError, LookupError, AttributeError, NotImplementedError, struct.error, OverflowError,
-    RecursionError,
+    RecursionError, AssertionError,
 )  # fmt: skip
 """What pynetdicom's decoder raises for bytes that pass the walk and still make no sense."""
 
@@ -117,7 +117,9 @@ def _walk(body: bytes) -> None:
                 raise PeerFaultError(f"proposed more than {_MOST_CONTEXTS} presentation contexts")
             if end - start < 4:
                 raise PeerFaultError("sent a presentation context that is too short")
-            _items(body, start + 4, end)
+            kinds = [kind for kind, _, _ in _items(body, start + 4, end)]
+            if kinds.count(_ABSTRACT_SYNTAX) != 1 or _TRANSFER_SYNTAX not in kinds:
+                raise PeerFaultError("proposed a presentation context without a class or without a syntax")
         elif kind == _USER_ITEM:
             _items(body, start, end)
 
@@ -142,7 +144,17 @@ def _items(body: bytes, start: int, end: int) -> Sequence[tuple[int, int, int]]:
 
 
 def accept(proposal: Proposal, *, longest_pdu: int) -> Acceptance:
-    """Take what we know of the proposal, each context by itself, the syntax in the requestor's order."""
+    """Take what we know of the proposal, each context by itself, the syntax in the requestor's order.
+
+    Raises PeerFaultError when the proposal cannot be answered.
+    """
+    try:
+        return _acceptance(proposal, longest_pdu)
+    except _DECODER_FAILURES as error:
+        raise PeerFaultError(f"made a proposal that cannot be answered ({type(error).__name__})") from error
+
+
+def _acceptance(proposal: Proposal, longest_pdu: int) -> Acceptance:
     roles = {
         item.sop_class_uid: (item.scu_role, item.scp_role)
         for item in proposal.primitive.user_information

@@ -90,7 +90,7 @@ class SegmentLog:
     def close(self) -> None:
         with self._lock:
             for segment in (*self._sealed, *self._spare, *([self._active] if self._active else [])):
-                os.close(segment.descriptor)
+                segment.close()
             self._sealed, self._spare, self._active = [], [], None
 
     # --- writing ------------------------------------------------------------------------------------------
@@ -211,14 +211,20 @@ class SegmentLog:
         with self._lock:
             self._sealed.remove(segment)
         if keep:
-            fresh = Segment(segment.path, segment.descriptor, segment.size, secrets.token_bytes(16))
+            fresh = Segment(
+                segment.path,
+                segment.descriptor,
+                segment.size,
+                secrets.token_bytes(16),
+                mapping=segment.mapping,
+            )
             write_segment_header(fresh)
             os.fdatasync(fresh.descriptor)
             with self._lock:
                 self._spare.append(fresh)
         else:
             segment.path.unlink(missing_ok=True)
-            os.close(segment.descriptor)
+            segment.close()
 
     def prepare_one(self) -> bool:
         """Write one spare segment through to the disk; False when there are enough. Raises StorageError."""

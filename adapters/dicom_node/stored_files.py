@@ -20,10 +20,11 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 def write_parts(descriptor: int, parts: Sequence[bytes | memoryview]) -> None:
     """One after the other, in one call when the kernel takes it so."""
-    total = sum(len(part) for part in parts)
     done = os.writev(descriptor, list(parts))
-    if done < total:
-        write_all(descriptor, b"".join(parts)[done:])
+    for part in parts:
+        if done < len(part):
+            write_all(descriptor, memoryview(part)[done:])
+        done = max(0, done - len(part))
 
 
 def sync_directory(folder: Path) -> None:
