@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
-from adapters.dicom_node.stored_files import storage_error, write_parts
+from adapters.dicom_node.stored_files import write_parts
 from service.errors import StorageError
 
 BLOCK = 4096
@@ -29,7 +29,7 @@ _SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
 
 @dataclass(eq=False)
 class Segment:
-    """One open file of the log. Fields are guarded by `changed`, the cursor by the log's lock."""
+    """One open file of the log. `cursor` and `waiting` are guarded by the log's lock."""
 
     path: Path
     descriptor: int
@@ -39,11 +39,11 @@ class Segment:
     big: bool = False
     waiting: int = 0
     """Records not yet in their own files."""
-    written: int = 0
-    synced: int = 0
-    syncing: bool = False
     broken: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    """A barrier failed: nothing more may be written here."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    handles: dict[int, int] = field(default_factory=dict)
+    """Thread -> its own open descriptor of this file."""
     mapping: mmap.mmap | None = None
 
     def content(self) -> mmap.mmap:
@@ -53,35 +53,43 @@ class Segment:
         return self.mapping
 
     def close(self) -> None:
+        self.release_handles()
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
         os.close(self.descriptor)
 
-    def sync(self) -> None:
-        """Return when all that the calling thread wrote is on stable storage. Raises StorageError."""
-        with self.changed:
-            self.written += 1
-            mine = self.written
-            while self.synced < mine and not self.broken:
-                if self.syncing:
-                    self.changed.wait()
-                    continue
-                self.syncing, upto = True, self.written
-                self.changed.release()
-                try:
-                    os.fdatasync(self.descriptor)
-                except OSError:
-                    # after a failed sync the kernel forgets which pages are dirty: nothing here may be trusted again
-                    self.broken = True
-                finally:
-                    self.changed.acquire()
-                    self.syncing = False
-                if not self.broken:
-                    self.synced = max(self.synced, upto)
-                self.changed.notify_all()
-            if self.synced < mine:
-                raise storage_error(OSError(errno.EIO, "sync failed"))
+    def release_handles(self) -> None:
+        """When nobody writes any more."""
+        with self.lock:
+            for handle in self.handles.values():
+                os.close(handle)
+            self.handles.clear()
+
+    def write_durably(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        """Write and wait for the disk. Raises OSError.
+
+        Each thread through a descriptor of its own. The kernel merges the flushes of those that wait at the same
+        time (block/blk-flush.c), better than a barrier shared here would; and it tells a failed write-back once to
+        each open descriptor, so that with a common one the second of two threads would take it for success.
+        """
+        handle = self._handle()
+        write_at(handle, parts, offset)
+        try:
+            os.fdatasync(handle)
+        except OSError:
+            # the kernel has forgotten which pages are dirty: nothing here may be trusted again
+            self.broken = True
+            raise
+        if self.broken:
+            raise OSError(errno.EIO, "another barrier on this segment failed")
+
+    def _handle(self) -> int:
+        thread = threading.get_ident()
+        with self.lock:
+            if thread not in self.handles:
+                self.handles[thread] = os.open(self.path, os.O_RDWR)
+            return self.handles[thread]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ a block boundary, so that writing one record never rewrites a block of another. 
 header of the segment's generation: a record that was cut off fails its digest and was never acknowledged, and what
 parallel associations wrote behind it is still found. Giving a segment a new generation forgets its records.
 
-Parallel associations share a barrier: whoever finds none running syncs for all that was written before.
+Parallel associations write and wait each for itself; the kernel merges the flushes of those that wait together.
 """
 
 from __future__ import annotations
@@ -107,8 +107,7 @@ class SegmentLog:
             record = Record(segment, offset + BLOCK, len(data), sequence, facts)
             try:
                 # padded to whole blocks: a block written in part would first have to be read
-                write_at(segment.descriptor, [header, data, bytes(-len(data) % BLOCK)], offset)
-                segment.sync()
+                segment.write_durably([header, data, bytes(-len(data) % BLOCK)], offset)
             except BaseException:
                 self._forget(segment)
                 raise
@@ -210,6 +209,7 @@ class SegmentLog:
         )
         with self._lock:
             self._sealed.remove(segment)
+        segment.release_handles()
         if keep:
             fresh = Segment(
                 segment.path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,30 +142,47 @@ def test_after_a_failed_barrier_nothing_is_acknowledged_from_that_segment(
     assert not good.segment.path.exists(), "a file whose sync failed is not used again"
 
 
-def test_parallel_writers_share_barriers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_writers_wait_each_for_itself_and_all_hear_of_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = SegmentLog(tmp_path / "segments", segment_bytes=4 << 20, spare_segments=1)
     log.open()
-    append(log, 0, b"warm")
-    real, calls = os.fdatasync, []
+    real, descriptors, together = os.fdatasync, set(), threading.Barrier(4)
 
     def slow(descriptor: int) -> None:
-        calls.append(descriptor)
-        threading.Event().wait(0.02)
+        descriptors.add(descriptor)
+        together.wait(10)  # passes only when four wait at the same time
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow)
-    threads = [
-        threading.Thread(target=lambda n=n: [append(log, 100 * n + i, b"x" * 6000) for i in range(5)])
-        for n in range(1, 9)
-    ]
+    run_in_threads(4, lambda n: append(log, n, b"x" * 6000))
+    assert len(descriptors) == 4, "a failed write-back is told once to each open descriptor"
+
+    def failing_once(descriptor: int) -> None:
+        if together.wait(10) == 0:
+            raise OSError(5, "no")
+        threading.Event().wait(0.1)
+
+    monkeypatch.setattr(os, "fdatasync", failing_once)
+    told: list[str] = []
+
+    def refused(n: int) -> None:
+        with pytest.raises(StorageError) as error:
+            append(log, 10 + n, b"y" * 6000)
+        told.append(error.value.code)
+
+    run_in_threads(4, refused)
+    assert told == ["storage.failed"] * 4
+    log.close()
+    assert len(SegmentLog(tmp_path / "segments", segment_bytes=4 << 20, spare_segments=1).open()) >= 4
+
+
+def run_in_threads(count: int, work: Callable[[int], object]) -> None:
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(calls) < 20, "40 records would need 40 barriers of their own"
-    log.close()
-    again = SegmentLog(tmp_path / "segments", segment_bytes=4 << 20, spare_segments=1)
-    assert len(again.open()) == 41
 
 
 @settings(max_examples=25, deadline=None)
