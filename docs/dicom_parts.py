@@ -53,7 +53,11 @@ def node_limits() -> Table:
         ("port", str(keys["port"]), "`port`"),
         ("port for TLS", "none", "`tls_port`, with `tls_certificate`, `tls_key`, `tls_ca`"),
         ("only listed callers are let in", str(keys["require_known_peers"]).lower(), "`require_known_peers`"),
-        ("associations at work at a time (silent ones do not count)", str(keys["max_associations"]), "`max_associations`"),
+        (
+            "associations at work at a time (silent ones do not count)",
+            str(keys["max_associations"]),
+            "`max_associations`",
+        ),
         ("free space kept on the disk", f"{keys['disk_reserve_mb']} MB", "`disk_reserve_mb`"),
         ("connections at a time, of any kind", str(listener._MOST_CONNECTIONS), "-"),
         ("presentation contexts in one request", str(negotiation._MOST_CONTEXTS), "-"),
