@@ -4,6 +4,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= demo-output
+# Demonstration and tests start the service dozens of times: with compiled modules that takes seconds less each time.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help setup setup-test demo test lint bench bench-dicom fuzz-dicom run lock clean
 

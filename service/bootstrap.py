@@ -62,7 +62,6 @@ from service.workflow import (
 from service.workflow.app import App
 from service.workflow.jobs import case_job
 from service.workflow.node_watch import NodeWatch
-from service.workflow.tasks import all_tasks
 from service.workflow.tether import Task, run_tethered
 
 log = logging.getLogger("spineprint")
@@ -133,6 +132,9 @@ def make_slicer(config: Config) -> Slicer:
 
 def tasks(config: Config) -> Mapping[str, Task]:
     """Everything a tethered child may be asked to do."""
+    # the numerical packages behind them take seconds to load, and only the child needs them
+    from service.workflow.tasks import all_tasks
+
     return all_tasks(make_slicer(config))
 
 

@@ -96,7 +96,7 @@ def apart(tmp_path: Path) -> Iterator[Apart]:
 def test_open_associations_and_rejections_are_seen_from_another_process(apart: Apart, tmp_path: Path):
     need("echoscu")
     sender = AE("CT9")
-    sender.add_requested_context(CT_IMAGE)
+    sender.add_requested_context(CT_IMAGE, "1.2.840.10008.1.2.1")
     association = sender.associate("127.0.0.1", apart.port, ae_title="SPINEPRINT")
     assert association.is_established
     try:

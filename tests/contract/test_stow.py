@@ -94,7 +94,8 @@ def test_all_stored_is_200_and_again_is_200(served: DoorRig, tmp_path: Path):
         assert set(answer.json()) == {"00081190", STORED}
     assert len(served.instances(STUDY)) == 3
     metrics = served.machine("metrics").get("/metrics").text
-    assert 'spineprint_web_images_total{event="received"} 3.0' in metrics
+    assert 'spineprint_web_images_total{event="received"} 6.0' in metrics
+    assert 'spineprint_web_images_total{event="duplicates"} 3.0' in metrics
 
 
 def test_part_stored_is_202_and_names_each_with_its_reason(served: DoorRig, tmp_path: Path):

@@ -24,7 +24,7 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
             "bench.fuzz",
             "dataset",
             "--cases",
-            "1500",
+            "600",
             "--seed",
             "7",
             "--save-to",
@@ -37,7 +37,7 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"PASS dataset: 1500 cases", done.stdout)
+    assert re.search(r"PASS dataset: 600 cases", done.stdout)
 
 
 @pytest.mark.filterwarnings("ignore")

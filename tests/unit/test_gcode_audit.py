@@ -296,10 +296,10 @@ def test_an_empty_file_fails_in_words(sliced, tmp_path):
 
 
 def test_fast_enough_for_a_whole_vertebra(sliced):
-    """20 MB in under 4 s: measured per byte on the small file, the best of three on a shared machine."""
+    """No slower than 6 s of processor for 20 MB, by the best of three: a guard, with room for a busy machine."""
     best = min(_timed(lambda: audit(sliced)) for _ in range(3))
     per_20_mb = best / sliced.gcode.stat().st_size * 20e6
-    assert per_20_mb < 4.0
+    assert per_20_mb < 6.0
 
 
 def _timed(action: Callable[[], object]) -> float:

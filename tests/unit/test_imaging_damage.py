@@ -39,7 +39,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(changes=edits, keep=st.one_of(st.just(1.0), st.floats(0, 1)))
 def test_dicom(series: Path, changes: list[tuple[float, bytes]], keep: float) -> None:
     files = sorted(series.iterdir())

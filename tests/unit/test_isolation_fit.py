@@ -31,6 +31,7 @@ def dice(field: Volume, labels: Volume, number: int) -> float:
     return float(2 * np.sum(mine & truth) / (mine.sum() + truth.sum()))
 
 
+@pytest.mark.slow  # a minute; the journey isolates the phantom's fracture on every run
 def test_phantom_fracture_from_one_seed() -> None:
     phantom = generate(PhantomParameters(pixel_mm=0.8, columns=180, rows=180, increment_mm=1.0))
     ct = Volume(phantom.hu, phantom.lps_from_ijk)
