@@ -108,6 +108,7 @@ class DicomNode(ImageNode):
             config.store_dir / "segments",
             segment_bytes=config.segment_bytes,
             spare_segments=config.spare_segments,
+            room=self._store.free_bytes,
         )
         self._handover = Handover(
             self._store, sink, conflict_sink, batch_sink=batch_sink, on_done=self._on_done

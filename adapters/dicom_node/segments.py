@@ -19,6 +19,7 @@ import os
 import secrets
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from adapters.dicom_node.part10 import InstanceFacts
@@ -37,12 +38,24 @@ from adapters.dicom_node.segment_files import (
 )
 from adapters.dicom_node.stored_files import storage_error, sync_directory
 
+_PLENTY = 8
+"""The log takes at most about a part in so many of the room on its disk."""
+
 
 class SegmentLog:
     """Appends are safe for several threads; one process at a time owns the folder."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int, spare_segments: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segment_bytes: int,
+        spare_segments: int,
+        room: Callable[[], int] = lambda: 1 << 62,
+    ) -> None:
+        """`room`: bytes that may still be used on this disk. Where it is scarce the log keeps nothing in advance."""
         self._folder = folder
+        self._room = room
         self._segment_bytes = segment_bytes - segment_bytes % BLOCK
         self._spare_wanted = spare_segments
         self._lock = threading.Lock()
@@ -146,7 +159,9 @@ class SegmentLog:
             if BLOCK + size <= segment.size:
                 self._spare.remove(segment)
                 return segment
-        return self._make(max(self._segment_bytes, BLOCK + aligned(size)))
+        least = BLOCK + aligned(size)
+        plenty = self._room() > _PLENTY * self._segment_bytes
+        return self._make(max(self._segment_bytes, least) if plenty else least)
 
     def _make(self, size: int) -> Segment:
         path = self._folder / f"{self._number:04d}.seg"
@@ -206,6 +221,7 @@ class SegmentLog:
             and not segment.broken
             and segment.size == self._segment_bytes
             and len(self._spare) < max(self._spare_wanted, 1)
+            and self._room() > _PLENTY * self._segment_bytes
         )
         with self._lock:
             self._sealed.remove(segment)
@@ -228,6 +244,12 @@ class SegmentLog:
 
     def prepare_one(self) -> bool:
         """Write one spare segment through to the disk; False when there are enough. Raises StorageError."""
+        try:
+            if self._room() < 2 * _PLENTY * self._segment_bytes:
+                self._give_back_spares()
+                return False
+        except OSError as error:
+            raise storage_error(error) from error
         with self._lock:
             if len(self._spare) >= self._spare_wanted:
                 return False
@@ -252,6 +274,15 @@ class SegmentLog:
         with self._lock:
             self._spare.append(segment)
         return True
+
+    def _give_back_spares(self) -> None:
+        if self._room() > _PLENTY * self._segment_bytes:
+            return
+        with self._lock:
+            spares, self._spare = self._spare, []
+        for segment in spares:
+            segment.path.unlink(missing_ok=True)
+            segment.close()
 
     @property
     def under_pressure(self) -> bool:

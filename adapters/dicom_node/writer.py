@@ -96,31 +96,50 @@ class Writer:
                 self._settling -= 1
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._queue and not self._stopping:
-                    self._asleep = True
-                    self._changed.wait_for(lambda: self._queue or self._stopping, _IDLE_S)
-                    self._asleep = False
-                    if self._queue:
-                        self._changed.wait_for(lambda: self._stopping, _GATHER_S)
-                if not self._queue and self._stopping:
-                    return
-                job = self._queue[0] if self._queue else None
-                if job is not None and self._gives_way():
-                    self._changed.wait_for(lambda: self._stopping or self._settling, _GIVE_WAY_S)
-                    continue
-            if job is None:
-                self._use_the_pause()
-            elif self._place(*job):
-                with self._changed:
-                    self._queue.popleft()
-                    self._placed += 1
-                    if self._settling:
-                        self._changed.notify_all()
-                if self._segments.under_pressure:
-                    self._attempt(lambda: self._relieve_the_log(0.0))
-                    self._attempt(lambda: self._segments.retire(also_active=False))
+        while not self._over():
+            try:
+                self._one_step()
+            except Exception:  # noqa: BLE001 - see below
+                # whatever it is: this thread must not end while images come in; their bytes are safe in the log
+                self.failures += 1
+                _log.exception("writer: unexpected failure; it goes on after a pause")
+                time.sleep(_FIRST_RETRY_S)
+
+    def _over(self) -> bool:
+        with self._changed:
+            return self._stopping and not self._queue
+
+    def _one_step(self) -> None:
+        with self._changed:
+            if not self._queue and not self._stopping:
+                self._asleep = True
+                self._changed.wait_for(lambda: self._queue or self._stopping, _IDLE_S)
+                self._asleep = False
+                if self._queue:
+                    self._changed.wait_for(lambda: self._stopping, _GATHER_S)
+            job = self._queue[0] if self._queue else None
+            if job is not None and self._gives_way():
+                self._changed.wait_for(lambda: self._stopping or self._settling, _GIVE_WAY_S)
+                return
+        if job is None:
+            self._use_the_pause()
+            return
+        if not self._place(*job):
+            self._abandon()
+            return
+        with self._changed:
+            self._queue.popleft()
+            self._placed += 1
+            if self._settling:
+                self._changed.notify_all()
+        if self._segments.under_pressure:
+            self._attempt(lambda: self._relieve_the_log(0.0))
+            self._attempt(lambda: self._segments.retire(also_active=False))
+
+    def _abandon(self) -> None:
+        """Stopped while a record could not be placed: all that wait are replayed at the next start."""
+        with self._changed:
+            self._queue.clear()
 
     def _gives_way(self) -> bool:
         """With the lock held: whether several senders at once should have the processor to themselves for now.

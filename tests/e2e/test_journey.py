@@ -178,9 +178,10 @@ def test_a_scan_of_another_patient_is_set_aside_and_changes_nothing(travelled: T
     assert scan["reason"] and scan["next_step"]
     assert before["state"] == "USED"
     volatile = {"updated_at", "progress"}
-    assert {k: v for k, v in after.items() if k not in volatile} == {
-        k: v for k, v in before.items() if k not in volatile
-    }
+    before, after = ({k: v for k, v in case.items() if k not in volatile} for case in (before, after))
+    for case in (before, after):
+        case["study"] = {k: v for k, v in case["study"].items() if k != "live"}  # it tells ages
+    assert after == before
     assert len(travelled.case["scans"]) == 1
     kept = {f"{ROOT}.80.1.1.{n}" for n in range(1, 13)}
     assert kept <= travelled.stage.originals()

@@ -300,7 +300,9 @@ def test_fast_enough_for_a_whole_vertebra(sliced):
     text = sliced.gcode.read_text()
     words = min(_timed(lambda: [line.split() for line in text.splitlines()]) for _ in range(3))
     best = min(_timed(lambda: audit(sliced)) for _ in range(3))
-    print(f"audit: {best / len(text) * 20e6:.1f} s of processor for 20 MB, {best / words:.1f} times splitting")
+    print(
+        f"audit: {best / len(text) * 20e6:.1f} s of processor for 20 MB, {best / words:.1f} times splitting"
+    )
     assert best / words < 12
 
 
