@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,17 @@ def _wake(event: Any) -> None:
     event.assoc.dimse.msg_queue.put((None, None))
 
 
+def settle(association: Any) -> None:
+    """To be called before a further request, or the release, on the same association.
+
+    Each request holds up the library's own reading thread. That thread may still be about to wake from the hold of
+    the request before; it would then take the answer to the next one off the queue and throw it away as unexpected,
+    and the request would wait for its whole time limit.
+    """
+    while association._is_paused and association.is_alive():
+        time.sleep(0.0005)
+
+
 def why_not_established(association: Any, destination: Destination) -> str:
     """Empty when it is established."""
     if association.is_established:
@@ -96,4 +108,5 @@ def nothing_accepted(association: Any) -> bool:
 
 def close(association: Any) -> None:
     if association.is_established:
+        settle(association)
         association.release()

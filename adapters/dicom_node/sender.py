@@ -11,7 +11,7 @@ from typing import Any
 from pynetdicom.presentation import build_context
 
 from adapters.dicom_node.contexts import VERIFICATION
-from adapters.dicom_node.outgoing import LOST, Caller, close, nothing_accepted, why_not_established
+from adapters.dicom_node.outgoing import LOST, Caller, close, nothing_accepted, settle, why_not_established
 from adapters.dicom_node.part10 import FileMeta, read_meta
 from adapters.dicom_node.tls import TlsFiles
 from service.ports import Destination, ImageSender, StoreStatus
@@ -120,6 +120,7 @@ def _store(association: Any, item: _Item) -> tuple[StoreStatus, bool]:
     """The answer, and whether the association is gone: its own flag follows the loss only some moments later."""
     uid = item.meta.sop_instance_uid
     try:
+        settle(association)
         answer = association.send_c_store(item.path)
     except LOST as error:
         lost = not association.is_established

@@ -128,6 +128,9 @@ def _send_one(association: Association, item: _Item) -> int:
     """DIMSE status of one instance, or a negative value."""
     if not association.is_established:
         return NO_ANSWER
+    # the library's reading thread, waking late from the request before, would swallow the answer to this one
+    while association._is_paused and association.is_alive():
+        time.sleep(0.0005)
     try:
         answer = association.send_c_store(item.path)
     except ValueError:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 
 from adapters.dicom_node import DicomSender
 from service.ports import Destination
@@ -100,6 +104,41 @@ def test_an_abort_on_the_way_leaves_the_rest_unanswered(storescp: StoreScp, tmp_
         statuses = DicomSender(dimse_timeout_s=2).send(files, destination)
     assert [s.accepted for s in statuses] == [False, False, False]
     assert all(s.status is None for s in statuses)
+
+
+class _LateWaker(threading.Event):
+    """The hold of the library's reading thread, on a machine where that thread gets its turn late."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        held = not self.is_set()
+        answer = super().wait(timeout)
+        if held:
+            time.sleep(0.15)
+        return answer
+
+
+def test_a_reading_thread_that_wakes_late_takes_no_answer_away(
+    storescp: StoreScp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = Association.__init__
+
+    def late(association: Association, *args: Any) -> None:
+        init(association, *args)
+        association._reactor_checkpoint = _LateWaker()
+        association._reactor_checkpoint.set()
+        send_msg = association.dimse.send_msg
+
+        def send_and_look_late(*message: Any) -> None:
+            send_msg(*message)
+            time.sleep(0.3)
+
+        monkeypatch.setattr(association.dimse, "send_msg", send_and_look_late)
+
+    monkeypatch.setattr(Association, "__init__", late)
+    files = write_series(tmp_path / "ct", 4)
+    with storescp() as destination:
+        statuses = DicomSender(dimse_timeout_s=2.0).send(files, destination)
+    assert [s.status for s in statuses] == [0, 0, 0, 0]
 
 
 def test_a_rejected_association_says_why(tmp_path: Path) -> None:

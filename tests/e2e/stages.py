@@ -16,6 +16,7 @@ import httpx
 from pydicom import dcmread
 from pynetdicom import AE, _config
 
+from adapters.dicom_node.outgoing import settle
 from simulators.demo.client import Service
 from simulators.demo.journey import ADMIN, Journey
 from simulators.demo.processes import end_orderly_on_sigterm, wait_until_up
@@ -160,6 +161,7 @@ def send_files(stage: WatchedStage, files: Sequence[Path], calling_ae: str = "PA
     try:
         statuses = []
         for file in files:
+            settle(association)
             answer = association.send_c_store(file) if association.is_established else {}
             statuses.append(int(answer.Status) if "Status" in answer else -1)
     finally:
