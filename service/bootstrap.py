@@ -127,7 +127,10 @@ def recognise_scan(info: SeriesInfo, roles: Sequence[str]) -> str:
 
 
 def make_slicer(config: Config) -> Slicer:
-    return CuraEngineSlicer(CuraEngineConfig(engine=config.slicer.engine, resources=config.slicer.resources))
+    slicer = config.slicer
+    return CuraEngineSlicer(
+        CuraEngineConfig(engine=slicer.engine, resources=slicer.resources, support_structure=slicer.support)
+    )
 
 
 def tasks(config: Config) -> Mapping[str, Task]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from service.errors import GeometryError
 
@@ -66,6 +65,9 @@ class Volume:
 
     def sample(self, lps: NDArray[Any], *, order: int = 1, outside: float = -1000.0) -> Array:
         """Interpolated values at (N, 3) LPS points, (N,) float64; `outside` beyond the voxel centres."""
+        # here, because the daemon imports this module for its types and resamples nothing itself
+        from scipy import ndimage
+
         ijk = self.to_ijk(lps)
         return np.asarray(
             ndimage.map_coordinates(
@@ -114,6 +116,8 @@ class Volume:
         axes : (3, 3) columns are the LPS steps in mm along i, j, k.
         shape_kji : size of the new array.
         """
+        from scipy import ndimage
+
         affine = np.eye(4)
         affine[:3, :3] = axes
         affine[:3, 3] = origin

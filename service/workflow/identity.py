@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -20,12 +21,19 @@ from service.workflow.app import App
 #: Checking a password is slow on purpose; a flood of logins must not take every core from the operating room.
 _HASHING = threading.BoundedSemaphore(1)
 _HASHER = PasswordHasher()  # argon2id with the library's current defaults
-#: Verified against for unknown names, so that an unknown name takes as long as a wrong password.
-_DUMMY_HASH = _HASHER.hash(secrets.token_hex(16))
 _MAX_FAILED, _LOCK_MINUTES = 10, 5
 _MIN_PASSWORD = 10
 #: A longer one is not a password but a load on the hash.
 MAX_PASSWORD = 256
+
+
+@cache
+def _dummy_hash() -> str:
+    """Verified against for unknown names, so that an unknown name takes as long as a wrong password.
+
+    Made when the first one is asked for: every start of the program would pay for it otherwise.
+    """
+    return _HASHER.hash(secrets.token_hex(16))
 
 
 def add_user(
@@ -205,7 +213,8 @@ def _check(app: App, username: str, password: str) -> Person:
     locked = row is not None and row.locked_until is not None and row.locked_until > now
     try:
         with _HASHING:
-            _HASHER.verify(row.password_hash if row else _DUMMY_HASH, password)
+            dummy = _dummy_hash()  # for known names too: the first login of a run must not tell them apart
+            _HASHER.verify(row.password_hash if row else dummy, password)
         good = row is not None and row.active and not locked
     except (VerifyMismatchError, InvalidHashError):
         good = False
