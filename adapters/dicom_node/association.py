@@ -101,6 +101,8 @@ class Association:
         self.address = address
         self.calling_ae = ""
         self.called_ae = ""
+        self._caller = ""
+        """The title as it may be printed."""
         self.established_at: datetime | None = None
         self.instances = 0
         self._at_work_until = 0.0
@@ -160,6 +162,7 @@ class Association:
         except Rejection as rejection:
             self._send(rejection_pdu(rejection.codes))
             return False
+        self._caller = printable(self.calling_ae)
         acceptance = accept(proposal, longest_pdu=self._around.limits.announced_pdu)
         self._contexts = acceptance.contexts
         self._longest_pdu = proposal.longest_pdu
@@ -278,7 +281,7 @@ class Association:
             sop_class_uid=command.sop_class_uid,
             sop_instance_uid=command.sop_instance_uid,
             transfer_syntax_uid=accepted.transfer_syntax,
-            calling_ae=printable(self.calling_ae),
+            calling_ae=self._caller,
             called_ae=self._around.ae_title,
             peer_address=self.address,
             association=self.id,

@@ -29,11 +29,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from adapters.dicom_node.direct_io import BLOCK, aligned, flag_for, room, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
 from adapters.dicom_node.stored_files import storage_error, sync_directory, write_parts
 from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
 
+_SCRATCH_BYTES = 1 << 20
 _log = logging.getLogger("spineprint.dicom")
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
@@ -66,11 +68,11 @@ class Source(Protocol):
 
     @property
     def facts(self) -> InstanceFacts:
-        """With the size and SHA-256 of the data set."""
+        """With the size of the data set; `sha256` may still be empty."""
         ...
 
-    def copy_to(self, descriptor: int, head: bytes) -> None:
-        """Write `head` and the data set bytes to an open file. Raises OSError."""
+    def read(self, into: memoryview, at: int) -> int:
+        """Bytes from position `at` of the data set (whole blocks); how many they are. Raises OSError."""
         ...
 
 
@@ -90,6 +92,11 @@ class DurableStore:
         self._instances = root / "instances"
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
+        self._direct = 0
+        self._frame = room(BLOCK + _SCRATCH_BYTES)
+        """Of the one thread that calls `place`: a block for the envelope, then the data set or a piece of it."""
+        self._held: Source | None = None
+        """Whose whole data set that is."""
 
     def open(self) -> int:
         """Make the folders, sweep what was cut off. Returns the number of cut-off files removed."""
@@ -101,8 +108,9 @@ class DurableStore:
             for folder in (self._instances, self._root):
                 sync_directory(folder)
             parts = list(self._incoming.glob("*.part"))
-            for part in parts:
+            for part in (*parts, *self._incoming.glob("*.probe")):
                 part.unlink(missing_ok=True)
+            self._direct = flag_for(self._incoming)
         except OSError as error:
             raise storage_error(error) from error
         return len(parts)
@@ -133,26 +141,60 @@ class DurableStore:
             raise storage_error(error) from error
 
     def place(self, source: Source, *, replayed: bool = False) -> Kept:
-        """Give what is durable in the log its own file; no barrier. Twice is as good as once.
+        """Give what is durable in the log its own file; no barrier. Twice is as good as once. For one thread.
 
         `replayed`: after a crash; a file that was left unfinished then is replaced. Raises StorageError; then the
         bytes are still in the log, for another try.
         """
-        facts = source.facts
-        final = self._final(facts)
         try:
+            facts = source.facts
+            if not facts.sha256:
+                facts = replace(facts, sha256=self._digest(source))
+            final = self._final(facts)
             if replayed:
                 self._set_aside_unfinished(final)
             stored = _stored_digest(final)
             if stored == facts.sha256:
                 return Kept(_received(final, facts), Outcome.DUPLICATE, None, source.sequence)
-            part = self._part(lambda file: source.copy_to(file, envelope(facts)), barrier=False)
+            part = self._part(lambda file: self._copy(source, facts, file), flags=self._direct)
             # only this thread gives names here, so that nothing can have come between the look and the rename
             outcome, path = (Outcome.NEW, final) if stored is None else (Outcome.CONFLICT, self._aside(facts))
             os.replace(part, path)  # noqa: PTH105 - on the path of every image
             return Kept(_received(path, facts), outcome, None, source.sequence)
         except OSError as error:
             raise storage_error(error) from error
+
+    def _digest(self, source: Source) -> str:
+        digest = hashlib.sha256()
+        for piece in self._pieces(source):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _pieces(self, source: Source) -> Iterator[memoryview]:
+        content, at, size = self._frame[BLOCK:], 0, source.facts.size
+        while at < size:
+            count = source.read(content, at)
+            self._held = source if count == size else None
+            yield content[:count]
+            at += count
+
+    def _copy(self, source: Source, facts: InstanceFacts, descriptor: int) -> None:
+        """The file of an instance, in whole blocks, then cut to its length."""
+        head, size = envelope(facts, block=BLOCK), facts.size
+        if len(head) == BLOCK and BLOCK + size <= len(self._frame):
+            if self._held is not source:
+                source.read(self._frame[BLOCK:], 0)
+            self._frame[:BLOCK] = head
+            write_whole(descriptor, self._frame[: BLOCK + aligned(size)], 0)
+        else:
+            start = room(len(head))
+            start[: len(head)] = head
+            write_whole(descriptor, start, 0)
+            at = 0
+            for piece in self._pieces(source):
+                write_whole(descriptor, self._frame[BLOCK : BLOCK + aligned(len(piece))], len(head) + at)
+                at += len(piece)
+        os.ftruncate(descriptor, len(head) + size)
 
     def mark(self, kept: Kept) -> None:
         """Let the log forget an instance whose sink has not returned. Raises StorageError."""
@@ -212,14 +254,12 @@ class DurableStore:
                 code="storage.full",
             )
 
-    def _part(self, write: Callable[[int], None], *, barrier: bool) -> str:
+    def _part(self, write: Callable[[int], None], *, flags: int = 0) -> str:
         """A whole file in `incoming`. Raises OSError; then nothing is left of it."""
         part = f"{self._incoming}/{next(self._numbers)}.part"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o440)
         try:
             write(descriptor)
-            if barrier:
-                os.fsync(descriptor)
         except OSError:
             Path(part).unlink(missing_ok=True)
             raise
@@ -228,7 +268,11 @@ class DurableStore:
         return part
 
     def _write_pending(self, facts: InstanceFacts, data: bytes | memoryview) -> Path:
-        part = Path(self._part(lambda file: write_parts(file, [envelope(facts), data]), barrier=True))
+        def write(descriptor: int) -> None:
+            write_parts(descriptor, [envelope(facts), data])
+            os.fsync(descriptor)
+
+        part = Path(self._part(write))
         pending = self._pending / _name_of(facts.sop_instance_uid, facts.sha256)
         part.replace(pending)
         sync_directory(self._pending)

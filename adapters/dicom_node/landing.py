@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
+import xxhash
+
+from adapters.dicom_node.direct_io import BLOCK, room
 from adapters.dicom_node.part10 import InstanceFacts
 from adapters.dicom_node.segment_files import Record
 from adapters.dicom_node.segments import BigRecord, SegmentLog
@@ -26,10 +28,12 @@ class Landing:
         self._log = log
         self._require_room = require_room
         self._largest = largest_bytes
-        self._buffer = bytearray(_FIRST_BYTES)
+        self._frame = room(BLOCK + _FIRST_BYTES)
+        self._buffer = self._frame[BLOCK:]
+        """Where the data set lands; the block before it is for the header of its record."""
         self._facts: InstanceFacts | None = None
         self._held = 0
-        self._digest = hashlib.sha256()
+        self._check = xxhash.xxh3_128()
         self._big: BigRecord | None = None
         self._next_check = 0
         self.refusal: StorageError | None = None
@@ -39,7 +43,7 @@ class Landing:
         """`facts` None: the data set is not wanted, only its bytes must be got past."""
         self.abandon()
         self._facts, self.refusal = facts, None
-        self._digest = hashlib.sha256()
+        self._check.reset()
 
     @property
     def size(self) -> int:
@@ -60,15 +64,16 @@ class Landing:
         elif self._held + count > MOST_IN_MEMORY:
             self._spill()
         if self._held + count > len(self._buffer):
-            grown = bytearray(max(self._held + count, min(2 * len(self._buffer), MOST_IN_MEMORY)))
-            grown[: self._held] = memoryview(self._buffer)[: self._held]
-            self._buffer = grown
-        return memoryview(self._buffer)[self._held : self._held + count]
+            frame = room(BLOCK + max(self._held + count, min(2 * len(self._buffer), MOST_IN_MEMORY)))
+            grown = frame[BLOCK:]
+            grown[: self._held] = self._buffer[: self._held]
+            self._frame, self._buffer = frame, grown
+        return self._buffer[self._held : self._held + count]
 
     def filled(self, count: int) -> None:
         if self._facts is not None:
-            # piece by piece, while the sender prepares the next one
-            self._digest.update(memoryview(self._buffer)[self._held : self._held + count])
+            # piece by piece, while it is in the processor's cache
+            self._check.update(self._buffer[self._held : self._held + count])
         self._held += count
 
     def finish(self) -> Record:
@@ -77,16 +82,17 @@ class Landing:
             raise self.refusal
         if self._facts is None:
             raise AssertionError("nothing was begun")
-        facts = replace(self._facts, sha256=self._digest.hexdigest(), size=self.size)
+        facts = replace(self._facts, size=self.size)
+        check = self._check.hexdigest()
         try:
             if self._big is None:
                 # twice: once in the log, once in its own file
                 self._require_room(2 * self._held)
-                return self._log.append(facts, memoryview(self._buffer)[: self._held])
+                return self._log.append(facts, self._frame, check)
             self._flush()
             big, self._big = self._big, None
             try:
-                return big.finish(facts)
+                return big.finish(facts, check)
             except StorageError:
                 big.abandon()
                 raise
@@ -113,7 +119,7 @@ class Landing:
         if self._big.size >= self._next_check:
             self._require_room(2 * self._big.size + _ROOM_STEP)
             self._next_check = self._big.size + _ROOM_STEP
-        self._big.write(memoryview(self._buffer)[: self._held])
+        self._big.write(self._buffer[: self._held])
         self._held = 0
 
     def _refuse(self, error: StorageError) -> None:

@@ -51,24 +51,28 @@ class FileMeta:
     private: bytes = b""
 
 
-def envelope(facts: InstanceFacts) -> bytes:
-    """Preamble, magic and file meta group, to be followed by the data set bytes."""
+def envelope(facts: InstanceFacts, *, block: int = 2) -> bytes:
+    """Preamble, magic and file meta group, to be followed by the data set bytes.
+
+    Its length is a multiple of `block` (even): blanks behind the private information fill it up.
+    """
     private = facts_to_json(facts)
     for uid in ("sop_class_uid", "sop_instance_uid", "transfer_syntax_uid"):
         del private[uid]  # the file meta has them
     body = b"".join(
         [
-            _element(0x0001, b"OB", b"\x00\x01"),
+            _VERSION,
             _element(0x0002, b"UI", facts.sop_class_uid.encode("ascii")),
             _element(0x0003, b"UI", facts.sop_instance_uid.encode("ascii")),
             _element(0x0010, b"UI", facts.transfer_syntax_uid.encode("ascii")),
-            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
-            _element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode("ascii")),
+            _IMPLEMENTATION,
             _element(0x0016, b"AE", facts.calling_ae.encode("ascii", "replace")[:16]),
-            _element(0x0100, b"UI", _PRIVATE_CREATOR_UID.encode("ascii")),
-            _element(0x0102, b"OB", json.dumps(private, separators=(",", ":")).encode("ascii")),
+            _PRIVATE_CREATOR,
         ]
     )
+    text = _TO_JSON(private).encode("ascii")
+    length = _BEFORE_META + len(body) + _LONG_HEADER + len(text)
+    body += _element(0x0102, b"OB", text + b" " * (-length % block))
     return b"\0" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
 
 
@@ -98,6 +102,16 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
     if vr in _LONG_LENGTH_VRS:
         return struct.pack("<HH2sHI", 2, number, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
+
+
+_TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
+_BEFORE_META, _LONG_HEADER = 128 + 4 + 12, 12
+"""Preamble, magic and the element of the group's length; an element's header with a long length."""
+_VERSION = _element(0x0001, b"OB", b"\x00\x01")
+_IMPLEMENTATION = _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")) + _element(
+    0x0013, b"SH", IMPLEMENTATION_VERSION.encode("ascii")
+)
+_PRIVATE_CREATOR = _element(0x0100, b"UI", _PRIVATE_CREATOR_UID.encode("ascii"))
 
 
 def read_meta(path: Path) -> FileMeta:

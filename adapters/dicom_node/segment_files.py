@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import hashlib
 import json
-import mmap
 import os
 import struct
 import threading
@@ -16,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import xxhash
+
+from adapters.dicom_node.direct_io import BLOCK, aligned, room, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
-from adapters.dicom_node.stored_files import write_parts
 from service.errors import StorageError
 
-BLOCK = 4096
 COPY_BYTES = 1 << 20
 _SEGMENT = struct.Struct("<8s16sI")
 _RECORD = struct.Struct("<8s16sQQQII")
 """magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
-_MADV_POPULATE_READ = 22
+_TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 _SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
 
 
@@ -46,19 +45,18 @@ class Segment:
     lock: threading.Lock = field(default_factory=threading.Lock)
     handles: dict[int, int] = field(default_factory=dict)
     """Thread -> its own open descriptor of this file."""
-    mapping: mmap.mmap | None = None
+    direct: int = 0
+    """O_DIRECT or 0, for records; the header goes through the page cache."""
+    reading: int | None = None
 
-    def content(self) -> mmap.mmap:
-        """The whole file, for reading. For one thread, the writer's."""
-        if self.mapping is None:
-            self.mapping = mmap.mmap(self.descriptor, self.size, access=mmap.ACCESS_READ)
-        return self.mapping
+    def reader(self) -> int:
+        """A descriptor for reading what was made durable. For one thread, the writer's."""
+        if self.reading is None:
+            self.reading = os.open(self.path, os.O_RDONLY | self.direct)
+        return self.reading
 
     def close(self) -> None:
         self.release_handles()
-        if self.mapping is not None:
-            self.mapping.close()
-            self.mapping = None
         os.close(self.descriptor)
 
     def release_handles(self) -> None:
@@ -67,16 +65,19 @@ class Segment:
             for handle in self.handles.values():
                 os.close(handle)
             self.handles.clear()
+            if self.reading is not None:
+                os.close(self.reading)
+                self.reading = None
 
-    def write_durably(self, parts: Sequence[bytes | memoryview], offset: int) -> None:
-        """Write and wait for the disk. Raises OSError.
+    def write_durably(self, data: memoryview, offset: int) -> None:
+        """Write whole blocks from page-aligned memory and wait for the disk. Raises OSError.
 
         Each thread through a descriptor of its own. The kernel merges the flushes of those that wait at the same
         time (block/blk-flush.c), better than a barrier shared here would; and it tells a failed write-back once to
         each open descriptor, so that with a common one the second of two threads would take it for success.
         """
         handle = self._handle()
-        write_at(handle, parts, offset)
+        write_whole(handle, data, offset)
         try:
             os.fdatasync(handle)
         except OSError:
@@ -90,7 +91,7 @@ class Segment:
         thread = threading.get_ident()
         with self.lock:
             if thread not in self.handles:
-                self.handles[thread] = os.open(self.path, os.O_RDWR)
+                self.handles[thread] = os.open(self.path, os.O_RDWR | self.direct)
             return self.handles[thread]
 
 
@@ -103,38 +104,29 @@ class Record:
     size: int
     sequence: int
     facts: InstanceFacts
+    """Their `sha256` is empty until the instance gets its own file: it is not computed between data and Success."""
+    check: str
+    """XXH3 (128 bit, hexadecimal) of the data: tells a record that was cut off."""
+
+    def read(self, into: memoryview, at: int) -> int:
+        """Bytes of the data set from position `at` (whole blocks) into page-aligned memory; how many they are.
+
+        What lies behind them in the last block is overwritten too. Raises OSError.
+        """
+        wanted = min(len(into), aligned(self.size - at))
+        got = os.preadv(self.segment.reader(), [into[:wanted]], self.offset + at)
+        if got < min(wanted, self.size - at):
+            raise OSError(errno.EIO, "segment ends early")
+        return min(got, self.size - at)
 
     def blocks(self) -> Iterator[memoryview]:
         """The data set in pieces; each is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(self.size, COPY_BYTES)))
+        buffer = room(min(self.size, COPY_BYTES))
         done = 0
         while done < self.size:
-            got = os.preadv(self.segment.descriptor, [buffer[: self.size - done]], self.offset + done)
-            if not got:
-                raise OSError(errno.EIO, "segment ends early")
+            got = self.read(buffer, done)
             yield buffer[:got]
             done += got
-
-    def copy_to(self, descriptor: int, head: bytes) -> None:
-        """Write `head` and the data set to an open file. Raises OSError.
-
-        From a mapping of the segment: it spares one copy over read(2), and copy_file_range(2) goes page by page on
-        ext4. Only the kernel reads the mapping, so that a disk that fails is an error here and not a signal.
-        """
-        content = self.segment.content()
-        with contextlib.suppress(OSError):
-            # Else the copy stops at every page that is not yet in the page table, and the kernel clears the rest
-            # of the new file's pages each time: that was half of all the work on an image. Linux 5.14 and newer.
-            content.madvise(_MADV_POPULATE_READ, self.offset, self.size)
-        with (
-            memoryview(content) as whole,
-            whole[self.offset : self.offset + self.size] as data,
-        ):
-            write_parts(descriptor, [head, data])
-
-
-def aligned(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
 
 
 def write_segment_header(segment: Segment) -> None:
@@ -153,13 +145,15 @@ def read_generation(descriptor: int) -> bytes | None:
     return bytes(generation) if whole else None
 
 
-def record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts) -> bytes:
-    text = json.dumps(facts_to_json(facts), separators=(",", ":")).encode("ascii")
+def record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts, check: str) -> bytes:
+    document = facts_to_json(facts)
+    document["xxh3"] = check
+    text = _TO_JSON(document).encode("ascii")
     if _RECORD.size + len(text) > BLOCK:
         raise StorageError("An instance has facts longer than any real one.", code="storage.failed")
     fields = (_RECORD_MAGIC, generation, sequence, offset, facts.size, len(text))
-    check = zlib.crc32(_RECORD.pack(*fields, 0) + text)
-    return (_RECORD.pack(*fields, check) + text).ljust(BLOCK, b"\0")
+    crc = zlib.crc32(_RECORD.pack(*fields, 0) + text)
+    return (_RECORD.pack(*fields, crc) + text).ljust(BLOCK, b"\0")
 
 
 def records_of(segment: Segment) -> Iterator[Record]:
@@ -185,11 +179,14 @@ def _record_at(segment: Segment, offset: int) -> Record | None:
         return None
     if offset + BLOCK + size > segment.size:
         return None
-    record = Record(segment, offset + BLOCK, size, sequence, facts_from_json(json.loads(text)))
-    digest = hashlib.sha256()
+    document = json.loads(text)
+    facts = facts_from_json(document)
+    record = Record(segment, offset + BLOCK, size, sequence, facts, str(document.get("xxh3", "")))
+    # a record of an earlier version has a SHA-256 in its place
+    digest, expected = (xxhash.xxh3_128(), record.check) if record.check else (hashlib.sha256(), facts.sha256)
     for block in record.blocks():
         digest.update(block)
-    return record if digest.hexdigest() == record.facts.sha256 else None
+    return record if digest.hexdigest() == expected else None
 
 
 def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

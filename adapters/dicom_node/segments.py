@@ -4,7 +4,7 @@
                <random>.big   one record of its own size, for what does not fit into memory
 
 A segment starts with a header block that carries a random generation. A record is a header block (generation,
-sequence number, own offset, and the facts with length and SHA-256 of the data) and the data set bytes; both start on
+sequence number, own offset, and the facts with length and XXH3 of the data) and the data set bytes; both start on
 a block boundary, so that writing one record never rewrites a block of another. Start-up looks at every block for a
 header of the segment's generation: a record that was cut off fails its digest and was never acknowledged, and what
 parallel associations wrote behind it is still found. Giving a segment a new generation forgets its records.
@@ -22,13 +22,14 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import xxhash
+
+from adapters.dicom_node.direct_io import BLOCK, aligned, flag_for
 from adapters.dicom_node.part10 import InstanceFacts
 from adapters.dicom_node.segment_files import (
-    BLOCK,
     COPY_BYTES,
     Record,
     Segment,
-    aligned,
     read_generation,
     record_header,
     records_of,
@@ -64,6 +65,7 @@ class SegmentLog:
         self._spare: list[Segment] = []
         self._sequence = 0
         self._number = 0
+        self._direct = 0
 
     # --- life ---------------------------------------------------------------------------------------------
 
@@ -73,6 +75,9 @@ class SegmentLog:
         try:
             self._folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             sync_directory(self._folder.parent)
+            for left in self._folder.glob("*.probe"):
+                left.unlink()
+            self._direct = flag_for(self._folder)
             for path in sorted((*self._folder.glob("*.seg"), *self._folder.glob("*.big"))):
                 records += self._reopen(path)
         except OSError as error:
@@ -89,7 +94,9 @@ class SegmentLog:
         generation = read_generation(descriptor)
         records: list[Record] = []
         big = path.suffix == ".big"
-        segment = Segment(path, descriptor, size, generation or b"", cursor=size, big=big)
+        segment = Segment(
+            path, descriptor, size, generation or b"", cursor=size, big=big, direct=self._direct
+        )
         if generation is not None:
             records = list(records_of(segment))
         segment.waiting = len(records)
@@ -108,19 +115,22 @@ class SegmentLog:
 
     # --- writing ------------------------------------------------------------------------------------------
 
-    def append(self, facts: InstanceFacts, data: memoryview) -> Record:
+    def append(self, facts: InstanceFacts, frame: memoryview, check: str = "") -> Record:
         """Make one instance durable: when this returns its bytes survive a crash and a power cut.
 
-        `facts` with the size and SHA-256 of `data`. Raises StorageError (`storage.full`, `storage.failed`); then the
-        instance counts as never seen.
+        `frame` is page-aligned memory: a free block, then the data set, then room up to the end of its last block.
+        `facts` with the size of the data set; `check` is its XXH3 when the caller has it already. Raises
+        StorageError (`storage.full`, `storage.failed`); then the instance counts as never seen.
         """
         try:
-            segment, offset, sequence = self._reserve(BLOCK + aligned(len(data)))
-            header = record_header(segment.generation, sequence, offset, facts)
-            record = Record(segment, offset + BLOCK, len(data), sequence, facts)
+            size, whole = facts.size, BLOCK + aligned(facts.size)
+            segment, offset, sequence = self._reserve(whole)
+            check = check or xxhash.xxh3_128_hexdigest(frame[BLOCK : BLOCK + size])
+            frame[:BLOCK] = record_header(segment.generation, sequence, offset, facts, check)
+            frame[BLOCK + size : whole] = bytes(whole - BLOCK - size)
+            record = Record(segment, offset + BLOCK, size, sequence, facts, check)
             try:
-                # padded to whole blocks: a block written in part would first have to be read
-                segment.write_durably([header, data, bytes(-len(data) % BLOCK)], offset)
+                segment.write_durably(frame[:whole], offset)
             except BaseException:
                 self._forget(segment)
                 raise
@@ -169,7 +179,7 @@ class SegmentLog:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             os.posix_fallocate(descriptor, 0, size)
-            segment = Segment(path, descriptor, size, secrets.token_bytes(16))
+            segment = Segment(path, descriptor, size, secrets.token_bytes(16), direct=self._direct)
             write_segment_header(segment)
             os.fsync(descriptor)
             sync_directory(self._folder)
@@ -232,7 +242,7 @@ class SegmentLog:
                 segment.descriptor,
                 segment.size,
                 secrets.token_bytes(16),
-                mapping=segment.mapping,
+                direct=segment.direct,
             )
             write_segment_header(fresh)
             os.fdatasync(fresh.descriptor)
@@ -257,13 +267,17 @@ class SegmentLog:
         path = self._folder / f"{number:04d}.seg"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
-            segment = Segment(path, descriptor, self._segment_bytes, secrets.token_bytes(16))
+            segment = Segment(
+                path, descriptor, self._segment_bytes, secrets.token_bytes(16), direct=self._direct
+            )
             try:
                 zeros = bytes(COPY_BYTES)
                 for offset in range(0, segment.size, COPY_BYTES):
                     write_at(descriptor, [memoryview(zeros)[: segment.size - offset]], offset)
                 write_segment_header(segment)
                 os.fsync(descriptor)
+                # its pages would only have to be thrown out one by one when records come
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 sync_directory(self._folder)
             except OSError:
                 os.close(descriptor)
@@ -314,10 +328,10 @@ class BigRecord:
             raise storage_error(error) from error
         self.size += len(data)
 
-    def finish(self, facts: InstanceFacts) -> Record:
-        """Durable when this returns; `facts` as for `append`. Raises StorageError."""
+    def finish(self, facts: InstanceFacts, check: str) -> Record:
+        """Durable when this returns; `facts` and `check` as for `append`. Raises StorageError."""
         segment = self._segment
-        header = record_header(segment.generation, self._sequence, BLOCK, facts)
+        header = record_header(segment.generation, self._sequence, BLOCK, facts, check)
         try:
             write_segment_header(segment)
             write_at(segment.descriptor, [header], BLOCK)
@@ -328,7 +342,7 @@ class BigRecord:
         segment.waiting = 1
         segment.size = segment.cursor = 2 * BLOCK + self.size
         self._log.adopt(segment)
-        return Record(segment, 2 * BLOCK, self.size, self._sequence, facts)
+        return Record(segment, 2 * BLOCK, self.size, self._sequence, facts, check)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):

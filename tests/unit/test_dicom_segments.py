@@ -10,15 +10,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pydicom
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.dicom_node import segments
+from adapters.dicom_node import durable_store, segments
+from adapters.dicom_node.direct_io import flag_for, room
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome, dataset_bytes
 from adapters.dicom_node.landing import MOST_IN_MEMORY, Landing
-from adapters.dicom_node.part10 import InstanceFacts, read_facts
-from adapters.dicom_node.segment_files import BLOCK, Record
+from adapters.dicom_node.part10 import InstanceFacts, read_facts, read_meta
+from adapters.dicom_node.segment_files import BLOCK, Record, record_header
 from adapters.dicom_node.segments import SegmentLog
 from adapters.dicom_node.writer import Writer
 from service.errors import StorageError
@@ -48,7 +51,9 @@ def opened(folder: Path, spare: int = 1) -> tuple[SegmentLog, list[Record]]:
 
 
 def append(log: SegmentLog, number: int, data: bytes) -> Record:
-    return log.append(facts(number, data), memoryview(data))
+    frame = room(BLOCK + len(data))
+    frame[BLOCK : BLOCK + len(data)] = data
+    return log.append(facts(number, data), frame)
 
 
 def content(record: Record) -> bytes:
@@ -80,6 +85,50 @@ def test_a_record_that_was_cut_off_is_passed_over_and_those_behind_it_are_kept(
     log.close()
     _, found = opened(tmp_path)
     assert [r.facts.sop_instance_uid for r in found] == [f"{ROOT}.1", f"{ROOT}.3"]
+
+
+def test_records_of_an_earlier_version_are_found_by_their_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_check(*arguments: object) -> bytes:
+        return record_header(*arguments[:-1], "")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segments, "record_header", without_check)
+    log, _ = opened(tmp_path)
+    append(log, 1, b"a" * 9000)
+    cut = append(log, 2, b"b" * 9000)
+    os.pwrite(cut.segment.descriptor, b"\xee", cut.offset + 8999)
+    log.close()
+    _, (found,) = opened(tmp_path)
+    assert (content(found), found.check) == (b"a" * 9000, "")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, (1 << 20) - 1, (1 << 20) + 1, MOST_IN_MEMORY + 7])
+def test_the_file_of_a_record_holds_its_bytes_and_ends_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
+) -> None:
+    """With O_DIRECT, and as on a file system that cannot."""
+    for module in (segments, durable_store):
+        monkeypatch.setattr(module, "flag_for", lambda folder: flag_for(folder) if direct else 0)
+    log = SegmentLog(tmp_path / "segments", segment_bytes=64 << 20, spare_segments=0)
+    log.open()
+    store = DurableStore(tmp_path / "store", reserve_bytes=0)
+    store.open()
+    landing = Landing(log, lambda _: None, largest_bytes=1 << 30)
+    records = []
+    for number in (1, 2):
+        data = os.urandom(size)
+        records.append((land(landing, facts(number, data), data, 131_000), data))
+    for record, data in records:
+        path = store.place(record).instance.path
+        assert dataset_bytes(path) == data
+        assert read_facts(path).sha256 == hashlib.sha256(data).hexdigest()
+        assert path.stat().st_size == read_meta(path).dataset_offset + size
+        assert pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=[]
+        ).file_meta.MediaStorageSOPInstanceUID
+    assert not list(tmp_path.rglob("*.probe")) and not list(tmp_path.rglob("*.part"))
 
 
 def test_a_segment_used_again_forgets_what_it_held(tmp_path: Path) -> None:
@@ -202,7 +251,7 @@ def test_any_sizes_and_any_subset_placed_replays_to_what_was_not_retired(
     missing = set(range(len(records))) - {int(r.facts.sop_instance_uid.rsplit(".", 1)[1]) for r in found}
     assert missing <= placed
     for record in found:
-        assert hashlib.sha256(content(record)).hexdigest() == record.facts.sha256
+        assert xxhash.xxh3_128_hexdigest(content(record)) == record.check
 
 
 # --- landing and writer -----------------------------------------------------------------------------------
@@ -228,7 +277,8 @@ def test_what_lands_in_pieces_is_what_was_sent(tmp_path: Path, size: int) -> Non
     landing = Landing(log, lambda _: None, largest_bytes=1 << 30)
     data = os.urandom(size)
     record = land(landing, facts(1, data), data, 131_000)
-    assert record.facts == facts(1, data)
+    assert record.facts == replace(facts(1, data), sha256="")
+    assert record.check == xxhash.xxh3_128_hexdigest(data)
     assert content(record) == data
     assert len(landing.view(1)) == 1, "the buffer is ready for the next"
     log.close()

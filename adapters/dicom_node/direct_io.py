@@ -1,0 +1,54 @@
+"""Files written and read past the page cache (O_DIRECT), where the file system can.
+
+An image passes through here twice and is read much later, by others. Copying it into the page cache and finding its
+pages again for the disk cost more than everything else the node does with it. O_DIRECT wants offsets, lengths and
+memory in whole blocks; what is longer than its content is cut afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import uuid
+from pathlib import Path
+
+BLOCK = 4096
+_REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}
+
+
+def aligned(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def room(size: int) -> memoryview:
+    """Cleared memory of at least so many bytes, in whole pages."""
+    return memoryview(mmap.mmap(-1, aligned(size)))
+
+
+def flag_for(folder: Path) -> int:
+    """O_DIRECT when files of this folder can be used so (tmpfs and some network file systems cannot), else 0.
+
+    Raises OSError for anything but that.
+    """
+    probe = folder / f"{uuid.uuid4().hex}.probe"
+    try:
+        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o640)
+        try:
+            os.pwrite(descriptor, room(BLOCK), 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return 0
+    finally:
+        probe.unlink(missing_ok=True)
+    return os.O_DIRECT
+
+
+def write_whole(descriptor: int, data: memoryview, offset: int) -> None:
+    """Raises OSError."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:] if done else data, offset + done)
