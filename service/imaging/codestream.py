@@ -21,6 +21,7 @@ _START_OF_SCAN, _LS_FRAME, _LS_EXTENSION = 0xDA, 0xF7, 0xF8
 _LS_OVERSIZE = 4
 _SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 _JP2_BOX = b"\x00\x00\x00\x0cjP  "
+_MOST_BITS = 16
 _MOST_TILES = 1024
 _MOST_PACKETS = 4 << 20
 """Precincts times layers, for which a decoder keeps state; a 512 x 512 slice of usual settings has under 1000."""
@@ -66,7 +67,10 @@ def _jpeg_fault(frame: bytes, expected: Expected) -> str | None:
             return "code stream announces an oversized picture"
         is_frame = 0xC0 <= kind <= 0xCF and kind not in _NOT_FRAME_HEADERS
         if is_frame or kind == _LS_FRAME:
-            _, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 2)
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 2)
+            # beyond it a decoder ends in an exception of C++ that nothing here could catch
+            if not 2 <= bits <= min(expected.bits_allocated, _MOST_BITS):
+                return f"code stream says {bits} bits a pixel"
             if wrong := _size_fault(rows, columns, components, expected):
                 return wrong
             sized = True

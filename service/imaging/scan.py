@@ -126,6 +126,7 @@ def read_header(file: Path) -> Any | None:
         headers.identity(ds)
         headers.slice_place(ds, 0, "")
         headers.is_lossy(ds, None)
+        headers.frame_count(ds)
     except READ_FAILURES:
         return None
     return ds
