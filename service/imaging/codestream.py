@@ -11,13 +11,24 @@ import itertools
 import struct
 from dataclasses import dataclass
 
-_JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
-_JPEG_LS = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
+_BASELINE, _EXTENDED, _LOSSLESS = frozenset({0xC0}), frozenset({0xC0, 0xC1}), frozenset({0xC3})
+_HUFFMAN_FRAMES = _EXTENDED | _LOSSLESS
+_LS_FRAMES = frozenset({0xF7})
+_JPEG_FRAMES = {
+    "1.2.840.10008.1.2.4.50": _BASELINE,
+    "1.2.840.10008.1.2.4.51": _EXTENDED,
+    "1.2.840.10008.1.2.4.57": _LOSSLESS,
+    "1.2.840.10008.1.2.4.70": _LOSSLESS,
+    "1.2.840.10008.1.2.4.80": _LS_FRAMES,
+    "1.2.840.10008.1.2.4.81": _LS_FRAMES,
+}
+"""Kinds of frame header that a transfer syntax allows (T.81 table B.1, T.87)."""
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
 
-_NOT_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)
-_START_OF_SCAN, _LS_FRAME, _LS_EXTENSION = 0xDA, 0xF7, 0xF8
+_START_OF_SCAN, _HUFFMAN_TABLES, _LS_EXTENSION = 0xDA, 0xC4, 0xF8
+_OTHER_SEGMENTS = frozenset({0xDB, 0xDD, _LS_EXTENSION, 0xFE, *range(0xE0, 0xF0)})
+"""Quantisation, restart interval, JPEG-LS parameters, comment, application data."""
 _LS_OVERSIZE = 4
 _SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 _JP2_BOX = b"\x00\x00\x00\x0cjP  "
@@ -39,8 +50,8 @@ class Expected:
 def fault(frame: bytes, syntax: str, expected: Expected) -> str | None:
     """Why this frame must not be decoded, in words that follow "its"; None when nothing speaks against it."""
     try:
-        if syntax in _JPEG or syntax in _JPEG_LS:
-            return _jpeg_fault(frame, expected)
+        if syntax in _JPEG_FRAMES:
+            return _jpeg_fault(frame, expected, _JPEG_FRAMES[syntax])
         if syntax in _JPEG_2000:
             return _jpeg_2000_fault(frame, expected)
         if syntax == RLE:
@@ -53,20 +64,23 @@ def fault(frame: bytes, syntax: str, expected: Expected) -> str | None:
 # --- JPEG and JPEG-LS -------------------------------------------------------------------------------------
 
 
-def _jpeg_fault(frame: bytes, expected: Expected) -> str | None:
+def _jpeg_fault(frame: bytes, expected: Expected, frame_kinds: frozenset[int]) -> str | None:
+    """Everything up to the first scan is in order: a decoder that meets something else may end its process."""
     if frame[:2] != b"\xff\xd8":
         return "code stream is not JPEG"
     at, sized = 2, False
+    tables: set[int] = set()
     while True:
         marker, length = _next_segment(frame, at)
         at = marker + 1
         kind = frame[marker]
         if kind == _START_OF_SCAN:
-            return None if sized else "code stream does not say its size"
+            return (
+                _scan_fault(frame, at, frame_kinds, tables) if sized else "code stream does not say its size"
+            )
         if kind == _LS_EXTENSION and frame[at + 2] == _LS_OVERSIZE:
             return "code stream announces an oversized picture"
-        is_frame = 0xC0 <= kind <= 0xCF and kind not in _NOT_FRAME_HEADERS
-        if is_frame or kind == _LS_FRAME:
+        if kind in frame_kinds:
             bits, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 2)
             # beyond it a decoder ends in an exception of C++ that nothing here could catch
             if not 2 <= bits <= min(expected.bits_allocated, _MOST_BITS):
@@ -74,7 +88,35 @@ def _jpeg_fault(frame: bytes, expected: Expected) -> str | None:
             if wrong := _size_fault(rows, columns, components, expected):
                 return wrong
             sized = True
+        elif kind == _HUFFMAN_TABLES:
+            tables |= _huffman_tables(frame[at + 2 : at + length])
+        elif kind not in _OTHER_SEGMENTS:
+            return f"code stream has a part that does not belong there (FF{kind:02X})"
         at += length
+
+
+def _huffman_tables(segment: bytes) -> set[int]:
+    """Class and destination of each table (T.81 B.2.4.2). Raises IndexError when one is cut off."""
+    found, at = set(), 0
+    while at < len(segment):
+        symbols = sum(segment[at + 1 : at + 17])
+        if at + 17 + symbols > len(segment) or symbols > 256:
+            raise IndexError(at)
+        found.add(segment[at])
+        at += 17 + symbols
+    return found
+
+
+def _scan_fault(frame: bytes, at: int, frame_kinds: frozenset[int], tables: set[int]) -> str | None:
+    """`at` is where the length of the scan's header stands (T.81 B.2.3)."""
+    if frame[at + 2] != 1:
+        return f"first scan has {frame[at + 2]} colours"
+    wanted = frame[at + 4]
+    if frame_kinds <= _HUFFMAN_FRAMES:
+        needed = {wanted >> 4} if frame_kinds == _LOSSLESS else {wanted >> 4, 0x10 | wanted & 0x0F}
+        if not needed <= tables:
+            return "code stream lacks a Huffman table"
+    return None
 
 
 def _next_segment(frame: bytes, at: int) -> tuple[int, int]:
