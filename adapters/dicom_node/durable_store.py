@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import hashlib
 import itertools
 import logging
@@ -28,6 +29,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+import xxhash
 
 from adapters.dicom_node.direct_io import BLOCK, aligned, flag_for, room, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
@@ -69,6 +72,11 @@ class Source(Protocol):
     @property
     def facts(self) -> InstanceFacts:
         """With the size of the data set; `sha256` may still be empty."""
+        ...
+
+    @property
+    def check(self) -> str:
+        """XXH3 of the data set as it came over the wire; empty when only `sha256` is known."""
         ...
 
     def read(self, into: memoryview, at: int) -> int:
@@ -165,9 +173,13 @@ class DurableStore:
             raise storage_error(error) from error
 
     def _digest(self, source: Source) -> str:
-        digest = hashlib.sha256()
+        digest, check = hashlib.sha256(), xxhash.xxh3_128()
         for piece in self._pieces(source):
             digest.update(piece)
+            check.update(piece)
+        if source.check and check.hexdigest() != source.check:
+            # what the disk gives back must not become the truth
+            raise OSError(errno.EIO, "the log reads back other bytes than came")
         return digest.hexdigest()
 
     def _pieces(self, source: Source) -> Iterator[memoryview]:

@@ -131,6 +131,18 @@ def test_the_file_of_a_record_holds_its_bytes_and_ends_with_them(
     assert not list(tmp_path.rglob("*.probe")) and not list(tmp_path.rglob("*.part"))
 
 
+def test_a_log_that_reads_back_other_bytes_makes_no_file(tmp_path: Path) -> None:
+    log, _ = opened(tmp_path)
+    data = b"a" * 9000
+    record = replace(append(log, 1, data), facts=replace(facts(1, data), sha256=""))
+    os.pwrite(record.segment.descriptor, b"\xee", record.offset + 8000)
+    store = DurableStore(tmp_path / "store", reserve_bytes=0)
+    store.open()
+    with pytest.raises(StorageError, match="EIO"):
+        store.place(record)
+    assert not list((tmp_path / "store").rglob("*.dcm")) and not list((tmp_path / "store").rglob("*.part"))
+
+
 def test_a_segment_used_again_forgets_what_it_held(tmp_path: Path) -> None:
     log, _ = opened(tmp_path)
     old = [append(log, n, b"old" * 3000) for n in range(3)]
