@@ -34,6 +34,8 @@ READ_FAILURES = (
     NotImplementedError,
     RecursionError,
     OverflowError,
+    # of the library, for an element put off until it is asked for, in a file that cannot be read twice alike
+    StopIteration,
     MemoryError,
     OSError,
     struct.error,
