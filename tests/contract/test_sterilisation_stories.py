@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from service.domain.case import CaseState
+from service.store.audit_export import check_lines
 from service.store.database import transaction
 from service.store.tables import cases as case_table
 from service.workflow import sterilise
 from tests.support_app import Rig
-from tests.support_sterile import BI, BOSS, DEVICE, LOAD, NURSE, TECH, Room, make_room
+from tests.support_sterile import BI, BOSS, DEVICE, LOAD, NURSE, PATIENT_ID, TECH, Room, make_room
 
 
 @pytest.fixture
@@ -38,6 +39,9 @@ def test_the_papers_route_from_print_to_discard(room: Room) -> None:
     answer = room.send(room.at_item, "issue", NURSE, room.scanned())
     assert (answer.status_code, answer.json()["code"]) == (409, "sterilisation.state")
     assert room.client("admin").get("/api/v1/audit/check").json()["whole"] is True
+    exported = room.client("admin").get("/api/v1/audit/export").text
+    assert check_lines(exported.splitlines()) > 20
+    assert PATIENT_ID not in exported
 
 
 def test_an_aborted_cycle_leaves_its_items_nonsterile_at_once(room: Room) -> None:
