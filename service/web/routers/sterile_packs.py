@@ -1,0 +1,56 @@
+"""Labels of packs, and the scan at the door of the operating room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from service.domain.sterilisation import to_document
+from service.results.label_zpl import label_zpl
+from service.results.labels import label_pdf, lay_out
+from service.web.access import AppDep, PersonDep
+from service.workflow import door
+
+router = APIRouter(prefix="/api/v1/sterilisation", tags=["sterilisation"])
+
+
+class DoorScan(BaseModel):
+    """`wristband` is the patient ID as scanned; it is neither kept nor logged."""
+
+    model_config = ConfigDict(extra="forbid")
+    pack_code: str
+    wristband: SecretStr
+    pack_intact: bool
+    pack_dry: bool
+
+
+@router.get("/items/{item_id}/label.pdf")
+def get_label_pdf(item_id: str, app: AppDep, _actor: PersonDep) -> Response:
+    """The label of the pack as it is now, 80 by 50 mm; without a release it says NOT STERILE."""
+    pdf = label_pdf(lay_out(door.label_data(app, item_id)))
+    return Response(pdf, media_type="application/pdf", headers=_named("label.pdf"))
+
+
+@router.get("/items/{item_id}/label.zpl")
+def get_label_zpl(item_id: str, app: AppDep, _actor: PersonDep) -> Response:
+    """The same in the language of thermal label printers (ZPL II, 203 dpi)."""
+    zpl = label_zpl(lay_out(door.label_data(app, item_id)))
+    return Response(zpl, media_type="application/vnd.zebra.zpl", headers=_named("label.zpl"))
+
+
+@router.post("/door")
+def scan_at_door(body: DoorScan, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Issue the scanned pack to the patient of the scanned wristband; every refusal is a stop and is recorded."""
+    item = door.issue_by_scan(
+        app, pack_code=body.pack_code, wristband=body.wristband.get_secret_value(), pack_intact=body.pack_intact,
+        pack_dry=body.pack_dry, actor=actor,
+    )  # fmt: skip
+    return dict(to_document(item))
+
+
+def _named(name: str) -> dict[str, str]:
+    # `no-store`: a label printed from an old copy would deny or claim a release.
+    return {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
