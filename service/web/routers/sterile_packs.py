@@ -1,10 +1,10 @@
-"""Labels of packs, and the scan at the door of the operating room."""
+"""Labels of packs, the scan at the door of the operating room, and why each case is waiting."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -12,7 +12,8 @@ from service.domain.sterilisation import to_document
 from service.results.label_zpl import label_zpl
 from service.results.labels import label_pdf, lay_out
 from service.web.access import AppDep, PersonDep
-from service.workflow import door
+from service.web.polling import polled
+from service.workflow import door, waiting
 
 router = APIRouter(prefix="/api/v1/sterilisation", tags=["sterilisation"])
 
@@ -39,6 +40,12 @@ def get_label_zpl(item_id: str, app: AppDep, _actor: PersonDep) -> Response:
     """The same in the language of thermal label printers (ZPL II, 203 dpi)."""
     zpl = label_zpl(lay_out(door.label_data(app, item_id)))
     return Response(zpl, media_type="application/vnd.zebra.zpl", headers=_named("label.zpl"))
+
+
+@router.get("/waiting")
+def list_waiting(request: Request, app: AppDep, _actor: PersonDep) -> Response:
+    """Why each case is waiting, until when, and the latest start of print and release for its surgery date."""
+    return polled(request, waiting.list_waiting(app), retry_after_s=10)
 
 
 @router.post("/door")
