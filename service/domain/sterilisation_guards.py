@@ -260,7 +260,7 @@ def patient_case_level_match(facts: Facts) -> str | None:
         )
         if not expected or scanned != expected
     ]
-    return f"STOP: the {' and the '.join(wrong)} do(es) not match this item." if wrong else None
+    return f"STOP: not what this pack was made for: wrong {', wrong '.join(wrong)}." if wrong else None
 
 
 @guard("pack_intact_dry", "data")
