@@ -117,4 +117,8 @@ def test_a_card_says_why_it_waits_and_offers_its_papers(room: Room, opened: Any)
     for index in range(4):
         answer = page.request.get(page.url.split("/cssd")[0] + links.nth(index).get_attribute("href"))
         assert answer.ok
+    summary = page.locator("#summary a")
+    assert summary.count() == 2
+    for index in range(2):
+        assert page.request.get(page.url.split("/cssd")[0] + summary.nth(index).get_attribute("href")).ok
     picture(page, "cssd")

@@ -244,6 +244,8 @@ pollers.push(poll(`${BASE}/waiting`, (body, changed) => { if (changed) { waits =
 Promise.all([get(`${BASE}/rules`), get('/api/v1/clock')]).then(([described, time]) => {
   rules = described;
   shift = Date.parse(time.now) - Date.now();
+  const month = time.now.slice(0, 7);
+  $('#summary').replaceChildren(...['pdf', 'csv'].map((form) => el('a', { href: `${BASE}/summary/${month}.${form}`, target: '_blank', rel: 'noopener' }, `Summary of ${month} (${form.toUpperCase()})`)));
   draw();
 }).catch((error) => showProblem($('#problems'), error));
 setInterval(() => $$('[data-due]').forEach(countdown), 1000);
