@@ -58,6 +58,7 @@ from service.workflow import (
     pull,
     sterilise,
     verify,
+    waiting,
 )
 from service.workflow.app import App
 from service.workflow.jobs import case_job
@@ -205,6 +206,7 @@ class Daemon:
             self._loop(f"deliver-{name}", 1.0, partial(deliver.take_turn, app, name))
         self._loop("deliver-unknown", 10.0, partial(deliver.settle_unknown, app))
         self._loop("expiry", 30.0, partial(sterilise.withdraw_expired, app))
+        self._loop("overdue", 60.0, partial(waiting.tell_overdue, app))
         for printer, entry in zip(app.printers.values(), config.printers, strict=True):
             self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from service import NOTICE, __version__
 from service.cli_admin import printer_app, token_app, user_app
 from service.cli_admin import register as register_admin
+from service.cli_audit import audit_app
 from service.cli_case import case_app
 from service.cli_common import ConfigOption, config_of, parse_point
 from service.errors import InputRefusedError, SpineprintError, StorageError
@@ -33,6 +34,7 @@ main_app.add_typer(case_app, name="case")
 main_app.add_typer(user_app, name="user")
 main_app.add_typer(token_app, name="token")
 main_app.add_typer(printer_app, name="printer")
+main_app.add_typer(audit_app, name="audit")
 register_admin(main_app)
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

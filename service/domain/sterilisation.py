@@ -12,6 +12,7 @@ from service.domain.sterilisation_bi import (
     apply_steriliser,
 )
 from service.domain.sterilisation_documents import from_document, to_document
+from service.domain.sterilisation_failed_load import fail_item
 from service.domain.sterilisation_item import apply_item, replay_item
 from service.domain.sterilisation_item_table import IN_PROCESS, ITEM_TRANSITIONS
 from service.domain.sterilisation_load import LOAD_RELEASE_GUARDS, LOAD_TRANSITIONS, apply_load
@@ -80,6 +81,7 @@ __all__ = [
     "apply_steriliser",
     "describe",
     "events_of",
+    "fail_item",
     "from_document",
     "open_recalls",
     "recall_set",

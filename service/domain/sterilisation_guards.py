@@ -260,7 +260,7 @@ def patient_case_level_match(facts: Facts) -> str | None:
         )
         if not expected or scanned != expected
     ]
-    return f"STOP: the {' and the '.join(wrong)} do(es) not match this item." if wrong else None
+    return f"STOP: not what this pack was made for: wrong {', wrong '.join(wrong)}." if wrong else None
 
 
 @guard("pack_intact_dry", "data")
@@ -311,7 +311,9 @@ def surgeon_confirms_level(facts: Facts) -> str | None:
 def expired_or_damaged(facts: Facts) -> str | None:
     if not_expired.check(facts) is not None or facts.flag("damaged"):
         return None
-    return "The pack is neither expired nor reported as damaged, wet or dropped."
+    if facts.load is not None and facts.load.state is LoadState.FAILED:
+        return None
+    return "The pack is neither expired nor reported as damaged, wet or dropped, and its load has not failed."
 
 
 @guard("retrieved", "data")

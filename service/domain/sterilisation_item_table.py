@@ -1,8 +1,10 @@
 """The table of the item machine: from the printed part to its discard (facts sheet, section 2).
 
-The rows are the sheet's, with three additions that only lead away from the patient: `fail_processing` (an item
-exposed or aerating in a load that failed would otherwise have no way out), discarding before loading (clinical
-report, section 1: "USED/any -> DISCARDED"), and flagging a used item as recalled without changing its state.
+The rows are the sheet's, with additions that only lead away from the patient: a released load is asked for again
+at the door and on opening (it may have failed since); the service itself refuses quarantined items of a failed
+load; `fail_processing` (an item exposed or aerating in a load that failed would otherwise have no way out);
+discarding before loading (clinical report, section 1: "USED/any -> DISCARDED"); and flagging a used item as
+recalled without changing its state.
 """
 
 from __future__ import annotations
@@ -158,14 +160,20 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
         "The supervisor releases this pack of a released load.",
     ),
     Transition(
-        (S.QUARANTINED,), "refuse_release", S.NONSTERILE, ("cssd_supervisor",), ("reason",), (_REASON,)
+        (S.QUARANTINED,),
+        "refuse_release",
+        S.NONSTERILE,
+        ("cssd_supervisor", "system"),
+        ("reason",),
+        (_REASON,),
+        "Not released; the service itself takes this step when the load fails.",
     ),
     Transition(
         (S.RELEASED,),
         "issue",
         S.ISSUED,
         ("theatre_nurse",),
-        ("patient_case_level_match", "pack_intact_dry", "not_expired", "ct_age_ok"),
+        ("patient_case_level_match", "pack_intact_dry", "not_expired", "ct_age_ok", "load_released"),
         (
             FieldSpec("scanned_pack_id", "text", "scanned from the pack"),
             FieldSpec("scanned_case_id", "text", "scanned from the pack"),
@@ -181,7 +189,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
         "return_unopened",
         S.RELEASED,
         ("theatre_nurse",),
-        ("unopened", "pack_intact_dry", "not_expired"),
+        ("unopened", "pack_intact_dry", "not_expired", "load_released"),
         (FieldSpec("unopened", "flag", "the pack was not opened"), *_PACK_STATE, _NOTE),
     ),
     Transition(
@@ -189,7 +197,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
         "use",
         S.USED,
         ("theatre_nurse",),
-        ("internal_ci_pass", "surgeon_confirms_level", "not_expired"),
+        ("internal_ci_pass", "surgeon_confirms_level", "not_expired", "load_released"),
         (
             FieldSpec("internal_ci_pass", "flag", "chemical indicator inside the pack passed"),
             FieldSpec("surgeon", "text", "who confirmed the level"),

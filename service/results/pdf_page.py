@@ -146,7 +146,7 @@ def ruled_table(rows: list[list[str]], widths_mm: list[float], marks: int | None
 
 def render(story: list[Flowable], title: str, running: str) -> bytes:
     """PDF bytes; `running` (whose report it is) and the notice stand at the foot of every page."""
-    _register_fonts()
+    register_fonts()
     buffer = io.BytesIO()
     document = SimpleDocTemplate(
         buffer,
@@ -180,7 +180,7 @@ def _foot(running: str, canvas: Canvas, document: SimpleDocTemplate) -> None:
     canvas.restoreState()
 
 
-def _register_fonts() -> None:
+def register_fonts() -> None:
     if FONT in pdfmetrics.getRegisteredFontNames():
         return
     folder = Path(reportlab.__file__).parent / "fonts"
@@ -191,7 +191,7 @@ def _register_fonts() -> None:
 
 
 def text_style(size: float, font: str = FONT, colour: colors.Color = INK) -> ParagraphStyle:
-    _register_fonts()
+    register_fonts()
     return ParagraphStyle(
         f"{font}{size}", fontName=font, fontSize=size, leading=size * 1.3, textColor=colour, alignment=TA_LEFT
     )

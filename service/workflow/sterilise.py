@@ -143,7 +143,20 @@ def load_event(app: App, load_id: str, event: str, data: Mapping[str, object], a
             item=sterile.maybe(connection, Item, item_id) if item_id else None,
         )
         _keep(connection, app, changed, load.version, event, actor, data)
+        if event in ("abort", "fail"):
+            _fail_items(connection, app, changed, str(data.get("reason", "")))
     return changed
+
+
+def _fail_items(connection: Connection, app: App, load: Load, why: str) -> None:
+    """No item of an aborted or failed load stays where it stands; the same transaction takes it out."""
+    for item in [sterile.get(connection, Item, i) for i in load.item_ids]:
+        changed, step = rules.fail_item(item, load, why, app.clock.now(), SETTINGS)
+        if not step:
+            continue
+        _keep(connection, app, changed, item.version, step, system("sterile"), changed.history[-1].data)
+        case = cases.get(connection, item.design.case_id)
+        _step_case(connection, app, case, changed, step, system("sterile"))
 
 
 def bi_event(

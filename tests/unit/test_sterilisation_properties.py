@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ from service.domain.sterilisation import (
     apply_load,
     apply_recall,
     events_of,
+    fail_item,
     from_document,
     open_recalls,
     recall_set,
@@ -134,10 +136,12 @@ class Histories(RuleBasedStateMachine):
     """Random people do random things, with good or spoilt data, to one item, one load and one indicator."""
 
     reached: set[str] = set()  # noqa: RUF012 - shared on purpose: which states any history came to
+    started = 0
 
     @initialize(steps=st.integers(0, len(ROUTE)), spoilt=st.none() | st.sampled_from(sorted(WORSE)))
     def start(self, steps: int, spoilt: str | None) -> None:
         """A clean run up to some step, or one with a single datum spoilt wherever it is asked for."""
+        Histories.started += 1
         self.item, self.load, self.bi = new_item(), new_load(7), new_bi(7)
         self.device, self.n = DEVICE, 70
         for machine, event in ROUTE[:steps]:
@@ -182,6 +186,18 @@ class Histories(RuleBasedStateMachine):
         )
         assert (again.loads, again.items, again.incidents) == (first.loads, first.items, ())
         self.device, self.load, self.item = first.steriliser, first.loads[0], first.items[0]
+        Histories.reached.add(self.item.state)
+
+    @rule()
+    def take_out_of_failed_load(self) -> None:
+        """What the service does in the same transaction as an abort or a failure."""
+        item, step = fail_item(self.item, self.load, "because", at(self.n), SETTINGS)
+        if step:
+            assert self.load.state in (LoadState.ABORTED, LoadState.FAILED)
+            assert item.state is ItemState.NONSTERILE
+        assert fail_item(item, self.load, "because", at(self.n), SETTINGS) == (item, "")
+        self.item = item
+        Histories.reached.add(item.state)
 
     def _data(self, machine: str, event: str) -> dict[str, object]:
         if (machine, event) in BY_MACHINE:
@@ -264,6 +280,29 @@ def test_no_random_history_releases_without_proof() -> None:
     run_state_machine_as_test(Histories, settings=budget)
     # A walk that never came to a release would prove nothing.
     assert {ItemState.RELEASED, ItemState.ISSUED} <= Histories.reached
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_thousand_random_histories_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    """The acceptance run of the sheet's properties: 20,000 histories (SPINEPRINT_HISTORIES for another number)."""
+    wanted = int(os.environ.get("SPINEPRINT_HISTORIES", "20000"))
+    Histories.reached, Histories.started = set(), 0
+    budget = settings(
+        max_examples=wanted,
+        stateful_step_count=12,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Histories, settings=budget)
+    assert Histories.started >= wanted
+    missed = set(ItemState) - Histories.reached - {ItemState.PRINTED}
+    assert not missed, f"no history came to {missed}"
+    with capsys.disabled():
+        print(
+            f"\n{Histories.started} histories, states of the item reached: {len(Histories.reached) + 1} of 14"
+        )
 
 
 #: Spoilt after release only, so the item is released and stopped later.

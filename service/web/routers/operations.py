@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +20,7 @@ from service.errors import ConflictError, NotFoundError
 from service.ops import clock
 from service.ops.loops import Loop
 from service.store import audit, cases, deliveries, studies
+from service.store.audit_export import export_lines
 from service.store.database import reading
 from service.web import node_metrics, node_views
 from service.web.access import AppDep, Caller, PersonDep, caller_if_any, has_role, reader
@@ -180,6 +182,20 @@ def check_audit(app: AppDep, _admin: AdminDep) -> dict[str, Any]:
     with reading(app.engine) as connection:
         broken = audit.verify_chain(connection)
     return {"whole": broken is None, "first_break": broken}
+
+
+@router.get("/api/v1/audit/export", tags=["operations"])
+def export_audit(app: AppDep, _admin: AdminDep) -> StreamingResponse:
+    """The whole chain as JSON lines; `spineprint audit check FILE` proves it without the database."""
+
+    def lines() -> Iterator[str]:
+        with reading(app.engine) as connection:
+            yield from export_lines(connection)
+
+    return StreamingResponse(
+        lines(), media_type="application/x-ndjson",
+        headers={"Content-Disposition": 'attachment; filename="audit.jsonl"'},
+    )  # fmt: skip
 
 
 @router.get("/api/v1/clock", tags=["operations"])

@@ -112,6 +112,11 @@ def cssd_page(request: Request, actor: PersonDep) -> Response:
     )
 
 
+@router.get("/door")
+def door_page(request: Request, actor: PersonDep) -> Response:
+    return _page(request, "door", person=actor.person)
+
+
 @router.get("/operations")
 def operations_page(request: Request, actor: PersonDep) -> Response:
     if not (actor.roles or frozenset()) & {Role.ADMIN, Role.TECHNICIAN}:

@@ -15,7 +15,7 @@ from service.store import sterile
 from service.store.database import reading
 from service.web.access import AppDep, PersonDep
 from service.web.polling import polled
-from service.workflow import identity, sterilise
+from service.workflow import cycle_import, identity, sterilise
 
 router = APIRouter(prefix="/api/v1/sterilisation", tags=["sterilisation"])
 
@@ -46,6 +46,11 @@ class NewBi(BaseModel):
     lot: str
     expires_at: AwareDatetime
     load_id: str
+
+
+class CycleText(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    text: str
 
 
 class NewSteriliser(BaseModel):
@@ -127,6 +132,12 @@ def get_load(load_id: str, request: Request, app: AppDep, _actor: PersonDep) -> 
 def load_event(load_id: str, body: Event, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     _check_signature(app, actor, body)
     return _document(sterilise.load_event(app, load_id, body.event, body.data, actor))
+
+
+@router.post("/loads/{load_id}/cycle-record")
+def import_cycle_record(load_id: str, body: CycleText, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """The steriliser's own record as CSV or JSON text; ends the cycle when everything is within its window."""
+    return _document(cycle_import.import_cycle(app, load_id, body.text, actor))
 
 
 @router.get("/indicators")

@@ -11,7 +11,7 @@ const TONE = { RELEASED: 'good', NEGATIVE: 'good', IN_SERVICE: 'good', QA_PASSED
 const SIGNED = new Set(['release']);
 const GRAVE = new Set(['release', 'reject', 'discard', 'fail', 'abort', 'use', 'refuse_release', 'mark_invalid', 'late_positive', 'take_out_of_service', 'fail_in_theatre', 'withdraw', 'finish_cycle', 'read', 'issue']);
 const records = { item: [], load: [], bi: [], steriliser: [] };
-let rules = null; let kind = location.hash.slice(1) in records ? location.hash.slice(1) : 'item'; let shift = 0; const drawn = new Map();
+let waits = new Map(); let rules = null; let kind = location.hash.slice(1) in records ? location.hash.slice(1) : 'item'; let shift = 0; const drawn = new Map();
 
 const now = () => Date.now() + shift;
 const stamp = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60000).toISOString().slice(0, 16);
@@ -128,12 +128,47 @@ function history(record) {
   return el('details', {}, el('summary', {}, `History (${record.history.length})`), el('ol', { class: 'timeline' }, [...record.history].reverse().map((h) => el('li', { class: 'person' }, el('div', { class: 'what' }, `${words(h.event)} → ${stateWords(h.to_state)}`), h.reason ? el('div', { class: 'why' }, h.reason) : null, el('div', { class: 'meta' }, `${when(h.at)} · ${h.actor} (${plain(h.role)})`)))));
 }
 
+/** Papers of a record, opened in a new tab. */
+const PAPERS = {
+  item: (i) => [...(i.pack ? [['Label (PDF)', 'label.pdf'], ['Label (ZPL)', 'label.zpl']] : []), ['Passport (PDF)', 'passport.pdf'], ['Passport (CSV)', 'passport.csv']],
+  load: () => [['Load record (PDF)', 'record.pdf'], ['Load record (CSV)', 'record.csv']],
+  bi: (b) => (b.state === 'POSITIVE' ? [['Recall sheet (PDF)', 'recall.pdf'], ['Recall sheet (CSV)', 'recall.csv']] : []),
+  steriliser: () => [],
+};
+
+function papers(record) {
+  const list = PAPERS[kind](record);
+  return list.length ? el('p', { class: 'papers' }, list.map(([text, name]) => el('a', { href: `${BASE}/${PATHS[kind]}/${encodeURIComponent(record.id)}/${name}`, target: '_blank', rel: 'noopener' }, text))) : null;
+}
+
+/** Why this item waits, in the service's own sentence. */
+function reasonToWait(record) {
+  if (kind !== 'item') return null;
+  const found = waits.get(record.id);
+  return found ? el('p', { class: found.overdue ? 'note alert' : 'dim', 'data-wait': record.id }, `${found.overdue ? 'Overdue. ' : ''}${found.sentence}${found.due_at ? ` Until ${when(found.due_at)}.` : ''}`) : null;
+}
+
+/** The steriliser's own record instead of typing it. */
+function recordForm(record) {
+  if (kind !== 'load' || record.state !== 'RUNNING' || !mine.has('cssd_tech')) return null;
+  const slot = el('div', { class: 'problem-slot', 'aria-live': 'assertive' });
+  const form = el('form', { onsubmit: async (event) => {
+    event.preventDefault();
+    const text = await form.elements.file.files[0].text();
+    if (await busy(form, slot, () => post(`${BASE}/loads/${encodeURIComponent(record.id)}/cycle-record`, { text }))) { document.activeElement.blur(); drawn.clear(); pollers.forEach((p) => p.now()); }
+  } }, el('label', {}, 'File of the steriliser, CSV or JSON', el('input', { type: 'file', name: 'file', required: true, accept: '.csv,.json' })), slot, el('button', { type: 'submit', class: 'primary' }, 'Read the cycle record'));
+  return el('details', { class: 'action', 'data-event': 'cycle-record' }, el('summary', {}, 'Read the cycle record from a file'), form);
+}
+
 function card(record) {
   const pause = wait(record); const steps = possible(record);
   return el('article', { class: 'card record', 'data-id': record.id },
     el('h2', {}, el('span', { class: 'mono' }, record.id), el('span', { class: `badge ${TONE[record.state] || ''}` }, stateWords(record.state)), record.recalled_after_use ? el('span', { class: 'badge alert' }, 'recalled after use') : null),
     pause ? el('div', pause[1] ? { class: 'countdown', 'data-due': pause[1], 'data-text': pause[0] } : { class: 'note' }, pause[0]) : null,
+    reasonToWait(record),
     facts(FACTS[kind](record)),
+    papers(record),
+    recordForm(record),
     steps.length ? el('div', {}, steps.map((rule) => eventForm(record, rule))) : el('p', { class: 'dim' }, 'No step for your role now.'),
     history(record));
 }
@@ -187,7 +222,7 @@ function draw() {
     tab.textContent = `${{ item: 'Items', load: 'Loads', bi: 'Indicators', steriliser: 'Sterilisers' }[tab.dataset.kind]} ${open ? `(${open})` : ''}`;
   });
   const list = records[kind].filter((r) => $('#old').checked || !OVER[kind].includes(r.state));
-  const context = kind === 'load' ? [records.item.map((i) => [i.id, i.state]), records.bi.map((b) => b.id)] : kind === 'item' ? records.load.map((l) => [l.id, l.state]) : [];
+  const context = kind === 'load' ? [records.item.map((i) => [i.id, i.state]), records.bi.map((b) => b.id)] : kind === 'item' ? [records.load.map((l) => [l.id, l.state]), [...waits]] : [];
   const box = $('#records'); const nodes = [];
   const keep = (id, key, make) => {
     const before = drawn.get(`${kind}/${id}`);
@@ -205,9 +240,12 @@ $$('[role=tab]').forEach((tab) => tab.addEventListener('click', () => { kind = t
 $('#old').addEventListener('change', draw);
 
 const pollers = Object.entries(PATHS).map(([name, path]) => poll(`${BASE}/${path}`, (body, changed) => { if (changed) { records[name] = body; draw(); } }));
+pollers.push(poll(`${BASE}/waiting`, (body, changed) => { if (changed) { waits = new Map(body.flatMap((c) => c.items.map((i) => [i.item_id, i]))); draw(); } }));
 Promise.all([get(`${BASE}/rules`), get('/api/v1/clock')]).then(([described, time]) => {
   rules = described;
   shift = Date.parse(time.now) - Date.now();
+  const month = time.now.slice(0, 7);
+  $('#summary').replaceChildren(...['pdf', 'csv'].map((form) => el('a', { href: `${BASE}/summary/${month}.${form}`, target: '_blank', rel: 'noopener' }, `Summary of ${month} (${form.toUpperCase()})`)));
   draw();
 }).catch((error) => showProblem($('#problems'), error));
 setInterval(() => $$('[data-due]').forEach(countdown), 1000);

@@ -1,0 +1,90 @@
+"""Symbols of medical labels (ISO 15223-1), drawn by ourselves as lines and letters in a unit square.
+
+Only the meaning and the bare geometry of a symbol follow the standard. y grows upwards; a symbol wider than one unit
+says so. Drawing is left to the PDF and the printer language (`labels`, `label_zpl`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Text centred at `at`, `height` of capitals."""
+
+    text: str
+    at: Point
+    height: float
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """Polylines and letters in a box of `width` by 1."""
+
+    meaning: str
+    lines: tuple[tuple[Point, ...], ...]
+    letters: tuple[Letters, ...] = ()
+    width: float = 1.0
+
+
+def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[Point, ...]:
+    return ((x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0))
+
+
+def _arc(x: float, y: float, radius: float, start_deg: float, end_deg: float) -> tuple[Point, ...]:
+    steps = 24
+    angles = [math.radians(start_deg + (end_deg - start_deg) * i / steps) for i in range(steps + 1)]
+    return tuple((x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles)
+
+
+_RING = _arc(0.5, 0.5, 0.46, 0, 360)
+_STROKE = ((0.5 - 0.46 * math.sqrt(0.5), 0.5 + 0.46 * math.sqrt(0.5)),
+           (0.5 + 0.46 * math.sqrt(0.5), 0.5 - 0.46 * math.sqrt(0.5)))  # fmt: skip
+
+SYMBOLS: Mapping[str, Symbol] = {
+    "use_by": Symbol(
+        "use-by date",
+        (((0.2, 0.95), (0.8, 0.95), (0.2, 0.05), (0.8, 0.05), (0.2, 0.95)),),
+    ),
+    "single_use": Symbol("do not reuse", (_RING, _STROKE), (Letters("2", (0.5, 0.5), 0.5),)),
+    "keep_dry": Symbol(
+        "keep dry",
+        (
+            _arc(0.5, 0.35, 0.45, 0, 180),
+            ((0.05, 0.35), (0.95, 0.35)),
+            ((0.5, 0.35), (0.5, 0.12)),
+            _arc(0.58, 0.12, 0.08, 180, 360),
+            ((0.25, 0.98), (0.2, 0.86)),
+            ((0.5, 1.0), (0.45, 0.88)),
+            ((0.75, 0.98), (0.7, 0.86)),
+        ),
+    ),
+    "damaged": Symbol(
+        "do not use if the package is damaged",
+        (
+            _RING,
+            _STROKE,
+            (
+                (0.3, 0.3),
+                (0.7, 0.3),
+                (0.7, 0.55),
+                (0.58, 0.62),
+                (0.52, 0.52),
+                (0.42, 0.66),
+                (0.3, 0.58),
+                (0.3, 0.3),
+            ),
+        ),
+    ),
+    "sterile_eo": Symbol(
+        "sterilised using ethylene oxide",
+        (_box(0.03, 0.2, 2.97, 0.8), ((2.05, 0.2), (2.05, 0.8))),
+        (Letters("STERILE", (1.04, 0.5), 0.28), Letters("EO", (2.51, 0.5), 0.28)),
+        3.0,
+    ),
+}
