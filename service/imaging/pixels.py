@@ -23,6 +23,8 @@ from service.imaging.headers import Dataset, FrameView, frame_count, number, who
 AIR_HU = -1024
 """Lowest meaningful Hounsfield value of a 12-bit CT; padding becomes this, so that it looks like air."""
 
+_PACKED_BITS = (8, 16)
+"""Bits allocated that a compressed grey picture may have (PS3.5 section 8.2)."""
 _DECODER = {
     "1.2.840.10008.1.2.4.50": "gdcm",
     "1.2.840.10008.1.2.4.57": "gdcm",
@@ -180,6 +182,16 @@ def check_encoding(ds: Dataset, who: str) -> str:
     expected = codestream.Expected(
         whole(ds, "Rows") or 0, whole(ds, "Columns") or 0, whole(ds, "BitsAllocated") or 16
     )
+    stored = whole(ds, "BitsStored") or expected.bits_allocated
+    if not 1 <= stored <= expected.bits_allocated or (
+        syntax in _DECODER and expected.bits_allocated not in _PACKED_BITS
+    ):
+        # GDCM ends the process when it is asked for more bits than it has a decoder for
+        raise ImagingError(
+            f"{who} says {stored} of {expected.bits_allocated} bits a pixel, which it cannot have.",
+            next_step="Send the series again; if it fails again, ask for it uncompressed.",
+            code="imaging.pixels",
+        )
     frames = frame_count(ds)
     if expected.rows * expected.columns * frames > MOST_PIXELS:
         raise unsafe(f"it announces {float(expected.rows * expected.columns * frames):.1e} pixels")
