@@ -42,7 +42,7 @@ def opened(room: Room, browser: Any) -> Iterator[Any]:
             )
             assert answer.ok
             page = context.new_page()
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(60_000)
             page.on("pageerror", lambda e: faults.append(str(e)))
             page.goto(served.url + path)
             return page

@@ -69,7 +69,7 @@ def open_page(browser: Any, url: str) -> Iterator[Opened]:
             answer = context.request.post(f"{url}/api/v1/login", data={"username": who, "password": PASSWORD})
             assert answer.ok
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         if not faults_expected:
             page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: faults.append(str(e)))

@@ -79,6 +79,6 @@ def _open(browser: Any, url: str, who: str, path: str) -> Any:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     assert context.request.post(f"{url}/api/v1/login", data={"username": who, "password": PASSWORD}).ok
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(url + path)
     return page

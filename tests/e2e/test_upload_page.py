@@ -53,7 +53,7 @@ def open_page(browser: Any, served: DoorRig) -> Iterator[Callable[..., Any]]:
         login = {"username": who, "password": PASSWORD}
         assert context.request.post(f"{served.url}/api/v1/login", data=login).ok
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda e: faults.append(str(e)))
         if not faults_expected:
             page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
