@@ -15,6 +15,7 @@ from pathlib import Path
 
 BLOCK = 4096
 _REFUSED = {errno.EINVAL, errno.EOPNOTSUPP}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def aligned(size: int) -> int:
@@ -27,9 +28,9 @@ def room(size: int) -> memoryview:
 
 
 def flag_for(folder: Path) -> int:
-    """O_DIRECT when files of this folder can be used so (tmpfs and some network file systems cannot), else 0.
+    """O_DIRECT when files of this folder can be used so (some file systems cannot), else 0.
 
-    Raises OSError for anything but that.
+    Also 0 while the disk is full, which must not keep the node from starting. Raises OSError for anything else.
     """
     probe = folder / f"{uuid.uuid4().hex}.probe"
     try:
@@ -39,7 +40,7 @@ def flag_for(folder: Path) -> int:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if error.errno not in _REFUSED | _FULL:
             raise
         return 0
     finally:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import hashlib
 import itertools
 import logging
@@ -179,12 +178,33 @@ class DurableStore:
             check.update(piece)
         if source.check and check.hexdigest() != source.check:
             # what the disk gives back must not become the truth
-            raise OSError(errno.EIO, "the log reads back other bytes than came")
+            raise StorageError(
+                "The disk of the image store reads back other bytes than were written.",
+                next_step="Check the data disk and its cabling.",
+                code="storage.damaged",
+            )
         return digest.hexdigest()
+
+    def set_aside(self, source: Source) -> Path:
+        """Keep for a person, durably, what the log gives back of a damaged record. Raises StorageError."""
+        facts = source.facts
+        path = self._quarantine / f"{_uid_hash(facts.sop_instance_uid)}-{source.check}.damaged"
+
+        def write(descriptor: int) -> None:
+            self._copy(source, facts, descriptor)
+            os.fsync(descriptor)
+
+        try:
+            Path(self._part(write, flags=self._direct)).replace(path)
+            sync_directory(self._quarantine)
+        except OSError as error:
+            raise storage_error(error) from error
+        return path
 
     def _pieces(self, source: Source) -> Iterator[memoryview]:
         content, at, size = self._frame[BLOCK:], 0, source.facts.size
         while at < size:
+            self._held = None
             count = source.read(content, at)
             self._held = source if count == size else None
             yield content[:count]
@@ -195,6 +215,7 @@ class DurableStore:
         head, size = envelope(facts, block=BLOCK), facts.size
         if len(head) == BLOCK and BLOCK + size <= len(self._frame):
             if self._held is not source:
+                self._held = None
                 source.read(self._frame[BLOCK:], 0)
             self._frame[:BLOCK] = head
             write_whole(descriptor, self._frame[: BLOCK + aligned(size)], 0)

@@ -13,6 +13,7 @@ from adapters.dicom_node.tls import TlsFiles, client_context
 from service.errors import ConfigError
 from service.ports import Destination
 
+_WAKES_WITHIN_S = 5.0
 LOST = (RuntimeError, ValueError, AttributeError, OSError)
 """What the library raises when the association is gone between two calls, or when it cannot encode a request."""
 
@@ -83,9 +84,21 @@ def settle(association: Any) -> None:
     Each request holds up the library's own reading thread. That thread may still be about to wake from the hold of
     the request before; it would then take the answer to the next one off the queue and throw it away as unexpected,
     and the request would wait for its whole time limit.
+
+    A request that failed half-way leaves the thread held, and the peer with half a message: then the association is
+    aborted, as when the thread does not wake in time.
     """
+    end = time.monotonic() + _WAKES_WITHIN_S
     while association._is_paused and association.is_alive():
+        if was_cut_off(association) or time.monotonic() > end:
+            association.abort()
+            return
         time.sleep(0.0005)
+
+
+def was_cut_off(association: Any) -> bool:
+    """Whether the last request failed half-way. The library lets its thread go on when a request has ended."""
+    return not association._reactor_checkpoint.is_set()
 
 
 def why_not_established(association: Any, destination: Destination) -> str:
@@ -109,4 +122,5 @@ def nothing_accepted(association: Any) -> bool:
 def close(association: Any) -> None:
     if association.is_established:
         settle(association)
+    if association.is_established:
         association.release()

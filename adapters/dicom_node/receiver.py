@@ -113,7 +113,7 @@ class DicomNode(ImageNode):
         self._handover = Handover(
             self._store, sink, conflict_sink, batch_sink=batch_sink, on_done=self._on_done
         )
-        self._writer = Writer(self._segments, self._store, self._on_placed)
+        self._writer = Writer(self._segments, self._store, self._on_placed, self._on_damaged)
         self._desk = CommitmentDesk(
             StoreHoldings(config.store_dir, settle=self._writer.settle),
             config.store_dir / "commitment",
@@ -288,6 +288,17 @@ class DicomNode(ImageNode):
                 level=logging.ERROR,
             )
         self._handover.offer(kept)
+
+    def _on_damaged(self, record: Record, path: Path) -> None:
+        self._events.note(
+            "damaged",
+            f"an image that was received whole does not come back whole from the disk; set aside as {path.name}",
+            calling_ae=record.facts.calling_ae,
+            called_ae=record.facts.called_ae,
+            address=record.facts.peer_address,
+            next_step="Have the study sent again, and check the data disk.",
+            level=logging.ERROR,
+        )
 
     def _on_done(self, kept: Kept) -> None:
         if kept.sequence:

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import struct
 import threading
@@ -24,6 +25,7 @@ COPY_BYTES = 1 << 20
 _SEGMENT = struct.Struct("<8s16sI")
 _RECORD = struct.Struct("<8s16sQQQII")
 """magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
+_log = logging.getLogger("spineprint.dicom")
 _TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 _SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
 
@@ -186,7 +188,11 @@ def _record_at(segment: Segment, offset: int) -> Record | None:
     digest, expected = (xxhash.xxh3_128(), record.check) if record.check else (hashlib.sha256(), facts.sha256)
     for block in record.blocks():
         digest.update(block)
-    return record if digest.hexdigest() == expected else None
+    if digest.hexdigest() == expected:
+        return record
+    # cut off by a crash before it was acknowledged, or damaged since: nothing here can tell which
+    _log.warning("log %s: the record at %d is not whole and is passed over", segment.path.name, offset)
+    return None
 
 
 def write_at(descriptor: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

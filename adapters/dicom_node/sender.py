@@ -11,7 +11,15 @@ from typing import Any
 from pynetdicom.presentation import build_context
 
 from adapters.dicom_node.contexts import VERIFICATION
-from adapters.dicom_node.outgoing import LOST, Caller, close, nothing_accepted, settle, why_not_established
+from adapters.dicom_node.outgoing import (
+    LOST,
+    Caller,
+    close,
+    nothing_accepted,
+    settle,
+    was_cut_off,
+    why_not_established,
+)
 from adapters.dicom_node.part10 import FileMeta, read_meta
 from adapters.dicom_node.tls import TlsFiles
 from service.ports import Destination, ImageSender, StoreStatus
@@ -123,8 +131,9 @@ def _store(association: Any, item: _Item) -> tuple[StoreStatus, bool]:
         settle(association)
         answer = association.send_c_store(item.path)
     except LOST as error:
-        lost = not association.is_established
-        return StoreStatus(uid, None, f"not sent ({type(error).__name__})", attempted=not lost), lost
+        still_there = association.is_established
+        status = StoreStatus(uid, None, f"not sent ({type(error).__name__})", attempted=still_there)
+        return status, was_cut_off(association) or not still_there
     if "Status" not in answer:
         return StoreStatus(uid, None, "no answer: time-out, abort or an invalid response"), True
     return StoreStatus(uid, int(answer.Status), str(answer.get("ErrorComment", "") or "")), False

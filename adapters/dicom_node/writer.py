@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from adapters.dicom_node.durable_store import DurableStore, Kept
 from adapters.dicom_node.segment_files import Record
@@ -21,6 +22,8 @@ _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 30.0
 _GATHER_S = 0.02
 """What comes close together is placed together: this thread then wakes once for several records."""
+_DAMAGED_TRIES = 3
+"""A disk that reads wrongly may do so once; after so many times the record is damaged."""
 _PATIENCE_S = 5.0
 """How long a sink may take before the log stops waiting for it."""
 _GIVE_WAY_S = 0.02
@@ -31,10 +34,18 @@ _IDLE_S = 0.5
 
 
 class Writer:
-    def __init__(self, log: SegmentLog, store: DurableStore, on_placed: Callable[[Kept], None]) -> None:
+    def __init__(
+        self,
+        log: SegmentLog,
+        store: DurableStore,
+        on_placed: Callable[[Kept], None],
+        on_damaged: Callable[[Record, Path], None],
+    ) -> None:
+        """`on_damaged`: a record that its disk does not give back as it came was set aside in that file."""
         self._segments = log
         self._store = store
         self._on_placed = on_placed
+        self._on_damaged = on_damaged
         self._queue: deque[tuple[Record, bool]] = deque()
         self._changed = threading.Condition()
         self._busy: dict[str, float] = {}
@@ -155,12 +166,17 @@ class Writer:
     def _place(self, record: Record, replayed: bool) -> bool:
         """One record; on failure the next try comes after a pause, for as long as it takes."""
         delay_s = _FIRST_RETRY_S
+        damaged = 0
         while True:
             try:
+                if damaged == _DAMAGED_TRIES:
+                    self._set_aside(record)
+                    return True
                 kept = self._store.place(record, replayed=replayed)
             except StorageError as error:
                 self.failures += 1
-                _log.error("writer: %s Next try in %.1f s; the bytes are safe.", error.message, delay_s)
+                damaged += error.code == "storage.damaged"
+                _log.error("writer: %s Next try in %.1f s; the log keeps it.", error.message, delay_s)
                 with self._changed:
                     if self._stopping or self._changed.wait_for(lambda: self._stopping, delay_s):
                         return False
@@ -170,6 +186,12 @@ class Writer:
                     self._unmarked[record.sequence] = (record, kept, time.monotonic())
                 self._on_placed(kept)
                 return True
+
+    def _set_aside(self, record: Record) -> None:
+        """It must not hold up those behind it; what is there of it is kept, and told."""
+        path = self._store.set_aside(record)
+        self._segments.placed(record)
+        self._on_damaged(record, path)
 
     def _relieve_the_log(self, older_than_s: float) -> int:
         """Mark what waits for its sink in another way, so that its segment can be retired."""

@@ -11,18 +11,19 @@ import itertools
 import struct
 from dataclasses import dataclass
 
-_BASELINE, _EXTENDED, _LOSSLESS = frozenset({0xC0}), frozenset({0xC0, 0xC1}), frozenset({0xC3})
-_HUFFMAN_FRAMES = _EXTENDED | _LOSSLESS
+_SEQUENTIAL, _LOSSLESS = frozenset({0xC0, 0xC1}), frozenset({0xC3})
+_HUFFMAN_FRAMES = _SEQUENTIAL | _LOSSLESS
 _LS_FRAMES = frozenset({0xF7})
 _JPEG_FRAMES = {
-    "1.2.840.10008.1.2.4.50": _BASELINE,
-    "1.2.840.10008.1.2.4.51": _EXTENDED,
+    "1.2.840.10008.1.2.4.50": _SEQUENTIAL,
+    "1.2.840.10008.1.2.4.51": _SEQUENTIAL,
     "1.2.840.10008.1.2.4.57": _LOSSLESS,
     "1.2.840.10008.1.2.4.70": _LOSSLESS,
     "1.2.840.10008.1.2.4.80": _LS_FRAMES,
     "1.2.840.10008.1.2.4.81": _LS_FRAMES,
 }
-"""Kinds of frame header that a transfer syntax allows (T.81 table B.1, T.87)."""
+"""Kinds of frame header taken in a transfer syntax (T.81 table B.1, T.87). Some encoders write the extended one into
+baseline files."""
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
 

@@ -88,6 +88,10 @@ REASONS: dict[str, Reason] = {
         "Other content under a UID that is here already",
         "Find out at the sender which of the two is right; both are kept, see the quarantine below.",
     ),
+    "damaged": Reason(
+        "An image the disk does not give back as it came",
+        "Have the study sent again, and check the data disk; what is left of it lies in the quarantine folder.",
+    ),
     "refused_storage": Reason(
         "Image refused: the disk is full or not writable (A700)",
         "Free disk space or check the data folder; then have the study sent again.",

@@ -129,7 +129,8 @@ def _send_one(association: Association, item: _Item) -> int:
     if not association.is_established:
         return NO_ANSWER
     # the library's reading thread, waking late from the request before, would swallow the answer to this one
-    while association._is_paused and association.is_alive():
+    end = time.monotonic() + 5.0
+    while association._is_paused and association.is_alive() and time.monotonic() < end:
         time.sleep(0.0005)
     try:
         answer = association.send_c_store(item.path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,32 @@ def test_a_reading_thread_that_wakes_late_takes_no_answer_away(
     with storescp() as destination:
         statuses = DicomSender(dimse_timeout_s=2.0).send(files, destination)
     assert [s.status for s in statuses] == [0, 0, 0, 0]
+
+
+def test_a_request_that_fails_half_way_ends_the_association_and_nothing_waits(
+    storescp: StoreScp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the file's disk fails while it is sent: the library keeps its reading thread held then."""
+    init = Association.__init__
+
+    def failing(association: Association, *args: Any) -> None:
+        init(association, *args)
+        send_msg, sent = association.dimse.send_msg, []
+
+        def send_once(*message: Any) -> None:
+            if sent:
+                raise OSError(errno.EIO, "the disk fails")
+            sent.append(1)
+            send_msg(*message)
+
+        monkeypatch.setattr(association.dimse, "send_msg", send_once)
+
+    monkeypatch.setattr(Association, "__init__", failing)
+    files = write_series(tmp_path / "ct", 4)
+    with storescp() as destination, ThreadPoolExecutor() as pool:
+        statuses = pool.submit(DicomSender(dimse_timeout_s=2.0).send, files, destination).result(timeout=20)
+    assert [s.status for s in statuses] == [0, None, None, None]
+    assert [s.attempted for s in statuses] == [True, True, False, False]
 
 
 def test_a_rejected_association_says_why(tmp_path: Path) -> None:

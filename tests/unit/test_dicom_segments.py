@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,9 +139,51 @@ def test_a_log_that_reads_back_other_bytes_makes_no_file(tmp_path: Path) -> None
     os.pwrite(record.segment.descriptor, b"\xee", record.offset + 8000)
     store = DurableStore(tmp_path / "store", reserve_bytes=0)
     store.open()
-    with pytest.raises(StorageError, match="EIO"):
+    with pytest.raises(StorageError) as told:
         store.place(record)
+    assert told.value.code == "storage.damaged"
     assert not list((tmp_path / "store").rglob("*.dcm")) and not list((tmp_path / "store").rglob("*.part"))
+
+
+def test_a_damaged_record_is_set_aside_and_told_and_those_behind_it_get_their_files(tmp_path: Path) -> None:
+    seen: list[Kept] = []
+    told: list[tuple[Record, Path]] = []
+    log, _, writer = rig(tmp_path, seen, on_damaged=lambda record, path: told.append((record, path)))
+    data = {n: bytes([n]) * 9000 for n in (1, 2, 3)}
+    records = [replace(append(log, n, d), facts=replace(facts(n, d), sha256="")) for n, d in data.items()]
+    os.pwrite(records[1].segment.descriptor, b"\xee", records[1].offset + 8000)
+    for record in records:
+        writer.enqueue(record)
+    writer.start()
+    assert writer.settle(20.0)
+    assert [k.instance.sop_instance_uid for k in seen] == [f"{ROOT}.1", f"{ROOT}.3"]
+    ((record, path),) = told
+    assert record is records[1] and path.parent.name == "quarantine" and path.suffix == ".damaged"
+    assert dataset_bytes(path) == data[2][:8000] + b"\xee" + data[2][8001:]
+    for kept in seen:
+        writer.acknowledged(kept)
+    wait_until(lambda: log.spare == 1, 10)  # nothing of it keeps the segment
+    writer.stop(5.0)
+
+
+def test_a_full_disk_keeps_neither_store_nor_log_from_starting(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "spineprint-test", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        log, _ = opened(tmp_path, spare=0)
+        append(log, 1, b"a" * 9000)
+        log.close()
+        DurableStore(tmp_path / "store", reserve_bytes=0).open()
+        with (tmp_path / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
+            while True:
+                filler.write(bytes(4096))
+        DurableStore(tmp_path / "store", reserve_bytes=0).open()
+        log, found = opened(tmp_path, spare=0)
+        assert [content(r) for r in found] == [b"a" * 9000]
+        log.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], capture_output=True, check=True)
 
 
 def test_a_segment_used_again_forgets_what_it_held(tmp_path: Path) -> None:
@@ -316,11 +359,13 @@ def test_what_is_too_large_or_finds_no_room_is_refused_and_leaves_nothing(tmp_pa
     assert opened(tmp_path)[1] == []
 
 
-def rig(folder: Path, sink: list[Kept]) -> tuple[SegmentLog, DurableStore, Writer]:
+def rig(
+    folder: Path, sink: list[Kept], on_damaged: Callable[[Record, Path], None] = lambda _record, _path: None
+) -> tuple[SegmentLog, DurableStore, Writer]:
     store = DurableStore(folder, reserve_bytes=0)
     store.open()
     log, _ = opened(folder)
-    return log, store, Writer(log, store, sink.append)
+    return log, store, Writer(log, store, sink.append, on_damaged)
 
 
 def test_the_writer_keeps_the_segment_until_the_sink_has_it_or_a_mark_is_made(tmp_path: Path) -> None:
