@@ -125,11 +125,17 @@ def eight_bits(index: int, ds: FileDataset) -> None:
     ds["PixelData"].VR = "OB"
 
 
-def test_jpeg_baseline_with_eight_bits_is_near_and_marked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frame_header", [b"\xff\xc0", b"\xff\xc1"])
+def test_jpeg_baseline_with_eight_bits_is_near_and_marked(tmp_path: Path, frame_header: bytes) -> None:
+    """Some encoders write the header of the extended process, which for eight bits means the same."""
     files = write_series(tmp_path / "plain", COUNT, size=64, change=eight_bits)
     (tmp_path / "packed").mkdir()
     for file in files:
-        run("dcmcjpeg", "+eb", "+q", 95, file, tmp_path / "packed" / file.name)
+        target = tmp_path / "packed" / file.name
+        run("dcmcjpeg", "+eb", "+q", 95, file, target)
+        whole = target.read_bytes()
+        assert whole.count(b"\xff\xc0\x00\x0b") == 1
+        target.write_bytes(whole.replace(b"\xff\xc0\x00\x0b", frame_header + b"\x00\x0b"))
     plain, packed = load_series(tmp_path / "plain"), load_series(tmp_path / "packed")
     assert packed.info.transfer_syntax_uids == (f"{UID}.4.50",)
     apart = np.abs(packed.volume.values.astype(int) - plain.volume.values)
