@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from tests.support_app import Rig, make_rig
 from tests.support_postgres import postgres, postgres_url
 
 __all__ = ["any_rig", "postgres", "postgres_url", "rig"]
+
+# an activated virtual environment would put pynetdicom's programs before those of DCMTK that have the same names
+_OWN_PROGRAMS = str(Path(sys.prefix) / "bin")
+os.environ["PATH"] = os.pathsep.join(
+    p for p in os.environ.get("PATH", os.defpath).split(os.pathsep) if p != _OWN_PROGRAMS
+)
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 An image passes through here twice and is read much later, by others. Copying it into the page cache and finding its
 pages again for the disk cost more than everything else the node does with it. O_DIRECT wants offsets, lengths and
-memory in whole blocks; what is longer than its content is cut afterwards.
+memory in whole blocks; what is left at the end of a file goes through the cache.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import uuid
@@ -53,3 +54,16 @@ def write_whole(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:] if done else data, offset + done)
+
+
+def write_ending(descriptor: int, data: memoryview, size: int, offset: int) -> None:
+    """The first `size` bytes of `data` as the end of a file. Raises OSError.
+
+    What does not fill a block goes through the page cache: cutting a file of whole blocks to its length would have
+    the kernel read that block again. Afterwards `descriptor` is not O_DIRECT any more.
+    """
+    whole = size - size % BLOCK
+    write_whole(descriptor, data[:whole], offset)
+    if whole < size:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+        write_whole(descriptor, data[whole:size], offset + whole)

@@ -31,7 +31,7 @@ from typing import Protocol
 
 import xxhash
 
-from adapters.dicom_node.direct_io import BLOCK, aligned, flag_for, room, write_whole
+from adapters.dicom_node.direct_io import BLOCK, flag_for, room, write_ending, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
 from adapters.dicom_node.stored_files import storage_error, sync_directory, write_parts
 from service.errors import InputRefusedError, StorageError
@@ -211,23 +211,22 @@ class DurableStore:
             at += count
 
     def _copy(self, source: Source, facts: InstanceFacts, descriptor: int) -> None:
-        """The file of an instance, in whole blocks, then cut to its length."""
+        """The file of an instance; in one piece when it is not large."""
         head, size = envelope(facts, block=BLOCK), facts.size
         if len(head) == BLOCK and BLOCK + size <= len(self._frame):
             if self._held is not source:
                 self._held = None
                 source.read(self._frame[BLOCK:], 0)
             self._frame[:BLOCK] = head
-            write_whole(descriptor, self._frame[: BLOCK + aligned(size)], 0)
-        else:
-            start = room(len(head))
-            start[: len(head)] = head
-            write_whole(descriptor, start, 0)
-            at = 0
-            for piece in self._pieces(source):
-                write_whole(descriptor, self._frame[BLOCK : BLOCK + aligned(len(piece))], len(head) + at)
-                at += len(piece)
-        os.ftruncate(descriptor, len(head) + size)
+            write_ending(descriptor, self._frame, BLOCK + size, 0)
+            return
+        start = room(len(head))
+        start[: len(head)] = head
+        write_whole(descriptor, start, 0)
+        at = 0
+        for piece in self._pieces(source):
+            write_ending(descriptor, piece, len(piece), len(head) + at)
+            at += len(piece)
 
     def mark(self, kept: Kept) -> None:
         """Let the log forget an instance whose sink has not returned. Raises StorageError."""

@@ -7,11 +7,15 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 
 def program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    # not the programs of the same names that pynetdicom has in an activated virtual environment
+    own = str(Path(sys.prefix) / "bin")
+    path = os.pathsep.join(p for p in os.environ.get("PATH", os.defpath).split(os.pathsep) if p != own)
+    found = shutil.which(name, path=f"{path}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin")
     if found is None:
         raise SystemExit(f"{name} is not installed (Debian packages: dcmtk, orthanc).")
     return found
