@@ -22,6 +22,11 @@ WAITING, DELIVERED, REFUSED, DEAD = "WAITING", "DELIVERED", "REFUSED", "DEAD"
 STATES = (WAITING, DELIVERED, REFUSED, DEAD)
 _KEPT_ANSWERS = 12
 _LONGEST_WAIT_S = 900.0
+_ALARMING = or_(
+    deliveries.c.state.in_((REFUSED, DEAD)),
+    and_(deliveries.c.state == DELIVERED, deliveries.c.commit_state == "REFUSED"),
+)
+_STUCK = or_(_ALARMING, and_(deliveries.c.state == WAITING, deliveries.c.tries > 0))
 
 
 @dataclass(frozen=True)
@@ -203,18 +208,28 @@ def retry(connection: Connection, delivery_id: str, now: datetime) -> bool:
             deliveries.c.id == delivery_id,
             or_(deliveries.c.state != DELIVERED, deliveries.c.commit_state == "REFUSED"),
         )
-        .values(
-            state=WAITING,
-            tries=0,
-            first_failed_at=None,
-            next_try_at=times.to_text(now),
-            commit_state="",
-            commit_next_at=None,
-            commit_detail="",
-            transaction_uid="",
-        )
+        .values(**_anew(now))
     )
     return connection.execute(statement).rowcount == 1
+
+
+def retry_stuck(connection: Connection, destination: str, now: datetime) -> int:
+    """`retry` for all that did not get through to one destination; how many."""
+    statement = update(deliveries).where(deliveries.c.destination == destination, _STUCK).values(**_anew(now))
+    return connection.execute(statement).rowcount
+
+
+def _anew(now: datetime) -> dict[str, object]:
+    return {
+        "state": WAITING,
+        "tries": 0,
+        "first_failed_at": None,
+        "next_try_at": times.to_text(now),
+        "commit_state": "",
+        "commit_next_at": None,
+        "commit_detail": "",
+        "transaction_uid": "",
+    }
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -235,6 +250,14 @@ def listed(connection: Connection, *, state: str | None = None, limit: int = 500
     if state:
         query = query.where(deliveries.c.state == state)
     return [from_row(r) for r in connection.execute(query)]
+
+
+def stuck(connection: Connection, limit: int) -> tuple[int, list[Delivery]]:
+    """What did not get through, of all cases: how many, and the oldest of them, one destination after the other."""
+    total = connection.execute(select(func.count()).select_from(deliveries).where(_STUCK)).scalar_one()
+    order = (deliveries.c.destination, deliveries.c.created_at, deliveries.c.id)
+    rows = connection.execute(select(deliveries).where(_STUCK).order_by(*order).limit(limit))
+    return int(total), [from_row(r) for r in rows]
 
 
 def counts(connection: Connection) -> dict[str, int]:
@@ -269,11 +292,7 @@ def waiting_destinations(connection: Connection) -> set[str]:
 
 def alarms(connection: Connection) -> dict[str, int]:
     """What a person must look at: refused, given up, not answered for."""
-    bad = or_(
-        deliveries.c.state.in_((REFUSED, DEAD)),
-        and_(deliveries.c.state == DELIVERED, deliveries.c.commit_state == "REFUSED"),
-    )
-    query = select(deliveries.c.state, func.count()).where(bad).group_by(deliveries.c.state)
+    query = select(deliveries.c.state, func.count()).where(_ALARMING).group_by(deliveries.c.state)
     found = {str(state): int(n) for state, n in connection.execute(query)}
     return {
         "refused": found.get(REFUSED, 0),

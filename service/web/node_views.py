@@ -15,6 +15,7 @@ from service.config import Config, DicomConfig, PeerConfig
 from service.store import cases, deliveries, node_events, studies
 from service.store.node_events import StoredEvent
 from service.store.studies import Aside, StoredInstance
+from service.web.views import delivery_view
 from service.workflow import node_watch
 from service.workflow.app import App
 from service.workflow.node_watch import SeenNode
@@ -168,8 +169,20 @@ def dicom_operations(app: App, connection: Connection) -> dict[str, Any]:
         },
         "disk": disk_view(app.config),
         "deliveries": deliveries.counts(connection),
+        "stuck": _stuck_view(connection),
         "studies": _studies_by_state(connection),
     }  # fmt: skip
+
+
+def _stuck_view(connection: Connection) -> dict[str, Any]:
+    total, found = deliveries.stuck(connection, _MOST_FILES)
+    codes = {c: cases.get(connection, c).code for c in {d.case_id for d in found}}
+    return {
+        "total": total,
+        "deliveries": [
+            {"case_id": d.case_id, "case_code": codes[d.case_id]} | delivery_view(d) for d in found
+        ],
+    }
 
 
 def disk_view(config: Config) -> dict[str, Any]:

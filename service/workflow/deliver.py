@@ -151,6 +151,19 @@ def retry_delivery(app: App, delivery_id: str, actor: Actor) -> None:
         )
 
 
+def retry_stuck(app: App, destination: str, actor: Actor) -> int:
+    """A person has all that did not get through to one destination sent again now; how many objects that are."""
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        count = deliveries.retry_stuck(connection, destination, now)
+        if count:
+            audit.append(
+                connection, at=now, actor=actor.name, subject=f"destination:{destination}", event="retried",
+                data={"deliveries": count},
+            )  # fmt: skip
+    return count
+
+
 # --- sending ---------------------------------------------------------------------------------------------
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from service.domain.case import CaseState
 from service.ports import NodeEvent
-from service.store import studies
+from service.store import deliveries, studies
 from service.store.cases import Case
-from service.store.database import reading
+from service.store.database import reading, transaction
 from service.workflow import intake
 from tests.e2e import pages_world
 from tests.e2e.pages_world import World
@@ -186,6 +187,30 @@ def test_copies_set_aside_and_unreadable_files_are_listed(world: World, open_pag
     row = text(page, "#aside tbody")
     assert "other content under the same UID" in row and "CT1" in row and "CT2" in row and case.code in row
     assert "bad.dcm" in text(page, "#unreadable") and "CT9" in text(page, "#unreadable")
+
+
+def test_results_that_did_not_get_through_are_listed_and_sent_again_in_one_step(
+    world: World, open_page: Opened
+) -> None:
+    case = world.received("DEAD^DORA")
+    now = world.app.clock.now()
+    with transaction(world.app.engine) as connection:
+        for n in range(3):
+            deliveries.add(connection, case_id=case.id, destination="PACS7", sop_uid=f"1.2.3.{n}", kind="sr",
+                           path=world.folder / "x.dcm", now=now)  # fmt: skip
+        one, two, _three = deliveries.claim(
+            connection, "PACS7", by="w", now=now, lease=timedelta(minutes=5), most=3
+        )
+        deliveries.given_up(connection, one, now, "no connection")
+        deliveries.refused(connection, two, now, "A900 <no>")
+    page = open_page("/operations", "tom")
+    page.wait_for_selector("#stuck table")
+    rows = text(page, "#stuck tbody")
+    assert case.code in rows and "given up" in rows and "A900 <no>" in rows and "DORA" not in rows
+    assert page.locator("#stuck tbody tr").count() == 2
+    page.click("#stuck >> text=Send all to PACS7 again")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#stuck >> text=Nothing:")
 
 
 def test_the_operations_are_not_for_everybody(open_page: Opened) -> None:

@@ -19,8 +19,8 @@ from service.cli import main_app
 from service.domain.people import Scope
 from service.ops.loops import Loop
 from service.ports import Destination, FoundStudy, MoveProgress, MoveResult, MoveWatcher
-from service.store import deliveries
-from service.store.database import transaction
+from service.store import audit, deliveries
+from service.store.database import reading, transaction
 from service.web.api import create_web
 from service.workflow import identity
 from tests.support_app import PASSWORD, Rig, add_people
@@ -102,6 +102,26 @@ def test_who_may_read_and_who_may_send_again(world: Rig, people: Client) -> None
     assert all_of(world)[0].state == "WAITING"
     problem = technician.post("/api/v1/deliveries/none/retry")
     assert (problem.status_code, problem.json()["code"]) == (404, "delivery.not_found")
+
+
+def test_all_that_did_not_get_through_is_listed_and_sent_again_at_once(world: Rig, people: Client) -> None:
+    ids = _settle(world, "WAITING", "DEAD", "REFUSED", "DELIVERED")
+    queue_objects(world, 1, "OTHER")
+    technician = people("technician")
+    stuck = technician.get("/api/v1/operations/dicom").json()["stuck"]
+    assert stuck["total"] == 3 and {d["id"] for d in stuck["deliveries"]} == set(ids[:3])
+    assert all(d["case_code"] and d["last_status"] for d in stuck["deliveries"])
+    assert people("planner").post("/api/v1/deliveries/retry?destination=PACS").status_code == 403
+    answer = technician.post("/api/v1/deliveries/retry?destination=PACS")
+    assert answer.json() == {"destination": "PACS", "sent_again": 3}
+    after = {d.id: d for d in all_of(world, "PACS")}
+    assert [(after[i].state, after[i].tries) for i in ids] == [("WAITING", 0)] * 3 + [("DELIVERED", 1)]
+    assert all(after[i].next_try_at == world.clock.now() for i in ids[:3])
+    assert technician.get("/api/v1/operations/dicom").json()["stuck"] == {"total": 0, "deliveries": []}
+    assert technician.post("/api/v1/deliveries/retry?destination=NONE").json()["sent_again"] == 0
+    with reading(world.app.engine) as connection:
+        (told,) = audit.history(connection, "destination:PACS")
+        assert (told.event, audit.history(connection, "destination:NONE")) == ("retried", [])
 
 
 def test_dead_letters_show_in_health_and_metrics_and_do_not_stop_the_service(

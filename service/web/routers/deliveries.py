@@ -39,6 +39,12 @@ def list_deliveries(
     return polled(request, body, retry_after_s=5)
 
 
+@router.post("/retry")
+def retry_stuck(destination: str, app: AppDep, actor: SenderDep) -> dict[str, Any]:
+    """Send again all that did not get through to one destination, e.g. after its PACS was down."""
+    return {"destination": destination, "sent_again": deliver.retry_stuck(app, destination, actor)}
+
+
 @router.post("/{delivery_id}/retry")
 def retry_delivery(delivery_id: str, app: AppDep, actor: SenderDep) -> dict[str, Any]:
     """Send a result again: refused, given up, waiting for its next try, or not answered for by the PACS."""

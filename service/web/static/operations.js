@@ -1,6 +1,7 @@
 // The operations page: what the DICOM node does and whom it turned away, for technicians and administrators.
 
-import { $, el, facts, fill, poll, post, short, showProblem, watchStaleness, when } from './core.js';
+import { $, busy, confirmed, el, facts, fill, poll, post, roles, short, showProblem, watchStaleness, when } from './core.js';
+import { deliveriesTable } from './deliveries.js';
 import { span } from './live.js';
 
 let shown = null;
@@ -64,7 +65,32 @@ function drawTiles() {
   const sent = shown.deliveries; const stuck = (sent.REFUSED || 0) + (sent.DEAD || 0);
   fill($('#deliveries'), el('p', {}, stuck ? badge('alert', `${stuck} not taken`) : badge('good', 'nothing stuck')),
     facts([['delivered', String(sent.DELIVERED || 0)], ['on the way', String(sent.WAITING || 0)], ['refused', String(sent.REFUSED || 0)], ['given up', String(sent.DEAD || 0)]]),
-    el('p', { class: 'dim' }, stuck ? 'Open the case: “Sent to the PACS” shows the answer and sends again.' : 'Details on each case’s page.', ' ', el('a', { href: '/' }, 'Cases')));
+    el('p', { class: 'dim' }, stuck ? 'They are listed below, with the answer of the PACS.' : 'Details on each case’s page.', ' ', el('a', { href: '/' }, 'Cases')));
+}
+
+// --- what did not get through ---------------------------------------------------------------------------------
+
+/** One button for each destination: after a PACS was down, nobody should have to press one for each object. */
+function againButton(destination) {
+  const slot = $('#stuck-problem');
+  const row = el('span', {});
+  row.append(el('button', { type: 'button', class: 'small', onclick: async () => {
+    if (await confirmed(`Send to ${destination} again?`, `All results that ${destination} has not taken are sent now, with the UIDs they have; it makes no duplicates.`, 'Send all again')) {
+      if (await busy(row, slot, () => post(`/api/v1/deliveries/retry?destination=${encodeURIComponent(destination)}`))) operations.now();
+    }
+  } }, `Send all to ${destination} again`));
+  return row;
+}
+
+function drawStuck() {
+  const s = shown.stuck;
+  if (!s.total) { fill($('#stuck'), nothing('Nothing: every result was taken, or has not been tried yet.')); return; }
+  const destinations = [...new Set(s.deliveries.map((d) => d.destination))];
+  const mayRetry = roles.has('admin') || roles.has('technician');
+  fill($('#stuck'), el('p', { class: 'dim' }, `${s.total} ${s.total === 1 ? 'result has' : 'results have'} not got through. The objects are kept here until they have. Look at the last answer, put that right at the PACS, then send again.`),
+    mayRetry ? el('p', { class: 'row' }, destinations.map(againButton)) : null,
+    deliveriesTable(s.deliveries, $('#stuck-problem'), () => operations.now(), true),
+    s.total > s.deliveries.length ? el('p', { class: 'dim' }, `The first ${s.deliveries.length} of ${s.total} are shown.`) : null);
 }
 
 // --- peers --------------------------------------------------------------------------------------------------
@@ -134,10 +160,10 @@ function drawLists() {
     table(['Received', 'From', 'Why', 'File'], u.files.map((f) => el('tr', {}, el('td', {}, ago(f.received_at)), el('td', {}, f.calling_ae), el('td', {}, f.reason), el('td', { class: 'mono dim' }, f.file))), 'Unreadable files, newest first')] : nothing('None.'));
 }
 
-poll('/api/v1/operations/dicom', (body, changed) => {
+const operations = poll('/api/v1/operations/dicom', (body, changed) => {
   if (!changed) return;
   shown = body; shownAt = performance.now();
-  drawNodes(); drawTiles(); drawPeers(); drawLists();
+  drawNodes(); drawTiles(); drawStuck(); drawPeers(); drawLists();
 }, { onProblem: (problem) => { if (problem && problem.status) showProblem($('#problems'), problem); } });
 
 setInterval(() => {
