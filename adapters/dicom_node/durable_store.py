@@ -159,7 +159,7 @@ class DurableStore:
                 facts = replace(facts, sha256=self._digest(source))
             final = self._final(facts)
             if replayed:
-                self._set_aside_unfinished(final)
+                self._set_aside_unfinished(Path(final))
             stored = _stored_digest(final)
             if stored == facts.sha256:
                 return Kept(_received(final, facts), Outcome.DUPLICATE, None, source.sequence)
@@ -325,12 +325,14 @@ class DurableStore:
             os.link(pending, aside)
         return Kept(_received(aside, facts), Outcome.CONFLICT, pending)
 
-    def _final(self, facts: InstanceFacts) -> Path:
-        key = _uid_hash(facts.sop_instance_uid)
-        return Path(f"{self._instances}/{key[:2]}/{key}.dcm")
+    # names as text: on the path of every image, where a Path costs more than it is worth
 
-    def _aside(self, facts: InstanceFacts) -> Path:
-        return self._quarantine / _name_of(facts.sop_instance_uid, facts.sha256)
+    def _final(self, facts: InstanceFacts) -> str:
+        key = _uid_hash(facts.sop_instance_uid)
+        return f"{self._instances}/{key[:2]}/{key}.dcm"
+
+    def _aside(self, facts: InstanceFacts) -> str:
+        return f"{self._quarantine}/{_name_of(facts.sop_instance_uid, facts.sha256)}"
 
 
 def dataset_bytes(path: Path) -> bytes:
@@ -359,11 +361,11 @@ def _name_of(sop_instance_uid: str, sha256: str) -> str:
     return f"{_uid_hash(sop_instance_uid)}-{sha256[:32]}.dcm"
 
 
-def _stored_digest(path: Path) -> str | None:
+def _stored_digest(path: str) -> str | None:
     if not os.path.exists(path):  # noqa: PTH110 - on the path of every image
         return None
     try:
-        return read_facts(path).sha256
+        return read_facts(Path(path)).sha256
     except FileNotFoundError:
         return None
     except ValueError:
@@ -371,9 +373,9 @@ def _stored_digest(path: Path) -> str | None:
         return ""
 
 
-def _received(path: Path, facts: InstanceFacts) -> ReceivedInstance:
+def _received(path: str, facts: InstanceFacts) -> ReceivedInstance:
     return ReceivedInstance(
-        path=path,
+        path=Path(path),
         sop_class_uid=facts.sop_class_uid,
         sop_instance_uid=facts.sop_instance_uid,
         transfer_syntax_uid=facts.transfer_syntax_uid,

@@ -48,7 +48,8 @@ class Handover:
         self._batch_sink = batch_sink
         self._heap: list[tuple[float, int, Kept, int]] = []
         self._order = itertools.count()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._asleep = False
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -60,14 +61,14 @@ class Handover:
         self._thread.start()
 
     def offer(self, kept: Kept, *, delay_s: float = 0.0, attempt: int = 0) -> None:
-        with self._changed:
+        with self._lock:
             heapq.heappush(self._heap, (time.monotonic() + delay_s, next(self._order), kept, attempt))
             if self._asleep:
                 self._changed.notify_all()
 
     def stop(self, timeout_s: float) -> None:
         """Hand over what is due, within the time given; the rest is offered again at the next start."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify_all()
         if self._thread is not None:
@@ -75,7 +76,7 @@ class Handover:
 
     @property
     def waiting(self) -> int:
-        with self._changed:
+        with self._lock:
             return len(self._heap) + self._busy
 
     def _run(self) -> None:
@@ -87,12 +88,12 @@ class Handover:
             ):
                 for kept, attempt in jobs:
                     self._deliver(kept, attempt)
-            with self._changed:
+            with self._lock:
                 self._busy = 0
 
     def _next(self) -> list[tuple[Kept, int]]:
         """What is due, once something is; empty at the end."""
-        with self._changed:
+        with self._lock:
             while not (self._heap and self._heap[0][0] <= time.monotonic()):
                 if self._stopping:
                     return []

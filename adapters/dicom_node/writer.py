@@ -47,7 +47,9 @@ class Writer:
         self._on_placed = on_placed
         self._on_damaged = on_damaged
         self._queue: deque[tuple[Record, bool]] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # entered by its lock where nobody waits: a Condition is entered in Python, several times an image
         self._busy: dict[str, float] = {}
         """Association -> when its last image came."""
         self._unmarked: dict[int, tuple[Record, Kept, float]] = {}
@@ -66,14 +68,14 @@ class Writer:
 
     def stop(self, timeout_s: float) -> None:
         """Place what is there, within the time given; the rest is replayed at the next start."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
     def enqueue(self, record: Record, *, replayed: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             self._queue.append((record, replayed))
             self._accepted += 1
             if not replayed:
@@ -83,7 +85,7 @@ class Writer:
 
     def acknowledged(self, kept: Kept) -> None:
         """The sink has it."""
-        with self._changed:
+        with self._lock:
             waiting = self._unmarked.pop(kept.sequence, None)
         if waiting is not None:
             self._segments.placed(waiting[0])
@@ -92,13 +94,13 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        with self._changed:
+        with self._lock:
             return self._accepted - self._placed
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until everything acknowledged before this call has its own file."""
         end = time.monotonic() + timeout_s
-        with self._changed:
+        with self._lock:
             upto = self._accepted
             self._settling += 1
             try:
@@ -117,11 +119,11 @@ class Writer:
                 time.sleep(_FIRST_RETRY_S)
 
     def _over(self) -> bool:
-        with self._changed:
+        with self._lock:
             return self._stopping and not self._queue
 
     def _one_step(self) -> None:
-        with self._changed:
+        with self._lock:
             if not self._queue and not self._stopping:
                 self._asleep = True
                 self._changed.wait_for(lambda: self._queue or self._stopping, _IDLE_S)
@@ -138,7 +140,7 @@ class Writer:
         if not self._place(*job):
             self._abandon()
             return
-        with self._changed:
+        with self._lock:
             self._queue.popleft()
             self._placed += 1
             if self._settling:
@@ -149,7 +151,7 @@ class Writer:
 
     def _abandon(self) -> None:
         """Stopped while a record could not be placed: all that wait are replayed at the next start."""
-        with self._changed:
+        with self._lock:
             self._queue.clear()
 
     def _gives_way(self) -> bool:
@@ -177,12 +179,12 @@ class Writer:
                 self.failures += 1
                 damaged += error.code == "storage.damaged"
                 _log.error("writer: %s Next try in %.1f s; the log keeps it.", error.message, delay_s)
-                with self._changed:
+                with self._lock:
                     if self._stopping or self._changed.wait_for(lambda: self._stopping, delay_s):
                         return False
                 delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
             else:
-                with self._changed:
+                with self._lock:
                     self._unmarked[record.sequence] = (record, kept, time.monotonic())
                 self._on_placed(kept)
                 return True
@@ -196,17 +198,17 @@ class Writer:
     def _relieve_the_log(self, older_than_s: float) -> int:
         """Mark what waits for its sink in another way, so that its segment can be retired."""
         since = time.monotonic() - older_than_s
-        with self._changed:
+        with self._lock:
             old = [sequence for sequence, (_, _, at) in self._unmarked.items() if at <= since]
         for sequence in old:
-            with self._changed:
+            with self._lock:
                 waiting = self._unmarked.pop(sequence, None)
             if waiting is not None:
                 record, kept, _ = waiting
                 try:
                     self._store.mark(kept)
                 except StorageError:
-                    with self._changed:
+                    with self._lock:
                         self._unmarked[sequence] = waiting
                     raise
                 self._segments.placed(record)
