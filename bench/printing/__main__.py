@@ -53,7 +53,7 @@ def campaign(
     folder: Path, scenarios: list[Scenario], printers: int, *, say: bool = False
 ) -> tuple[list[Outcome], int]:
     """Play all scenarios on `printers` machines; the outcomes in order, and how often the service was killed."""
-    world = build_world(folder, printers)
+    world = build_world(folder, printers, len(scenarios))
     waiting: queue.SimpleQueue[Scenario] = queue.SimpleQueue()
     for scenario in scenarios:
         waiting.put(scenario)

@@ -83,8 +83,7 @@ class Player:
 
     def play(self) -> Outcome:
         begin, kills = time.monotonic(), self._world.service.kills
-        case = self._world.new_case()
-        self._case_id = case.id
+        self._case_id = self._world.next_case()
         try:
             self._first_attempt()
             for _ in range(_ATTEMPTS):

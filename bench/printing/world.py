@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -87,17 +88,21 @@ class World:
     rig: Rig
     service: Service
     devices: list[Device]
-    _cases: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _waiting: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
-    def new_case(self) -> Case:
-        """A sliced case of a study of its own, made by the use cases; only the heavy computations are tiny."""
-        with self._lock:
-            self._cases += 1
-            study = f"1.2.826.0.1.3680043.10.8888.{self._cases}"
+    def make_cases(self, count: int) -> None:
+        """Sliced cases, each of a study of its own, by the use cases; only the heavy computations are tiny.
+
+        Before the service runs: it would take their jobs out of our hands.
+        """
+        for number in range(count):
+            study = f"1.2.826.0.1.3680043.10.8888.{number}"
             case = bring(self.rig, CaseState.SLICED, study=study, series=f"{study}.1")
             self.rig.run_jobs("publish_plan")
-            return case
+            self._waiting.put(case.id)
+
+    def next_case(self) -> str:
+        return self._waiting.get_nowait()
 
     def case(self, case_id: str) -> Case:
         return self.rig.case(case_id)
@@ -127,7 +132,7 @@ class World:
         self.rig.app.engine.dispose()
 
 
-def build_world(folder: Path, printers: int) -> World:
+def build_world(folder: Path, printers: int, cases: int) -> World:
     devices = [_device(folder, number) for number in range(printers)]
     sections = {
         "printers": [
@@ -151,8 +156,10 @@ def build_world(folder: Path, printers: int) -> World:
     config.write_text(_toml(rig.app.config.data_dir, sections["printers"]), "utf-8")
     command = [sys.executable, "-m", "service.cli", "serve", "--role", "worker", "--config", str(config)]
     service = Service(Process("service", command, folder / "logs" / "service.log"))
+    world = World(rig, service, devices)
+    world.make_cases(cases)
     service.process.start()
-    return World(rig, service, devices)
+    return world
 
 
 def _device(folder: Path, number: int) -> Device:
