@@ -7,7 +7,7 @@ DEMO_OUT ?= demo-output
 # Demonstration and tests start the service dozens of times: with compiled modules that takes seconds less each time.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help setup setup-test demo test lint bench bench-dicom bench-sterile fuzz-dicom run lock clean
+.PHONY: help setup setup-test demo test lint bench bench-dicom bench-print bench-slice bench-sterile fuzz-dicom run lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,12 @@ bench-dicom: setup-test ## the DICOM node beside Orthanc, storescp and the raw d
 
 bench-sterile: setup-test ## 20,000 random histories of the sterilisation rules (SPINEPRINT_HISTORIES=)
 	@$(BIN)/pytest -m slow tests/unit/test_sterilisation_properties.py $(PYTEST_ARGS)
+
+bench-print: setup-test ## 200 seeded faults, instants and kill -9 against simulated printers (BENCH_ARGS=)
+	@$(BIN)/python -m bench.printing $(BENCH_ARGS)
+
+bench-slice: setup-test ## the audit's speed; STL to audited G-code beside the engine's own time (BENCH_ARGS=)
+	@$(BIN)/python -m bench.slice $(BENCH_ARGS)
 
 fuzz-dicom: setup-test ## 200,000 damaged inputs to the PDU reader, as many to the data set reader (FUZZ_ARGS=)
 	@$(BIN)/python -m bench.fuzz pdu $(FUZZ_ARGS) && $(BIN)/python -m bench.fuzz dataset $(FUZZ_ARGS)

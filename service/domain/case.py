@@ -45,6 +45,7 @@ class CaseEvent(enum.StrEnum):
     REJECT = "reject"
     GCODE_READY = "gcode_ready"
     START_PRINT = "start_print"
+    PRINT_FOUND = "print_found"
     PRINT_CLEARED = "print_cleared"
     PASS_QA = "pass_qa"
     ISSUE = "issue"
@@ -130,6 +131,10 @@ RULES: Mapping[CaseEvent, Rule] = {
         frozenset({Role.TECHNICIAN}),
         ("bed_confirmed_clear", "printer_free", "approval_is_current", "late_images_decided"),
     ),
+    # Given up as not started, and running after all.
+    CaseEvent.PRINT_FOUND: Rule(
+        (_S.SLICED, _S.NEEDS_ATTENTION), _S.PRINTING, SYSTEM, ("case_waits_for_a_print",)
+    ),
     CaseEvent.PRINT_CLEARED: Rule((_S.PRINTING,), _S.PRINTED, SYSTEM, ("printer_says_finished",)),
     CaseEvent.PASS_QA: Rule(
         (_S.PRINTED,), _S.QA_PASSED, frozenset({Role.TECHNICIAN, Role.PLANNER}), ("item_passed_qa",)
@@ -173,6 +178,7 @@ GUARD_TEXT: Mapping[str, str] = {
     "approval_is_current": "there is no approval of exactly these bytes",
     "bed_confirmed_clear": "nobody has confirmed that the build plate is clear",
     "printer_free": "the printer is reserved for another case or unknown",
+    "case_waits_for_a_print": "the case waits for something else than its print",
     "printer_says_finished": "the printer does not say that the print finished",
     "item_passed_qa": "the part did not pass its inspection",
     "item_issued": "the pack was not issued",

@@ -25,7 +25,8 @@ S = PrintState
 RUNNING = frozenset({S.SENDING, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.UNKNOWN})
 OVER = frozenset({S.FINISHED, S.ABORTED, S.FAILED, S.NOT_STARTED})
 
-#: from -> the states that may follow. UNKNOWN is left by what the printer tells later, or by a person.
+#: from -> the states that may follow. UNKNOWN is left by what the printer tells later, or by a person;
+#: NOT_STARTED only when the printer shows the job after all.
 NEXT: Mapping[PrintState, frozenset[PrintState]] = {
     S.INTENT: frozenset({S.SENDING, S.NOT_STARTED}),
     S.SENDING: frozenset({S.PRINTING, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.NOT_STARTED, S.UNKNOWN}),
@@ -37,7 +38,7 @@ NEXT: Mapping[PrintState, frozenset[PrintState]] = {
     S.FINISHED: frozenset(),
     S.ABORTED: frozenset(),
     S.FAILED: frozenset(),
-    S.NOT_STARTED: frozenset(),
+    S.NOT_STARTED: frozenset({S.UNKNOWN}),
 }  # fmt: skip
 
 

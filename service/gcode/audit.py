@@ -14,9 +14,18 @@ import numpy as np
 
 from service.gcode import checks
 from service.gcode.channel import Beads, Channel, Openness, Point, beads, openness
-from service.gcode.expected import AuditReport, ExpectedPrint, Finding, Mesh, PartSize, part_size
+from service.gcode.expected import (
+    AuditReport,
+    ExpectedPrint,
+    Finding,
+    Mesh,
+    PartSize,
+    mesh_corners,
+    part_size,
+)
 from service.gcode.header import Header, parse_header
-from service.gcode.reader import Gcode, read_gcode
+from service.gcode.layer_area import layer_areas
+from service.gcode.reader import FloatArray, Gcode, read_gcode
 
 _MOST_OF_ONE_KIND = 5
 _WALLED_LEAST = 0.5
@@ -45,7 +54,9 @@ def audit_gcode(
     Returns a report; raises InputRefusedError when the file cannot be opened and GeometryError when the mesh
     is no closed body.
     """
-    part = part_size(part_mesh)
+    corners = mesh_corners(part_mesh)
+    part = part_size(corners)
+    areas = layer_areas(corners, expected.layer_mm)
     gcode = read_gcode(path)
     header = parse_header(gcode.header)
     lines = beads(
@@ -64,12 +75,16 @@ def audit_gcode(
         *checks.check_speeds(gcode, expected),
         *checks.check_extents(gcode, header, expected, part),
         *checks.check_extrusion(gcode, header, expected, part),
+        *checks.check_layer_plastic(gcode, expected, areas),
     ]
     for number, (channel, result) in enumerate(zip(wanted, measured, strict=True), start=1):
         found += _judge_channel(number, channel, result, expected)
     return AuditReport(
         findings=tuple(_not_too_many(found)),
-        measures=_measures(gcode, header, expected, part, lines, measured),
+        measures={
+            **_measures(gcode, header, expected, part, lines, measured),
+            "layer_off_most": _layer_off_most(gcode, expected, areas),
+        },
     )
 
 
@@ -155,6 +170,13 @@ def _measures(
             for result in measured
         ],
     }
+
+
+def _layer_off_most(gcode: Gcode, expected: ExpectedPrint, areas: FloatArray) -> float:
+    """Largest difference of a layer's plastic from the cross-section, beyond the fixed allowance, as a share."""
+    off = np.abs(checks.layer_plastic(gcode, expected, areas.size)[: areas.size] - areas)
+    beyond = np.maximum(off - expected.layer_area_mm2, 0.0)
+    return round(float((beyond / np.maximum(areas, 1.0)).max(initial=0.0)), 4)
 
 
 def _finite(value: float) -> float | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.gcode.expected import ExpectedPrint, Finding, PartSize
 from service.gcode.header import KNOWN_PLA_GUIDS, Header
-from service.gcode.reader import Gcode, commands
+from service.gcode.reader import FloatArray, Gcode, commands
 
 MODEL_KINDS = ("WALL-OUTER", "WALL-INNER", "SKIN", "FILL")
 SUPPORT_KINDS = ("SUPPORT", "SUPPORT-INTERFACE")
@@ -198,6 +198,7 @@ def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: P
     positions = gcode.end[~np.isnan(gcode.end).any(axis=1)]
     if not len(positions) or (positions < 0.0).any() or (positions > limits).any():
         yield Finding("extent.bed", "The nozzle would leave the build volume.")
+    yield from _dives(gcode, expected)
     printed = gcode.is_printed_line
     if not printed.any():
         yield Finding("extent.empty", "Nothing is printed.")
@@ -216,6 +217,40 @@ def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: P
         gap = np.concatenate((below, above))
         if (gap < -_OUTSIDE_MODEL_MM).any() or (gap > _SHORT_OF_MODEL_MM).any():
             yield Finding("extent.model", "The printed lines do not lie where the model lies.")
+
+
+def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
+    """In no layer may the nozzle travel lower than its own height: it would plough through what is printed."""
+    # after the last layer the end sequence moves the plate out of the way, relatively
+    stop = next((t.number for t in reversed(gcode.others) if t.text.startswith("G91")), gcode.line_count)
+    inside = (gcode.layer >= 0) & (gcode.line < stop)
+    moved = np.any(gcode.start[:, :2] != gcode.end[:, :2], axis=1)
+    floor = (gcode.layer + 1) * expected.layer_mm - expected.layer_tolerance_mm
+    low = inside & moved & (gcode.end[:, 2] < floor)
+    if low.any():
+        yield Finding(
+            "extent.dive", f"Line {int(gcode.line[low][0])} travels through what is printed already."
+        )
+
+
+def check_layer_plastic(gcode: Gcode, expected: ExpectedPrint, areas: FloatArray) -> Iterator[Finding]:
+    """Plastic of the part in each layer against the model's cross-section there (`areas`, mm2)."""
+    printed = layer_plastic(gcode, expected, areas.size)
+    wanted = np.pad(areas, (0, printed.size - areas.size))
+    off = np.abs(printed - wanted) > expected.layer_area_share * wanted + expected.layer_area_mm2
+    for layer in np.flatnonzero(off):
+        yield Finding(
+            "extrusion.layer",
+            f"Layer {layer} lays down {printed[layer]:.0f} mm2, the model has {wanted[layer]:.0f} mm2 there.",
+        )
+
+
+def layer_plastic(gcode: Gcode, expected: ExpectedPrint, count: int) -> FloatArray:
+    """Plastic of the part in each layer as the area (mm2) it fills; at least `count` layers."""
+    model = part_lines(gcode) & (gcode.layer >= 0)
+    scale = expected.filament_mm2 / expected.layer_mm
+    filled = np.bincount(gcode.layer[model], gcode.extruded[model] * scale, minlength=count)
+    return np.asarray(filled, dtype=np.float64)
 
 
 def check_extrusion(

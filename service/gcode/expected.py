@@ -54,6 +54,10 @@ class ExpectedPrint:
     """Cura rounds each feature's speed up to whole mm/s."""
     volume_ratio: tuple[float, float] = (0.92, 1.08)
     """Plastic of the part over volume of its mesh; solid parts measured 1.02 to 1.03."""
+    layer_area_share: float = 0.06
+    layer_area_mm2: float = 2.5
+    """How far one layer's plastic may be from the model's cross-section: this share of it and so much more.
+    `layer_off_most` in the audit's measures tells how much of the share a file has used."""
     channel_share: float = 0.75
     """Least free radius over the channel's radius: an oblique channel is stepped by the layers."""
     needle_radius_mm: float = 1.205
@@ -119,14 +123,19 @@ class PartSize:
 Mesh = tuple[Sequence[Sequence[float]] | NDArray[np.float64], Sequence[Sequence[int]] | NDArray[np.int64]]
 
 
-def part_size(mesh: Mesh | Path) -> PartSize:
-    """Size of a closed mesh given as (vertices, faces) or as a binary STL file.
+def mesh_corners(mesh: Mesh | Path) -> NDArray[np.float64]:
+    """Triangles (F, 3, 3) of a mesh given as (vertices, faces) or as a binary STL file.
 
-    Raises GeometryError when the file is no binary STL or the mesh encloses nothing.
+    Raises GeometryError when the file is no binary STL.
     """
-    corners = (
-        _stl_corners(mesh) if isinstance(mesh, Path) else np.asarray(mesh[0], float)[np.asarray(mesh[1], int)]
-    )
+    if isinstance(mesh, Path):
+        return _stl_corners(mesh)
+    corners: NDArray[np.float64] = np.asarray(mesh[0], float)[np.asarray(mesh[1], int)]
+    return corners
+
+
+def part_size(corners: NDArray[np.float64]) -> PartSize:
+    """Size of a closed mesh given by its triangles (F, 3, 3), mm. Raises GeometryError when it encloses nothing."""
     if not len(corners):
         raise GeometryError("The model is empty.", next_step="Build the model again.")
     # Signed tetrahedra to a point inside the box: exact for a closed mesh, cavities counted as holes.

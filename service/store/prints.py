@@ -75,6 +75,21 @@ def get(connection: Connection, token: str) -> PrintJob:
     return _job(row)
 
 
+def maybe(connection: Connection, token: str) -> PrintJob | None:
+    """The print of this name; None for a job that is not ours."""
+    row = connection.execute(select(print_jobs).where(print_jobs.c.token == token)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def remark(connection: Connection, job: PrintJob, detail: str, now: datetime) -> None:
+    """Say something about a print without moving it."""
+    connection.execute(
+        update(print_jobs)
+        .where(print_jobs.c.token == job.token)
+        .values(detail=detail, updated_at=times.to_text(now))
+    )
+
+
 def attempts(connection: Connection, approval_id: str) -> int:
     query = select(func.count()).select_from(print_jobs).where(print_jobs.c.approval_id == approval_id)
     return int(connection.execute(query).scalar_one())

@@ -37,7 +37,7 @@ from service.store import approvals, blobs, cases, outbox, prints, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import sterilise
+from service.workflow import print_found, sterilise
 from service.workflow.app import App
 from service.workflow.jobs import park, tell_attention
 
@@ -46,6 +46,7 @@ log = logging.getLogger("spineprint.print")
 _PRINTER = system("printer")
 #: After a replay the printer may still be digesting an upload of the killed process: ask, wait, ask again.
 _SETTLE_S = 2.0
+_ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
 
 
 def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool) -> PrintJob:
@@ -226,6 +227,8 @@ def poll(app: App, printer: Printer) -> PrinterReading:
         prints.save_reading(
             connection, printer.name, asdict(seen) | {"read_at": times.to_text(seen.read_at)}, seen.read_at
         )
+    print_found.take_up_again(app, seen, printer.name)
+    with reading(app.engine) as connection:
         open_jobs = prints.listed(connection, printer=printer.name, states=RUNNING - {PrintState.SENDING})
     if seen.state is not PrinterState.SILENT:
         for job in open_jobs:
@@ -328,7 +331,11 @@ def _park(
 
 
 def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
-    """A person looked at the printer and says how an UNKNOWN print ended: finished | failed | not_started."""
+    """A person looked at the printer and says how a print ended: finished | failed | not_started.
+
+    For a print that is UNKNOWN, or accepted by a printer that does not answer any more (its history wiped, its board
+    dead): such a part would lie there for ever. Raises InputRefusedError, ConflictError.
+    """
     targets = {
         "finished": PrintState.FINISHED,
         "failed": PrintState.FAILED,
@@ -344,9 +351,11 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     now = app.clock.now()
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
-        if job.state is not PrintState.UNKNOWN:
+        if job.state is not PrintState.UNKNOWN and not (
+            job.state in _ON_PLATE and _gone(connection, app, job)
+        ):
             raise ConflictError(
-                "Only a print whose outcome is unknown can be settled by hand.",
+                "Only a print whose outcome is unknown, or whose printer does not answer, can be settled by hand.",
                 code="print.state",
                 next_step="Load the print job again.",
             )
@@ -377,6 +386,14 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     if error is not None:
         tell_attention(app, case, error)
     return job
+
+
+def _gone(connection: Connection, app: App, job: PrintJob) -> bool:
+    """The printer will not tell: it is not configured any more, or its last reading is that it was silent."""
+    if job.printer not in app.printers:
+        return True
+    _, seen, _ = prints.printer_rows(connection).get(job.printer, ("", None, None))
+    return seen is not None and seen.get("state") == PrinterState.SILENT.value
 
 
 def command(app: App, token: str, target: str, actor: Actor) -> None:

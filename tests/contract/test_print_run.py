@@ -446,6 +446,88 @@ def test_one_printer_one_case(room: Room):
     assert [j.partition for j in room.rig.queue.jobs.values() if j.kind == "send_print"] == ["um3"]
 
 
+def _given_up(room: Room) -> PrintJob:
+    """The upload broke off for us and is whole for the printer, which is still reading it."""
+    room.start()
+    room.device.fault("drop_upload", match="/print_job", method="POST", count=1)
+    job = room.send()
+    assert job.state is P.NOT_STARTED
+    return job
+
+
+def _late_start(room: Room, job: PrintJob) -> None:
+    with reading(room.rig.app.engine) as connection:
+        gcode = blobs.current(connection, room.case_id)["gcode"]
+    room.printer.send(gcode.path, job.token)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_print_given_up_that_starts_after_all_is_taken_up_again(room: Room, resumed: bool):
+    job = _given_up(room)
+    if resumed:
+        person_steps.resume(room.rig.app, room.case_id, TECHNICIAN)
+    _late_start(room, job)
+    assert room.wait(200).state is P.PRINTING
+    assert (room.case.state, room.reserved(), room.starts()) == (CaseState.PRINTING, job.token, 1)
+    assert "print" in room.rig.notes.topics()
+    with pytest.raises(ConflictError):
+        room.start()
+    room.wait(4000)
+    room.device.panel("clear")
+    assert room.wait(5).state is P.FINISHED
+    assert (room.case.state, room.events().count("print_found")) == (CaseState.PRINTED, 1)
+
+
+def test_a_second_attempt_that_meets_the_first_is_given_up_and_the_first_taken_up(room: Room):
+    first = _given_up(room)
+    person_steps.resume(room.rig.app, room.case_id, TECHNICIAN)
+    second = room.start()
+    _late_start(room, first)
+    assert room.wait(5).token == second.token  # an attempt is under way: nothing is moved under it
+    assert (room.send().state, room.starts()) == (P.NOT_STARTED, 1)
+    room.wait(5)
+    with reading(room.rig.app.engine) as connection:
+        assert prints.get(connection, first.token).state is P.PRINTING
+    assert room.case.state is CaseState.PRINTING
+
+
+def test_a_print_of_a_cancelled_case_that_starts_after_all_is_told_once(room: Room):
+    job = _given_up(room)
+    person_steps.cancel(room.rig.app, room.case_id, PLANNER, "no use")
+    _late_start(room, job)
+    room.wait(5)
+    room.wait(5)
+    assert [t for t in room.rig.notes.topics() if t == "print"] == ["print"]
+    assert (room.job().state, room.case.state) == (P.NOT_STARTED, CaseState.CANCELLED)
+
+
+def test_a_part_on_a_printer_that_answers_no_more_can_be_settled(room: Room):
+    job = room.start()
+    room.send()
+    assert room.wait(4000).state is P.AWAITING_REMOVAL
+    with pytest.raises(ConflictError):
+        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off")
+    room.device.fault("refuse_connection")
+    room.wait(5)
+    assert (
+        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state is P.FINISHED
+    )
+    assert (room.case.state, room.reserved()) == (CaseState.PRINTED, "")
+
+
+def test_a_part_whose_job_the_printer_has_lost_can_be_settled(room: Room):
+    job = room.start()
+    room.send()
+    assert room.wait(4000).state is P.AWAITING_REMOVAL
+    for lie in ("job_404", "history_empty", "false_idle"):
+        room.device.fault(lie)
+    assert room.wait(5).state is P.UNKNOWN
+    assert (
+        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state is P.FINISHED
+    )
+    assert room.case.state is CaseState.PRINTED
+
+
 def test_pause_and_resume_from_the_service(room: Room):
     job = room.start()
     with pytest.raises(ConflictError):

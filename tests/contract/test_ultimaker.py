@@ -608,23 +608,6 @@ def test_a_fast_print_with_a_person_who_clears(tmp_path: Path) -> None:
         assert seen == [PrinterState.BUSY, PrinterState.AWAITING_REMOVAL, PrinterState.IDLE]
 
 
-def test_the_public_client_package_drives_the_simulator(room: Room) -> None:
-    package = pytest.importorskip(
-        "ultimaker", reason="the public package ultimaker-printer-api is not installed (a test dependency)"
-    )
-    host, _, port = room.device.url.removeprefix("http://").partition(":")
-    client = package.Printer(host, int(port), package.Identity("app", "user"))
-    assert client.is_authorized()
-    assert client.get_auth_verify()
-    assert client.get_printer_status() == "idle"
-    assert client.get_system_name() == "um3-sim"
-    room.start("case-1")
-    room.until_printing()
-    assert client.get_printer_status() == "printing"
-    assert (client.get_print_job_name(), client.get_print_job_state()) == ("case-1", "printing")
-    assert client.get_print_job_time_total().total_seconds() == 3600
-
-
 def _file(folder: Path) -> Path:
     path = folder / "any.gcode"
     path.write_text(small_gcode())

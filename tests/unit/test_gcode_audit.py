@@ -49,6 +49,7 @@ def test_a_good_file_passes_and_is_measured(sliced):
     measures = report.measures
     assert measures["layers"] == 65
     assert measures["part_over_mesh"] == pytest.approx(1.02, abs=0.03)
+    assert measures["layer_off_most"] < 0.05  # the limit is 0.06, so that a wall cannot be missing
     assert measures["support_mm3"] > 10  # under the ledge, so the channel check had something to find
     assert measures["filler_mm3"] > 10
     assert measures["channels"][0]["free_radius_mm"] > 1.1
@@ -223,6 +224,77 @@ def unreadable_move(lines, chance):
     return inserted(lines, chance, "G1 X12,5 Y3")
 
 
+def cold_in_the_middle(lines, chance):
+    return inserted(lines, chance, "M104 S0")
+
+
+def mirrored(lines, _):
+    """Left for right: the box's outline stays the same, its channel does not."""
+    return scaled(lines, "Y", -1.0, 2 * 107.5, only=r"^G[01] .*X")
+
+
+def nozzle_dives(lines, chance):
+    """The nozzle travels through what is printed already."""
+    at = lines.index(f";LAYER:{chance.randrange(20, 60)}")
+    height = next(m[1] for t in reversed(lines[:at]) if (m := re.search(r"^G0 .*(Z[\d.]+)", t)))
+    return [*lines[:at], "G0 Z1", "G0 X116.5 Y107.5", f"G0 {height}", *lines[at:]]
+
+
+def thinned_layer(lines, chance):
+    """One layer gets six tenths of its plastic, the extruder's counter consistently less after it."""
+    layer = chance.randrange(10, 60)
+    begin, end = lines.index(f";LAYER:{layer}"), lines.index(f";LAYER:{layer + 1}")
+    return less_plastic(lines, begin, end, 0.6)
+
+
+def one_wall_missing(lines, chance):
+    """The outer wall of one layer is travelled without plastic."""
+    layer = chance.randrange(10, 60)
+    begin = lines.index(";TYPE:WALL-OUTER", lines.index(f";LAYER:{layer}"))
+    end = next(i for i in range(begin + 1, len(lines)) if lines[i].startswith(";"))
+    return less_plastic(lines, begin, end, 0.0)
+
+
+def less_plastic(lines, begin, end, share):
+    """`share` of what is pushed between two lines; all later counters are moved down by what is saved."""
+    saved, before, result = 0.0, None, []
+    stop = lines.index("G91")
+    for i, line in enumerate(lines):
+        match = re.search(r"^G1 .*\bE(-?[\d.]+)", line) if i < stop else None
+        if match:
+            value = float(match[1])
+            pushed = value - before if before is not None else 0.0
+            if begin <= i < end and pushed > 0 and "X" in line:
+                saved += (1.0 - share) * pushed
+            before = value
+            result.append(line.replace(f"E{match[1]}", f"E{value - saved:.5f}"))
+        else:
+            result.append(line)
+    assert saved > 0
+    return result
+
+
+def part_called_support(lines, _):
+    """Lines of the part under another name, so that they would not be counted."""
+    return replaced(lines, "^;TYPE:WALL-INNER$", ";TYPE:SUPPORT", count=len(lines))
+
+
+def blob(lines, chance):
+    at = lines.index(f";LAYER:{chance.randrange(10, 60)}")
+    counter = next(float(m[1]) for t in reversed(lines[:at]) if (m := re.search(r"^G1 .*E([\d.]+)", t)))
+    return [*lines[:at], f"G1 F300 E{counter + 30:.5f}", f"G1 F1500 E{counter:.5f}", *lines[at:]]
+
+
+def layer_renumbered_away(lines, chance):
+    """A layer is cut out and the numbers closed up, so that the comments tell a whole story."""
+    layer = chance.randrange(10, 55)
+    begin, end = lines.index(f";LAYER:{layer}"), lines.index(f";LAYER:{layer + 1}")
+    return [
+        re.sub(r"^;LAYER:(\d+)$", lambda m: f";LAYER:{int(m[1]) - (int(m[1]) > layer)}", t)
+        for t in replaced(lines[:begin] + lines[end:], "^;LAYER_COUNT:65$", ";LAYER_COUNT:64")
+    ]
+
+
 MUTATIONS: list[tuple[Mutation, str]] = [
     (hotter_nozzle, "temperature.nozzle"),
     (missing_layer, "layer.missing"),
@@ -252,6 +324,14 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (no_time, "header.form"),
     (other_material, "header.material"),
     (unreadable_move, "command.unreadable"),
+    (cold_in_the_middle, "temperature.nozzle"),
+    (mirrored, "channel.blocked"),
+    (nozzle_dives, "extent.dive"),
+    (thinned_layer, "extrusion.layer"),
+    (one_wall_missing, "extrusion.layer"),
+    (part_called_support, "extrusion.volume"),
+    (blob, "extrusion.blob"),
+    (layer_renumbered_away, "layer.height"),
 ]
 
 
@@ -270,6 +350,14 @@ def test_a_line_through_the_channel_is_the_only_thing_found(sliced, good, tmp_pa
     spoilt = tmp_path / "spoilt.gcode"
     spoilt.write_text("\n".join(blocked_channel(list(good), random.Random(3))) + "\n")
     assert codes(audit(sliced, spoilt)) == {"channel.blocked"}
+
+
+@pytest.mark.parametrize("mutation", [one_wall_missing, nozzle_dives], ids=lambda item: item.__name__)
+def test_what_is_wrong_in_one_layer_only_is_seen(sliced, good, tmp_path, mutation):
+    """So little of the whole file that neither its volume nor its outline tells."""
+    spoilt = tmp_path / "spoilt.gcode"
+    spoilt.write_text("\n".join(mutation(list(good), random.Random(5))) + "\n")
+    assert len(codes(audit(sliced, spoilt))) == 1
 
 
 def test_a_channel_that_is_elsewhere_is_not_called_open(sliced):

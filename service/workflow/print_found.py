@@ -1,0 +1,75 @@
+"""A print we gave up as not started, found running on the printer after all.
+
+An upload can be cut off for us and whole for the printer, which then reads it for longer than we ask for it. The
+record follows the machine: the print is taken up again, before anybody starts it a second time.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import system
+from service.domain.print_job import OVER, PrintState
+from service.ports import PrinterReading
+from service.store import cases, prints
+from service.store.cases import Case
+from service.store.database import transaction
+from service.store.prints import PrintJob
+from service.workflow.app import App
+
+_PRINTER = system("printer")
+_DETAIL = "The printer has the job after all."
+_STRAY = "The printer has a job that our records had given up, and the case has moved on."
+
+
+def take_up_again(app: App, seen: PrinterReading, printer: str) -> None:
+    """Reopen the print that the printer shows, when our record says that it never started.
+
+    It becomes UNKNOWN with the printer reserved, for the poll to follow. Where the case has moved on (cancelled,
+    approved anew), people are told once and nothing is moved.
+    """
+    if seen.job is None:
+        return
+    with transaction(app.engine) as connection:
+        job = prints.maybe(connection, seen.job.name)
+        if job is None or job.printer != printer or job.state is not PrintState.NOT_STARTED:
+            return
+        case = cases.get(connection, job.case_id)
+        if _under_way(connection, case):
+            return  # another attempt is being sent; it will be refused as busy, and then this one is taken up
+        waits = _waits_for_a_print(case)
+        if waits and prints.reserve(connection, printer, job.token):
+            _reopen(connection, app, case, job)
+        elif waits or job.detail == _STRAY:
+            return
+        else:
+            prints.remark(connection, job, _STRAY, app.clock.now())
+    app.notifier.notify(
+        "print", f"{job.token} runs on {printer}, though it was given up: look at the printer.", case_code=case.code
+    )  # fmt: skip
+
+
+def _waits_for_a_print(case: Case) -> bool:
+    resume = (case.attention or {}).get("resume_state")
+    return case.state is CaseState.SLICED or (
+        case.state is CaseState.NEEDS_ATTENTION and resume == CaseState.SLICED.value
+    )
+
+
+def _under_way(connection: Connection, case: Case) -> bool:
+    return any(job.state not in OVER for job in prints.listed(connection, case_id=case.id))
+
+
+def _reopen(connection: Connection, app: App, case: Case, job: PrintJob) -> None:
+    now = app.clock.now()
+    prints.change(connection, job, PrintState.UNKNOWN, now, detail=_DETAIL)
+    cases.move(
+        connection,
+        case,
+        CaseEvent.PRINT_FOUND,
+        actor=_PRINTER,
+        now=now,
+        guards={"case_waits_for_a_print": True},
+        data={"job": job.token, "printer": job.printer},
+    )
