@@ -80,6 +80,20 @@ def sterilisation() -> str:
     return "\n\n".join(parts)
 
 
+def sterile_numbers() -> str:
+    from service.domain.sterilisation_settings import SterilisationSettings
+    from service.workflow.sterile_settings import rows
+
+    return table(
+        ("key", "value", "what", "mark", "source"),
+        [
+            (f"`{r.name}`" if r.group == "numbers" else f"{r.group}: {r.name}", r.value,
+             "; ".join(t for t in (r.meaning, r.remark) if t), r.mark, r.source)
+            for r in rows(SterilisationSettings())
+        ],
+    )  # fmt: skip
+
+
 def layers() -> str:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
     contracts = tool["contracts"]
@@ -220,6 +234,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "case-events": case_events,
     "print-states": print_states,
     "sterilisation": sterilisation,
+    "sterile-numbers": sterile_numbers,
     "layers": layers,
     "endpoints": endpoints,
     "error-codes": error_codes,

@@ -56,6 +56,7 @@ from service.workflow import (
     print_run,
     publish,
     pull,
+    sterile_settings,
     sterilise,
     verify,
     waiting,
@@ -295,6 +296,7 @@ def serve(config: Config, role: str) -> int:
         # before the queue and the node are stopped.
         signal.signal(number, lambda *_: stopped.set())
     daemon = Daemon(open_app(config), role)
+    sterile_settings.note_settings(daemon.app)
     try:
         daemon.start()
         log.info("spineprint is up", extra={"role": role, "started_at": datetime.now(UTC).isoformat()})

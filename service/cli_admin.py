@@ -15,7 +15,8 @@ from service.errors import NotFoundError
 console = Console(highlight=False)
 user_app = typer.Typer(help="Named users and their roles.", no_args_is_help=True)
 token_app = typer.Typer(
-    help="Read-only tokens for screens (board, or_terminal, metrics).", no_args_is_help=True
+    help="Tokens for screens (board, or_terminal, metrics) and machines (dicom_web, steriliser).",
+    no_args_is_help=True,
 )
 printer_app = typer.Typer(help="Printers: list and pair.", no_args_is_help=True)
 
@@ -55,13 +56,18 @@ def user_list(config: ConfigOption = None) -> None:
 
 @token_app.command("add")
 def token_add(
-    name: str, scope: Annotated[list[str], typer.Option("--scope")], config: ConfigOption = None
+    name: str,
+    scope: Annotated[list[str], typer.Option("--scope")],
+    steriliser: Annotated[
+        str, typer.Option(help="the device a token with --scope steriliser speaks for")
+    ] = "",
+    config: ConfigOption = None,
 ) -> None:
     """Make a token and print it once."""
     from service.bootstrap import open_app
     from service.workflow import identity
 
-    print(identity.add_token(open_app(config_of(config)), name, scope, "cli"))
+    print(identity.add_token(open_app(config_of(config)), name, scope, "cli", steriliser=steriliser))
 
 
 @printer_app.command("list")

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from service.config_base import Section as _Section
+from service.config_sterilisation import SterilisationConfig
 from service.errors import ConfigError
 
 AeTitle = Annotated[
@@ -24,10 +26,6 @@ ENV_PREFIX = "SPINEPRINT_"
 _BETWEEN = "; "
 #: Variables with our prefix that are not configuration keys.
 _ENV_OTHER = {"SPINEPRINT_CONFIG", "SPINEPRINT_DATA"}
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class WebConfig(_Section):
@@ -143,6 +141,22 @@ class ModelConfig(_Section):
     min_confidence: float = Field(0.5, ge=0, le=1)
 
 
+class LabelsConfig(_Section):
+    gtin: str = Field("", description="the hospital's own GTIN-14; empty: no GS1 code is printed")
+
+    @model_validator(mode="after")
+    def _check_digit(self) -> LabelsConfig:
+        """GS1 General Specifications, 7.9: weights 3 and 1 from the left over the first 13 digits."""
+        if not self.gtin:
+            return self
+        if len(self.gtin) != 14 or not (self.gtin.isascii() and self.gtin.isdigit()):
+            raise ValueError("gtin must be 14 digits; give the leading zeros too")
+        total = sum(int(d) * (3 if n % 2 == 0 else 1) for n, d in enumerate(self.gtin[:13]))
+        if (10 - total % 10) % 10 != int(self.gtin[13]):
+            raise ValueError("gtin: the check digit is wrong")
+        return self
+
+
 class SimulationConfig(_Section):
     """Only for demonstrations and tests: lets the clock be moved forward. Refused beside real devices."""
 
@@ -164,6 +178,8 @@ class Config(_Section):
     printers: tuple[PrinterConfig, ...] = ()
     slicer: SlicerConfig = SlicerConfig()
     model: ModelConfig = ModelConfig()
+    sterilisation: SterilisationConfig = SterilisationConfig()
+    labels: LabelsConfig = LabelsConfig()
     simulation: SimulationConfig = SimulationConfig()
     worker: WorkerConfig = WorkerConfig()
 
@@ -185,6 +201,7 @@ class Config(_Section):
         ]
         if self.database_url and not self.database_url.startswith(("sqlite://", "postgresql")):
             faults.append("database_url: expected sqlite:///... or postgresql+psycopg://...")
+        faults += self._model_faults()
         if self.simulation.enabled:
             urls = [p.url for p in self.printers] + [w.url for w in self.dicom.web_destinations]
             hosts = [urlparse(url).hostname or "" for url in urls] + [p.host for p in self.dicom.peers]
@@ -207,6 +224,22 @@ class Config(_Section):
             faults.append(f"dicom.tls_port: DICOM over TLS also needs {missing}")
         if any(peer.tls for peer in dicom.peers) and missing:
             faults.append(f"dicom.peers: a peer with tls needs {missing} in [dicom]")
+        return faults
+
+    def _model_faults(self) -> list[str]:
+        """Sizes that would be built and printed only to be refused by sterile services."""
+        (low, high), opening = self.sterilisation.channel_mm.value, self.sterilisation.min_opening_mm.value
+        faults = []
+        if not low <= self.model.channel_diameter_mm <= high:
+            faults.append(
+                f"model.channel_diameter_mm: {self.model.channel_diameter_mm:g} is outside the range validated for "
+                f"sterilisation, {low:g} to {high:g} (sterilisation.channel_mm)"
+            )
+        if self.model.vent_diameter_mm < opening:
+            faults.append(
+                f"model.vent_diameter_mm: {self.model.vent_diameter_mm:g} is below {opening:g} "
+                "(sterilisation.min_opening_mm)"
+            )
         return faults
 
     @property

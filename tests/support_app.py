@@ -148,6 +148,11 @@ class TinyTasks:
     fail: dict[str, BaseException] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=lambda: {"status": "measured", "verdict": "accurate"})
     model_report: dict[str, Any] = field(default_factory=dict)
+    gcode_measures: dict[str, Any] = field(
+        default_factory=lambda: {
+            "part_over_mesh": 1.024, "channels": [{"free_radius_mm": 1.21}, {"free_radius_mm": 1.18}]
+        }
+    )  # fmt: skip
     series_uid: str = "1.2.826.0.1.3680043.10.9999.2"
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     gcode: str = field(default_factory=lambda: small_gcode(seconds=600))
@@ -177,7 +182,8 @@ class TinyTasks:
             "failures": [],
             "size_mm": [40.0, 50.0, 45.0],
             "gas_path": {
-                "closed_voids": 0, "openings_per_cavity": 2, "narrowest_opening_mm": 3.0, "longest_path_mm": 90.0
+                "closed_voids": 0, "openings_per_cavity": 2, "narrowest_opening_mm": 3.0, "longest_path_mm": 90.0,
+                "channels_mm": [2.79, 2.8],
             },
         } | self.model_report  # fmt: skip
         for name in build.PRODUCTS:
@@ -189,8 +195,9 @@ class TinyTasks:
     def _slice(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         out = Path(argument["out"])
         (out / "print.gcode.gz").write_bytes(gzip.compress(self.gcode.encode(), mtime=0))
-        (out / "print.report.json").write_text("{}", "utf-8")
-        return {"audit": {"passed": True, "findings": []}, "engine": "tiny", "print_time_s": 600,
+        audit = {"passed": True, "findings": [], "measures": self.gcode_measures}
+        (out / "print.report.json").write_text(json.dumps(audit), "utf-8")
+        return {"audit": audit, "engine": "tiny", "print_time_s": 600,
                 "material_mm3": 1200.0}  # fmt: skip
 
     def _verify(self, _argument: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from service.domain.people import system
 from service.store import cases, people, prints
 from service.store.database import transaction
 from service.web.api import create_web
-from service.workflow import sterilise
+from service.workflow.printed_item import create_item
 from tests.support_app import PASSWORD, Rig, add_people, bring
 
 BASE = "/api/v1/sterilisation"
@@ -224,7 +224,7 @@ def print_part(room: Room, **options: Any) -> Room:
             connection, case, CaseEvent.PRINT_CLEARED, actor=system("printer"), now=now,
             guards={"printer_says_finished": True},
         )  # fmt: skip
-        item = sterilise.create_item(connection, rig.app, case, job)
+        item = create_item(connection, rig.app, case, job)
     room.case_id, room.item_id = case.id, item.id
     return room
 

@@ -20,12 +20,15 @@ PEOPLE = frozenset(Role)
 
 
 class Scope(enum.StrEnum):
-    """What a token may do. A screen's only reads; a machine's (`dicom_web`) only stores images and reads nothing."""
+    """What a token may do. A screen's only reads. A machine's reads nothing: `dicom_web` stores images, `steriliser`
+    posts the cycle records of the one steriliser its token is bound to.
+    """
 
     BOARD = "board"
     OR_TERMINAL = "or_terminal"
     METRICS = "metrics"
     DICOM_WEB = "dicom_web"
+    STERILISER = "steriliser"
 
 
 #: Who may bring images in by a page or by STOW-RS.

@@ -102,6 +102,7 @@ STERILISER_TRANSITIONS: tuple[Transition, ...] = (
             FieldSpec("bi_ids", "texts", "indicators of the consecutive empty-chamber cycles"),
             _NOTE,
         ),
+        signed=True,
     ),
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from service.domain.sterilisation_model import LoadState, SteriliserState
+from service.domain.sterilisation_print_guards import gas_path_faults, said
 from service.domain.sterilisation_table import Facts, guard
 
 # --- quality of the print --------------------------------------------------------------------------------
@@ -31,7 +32,7 @@ def params_match_plan(facts: Facts) -> str | None:
     ):
         value = facts.number(name)
         if value is None or not abs(value - planned) <= allowance:
-            wrong.append(f"{name} is {_said(value)}, planned {planned:g}")
+            wrong.append(f"{name} is {said(value)}, planned {planned:g}")
     return f"Print parameters: {'; '.join(wrong)}." if wrong else None
 
 
@@ -44,7 +45,7 @@ def dims_ok(facts: Facts) -> str | None:
     for axis, planned in zip("xyz", facts.item.design.size_mm, strict=True):
         value = facts.number(f"measured_{axis}_mm")
         if value is None or not abs(value - planned) <= limit:
-            wrong.append(f"{axis} is {_said(value)} mm, designed {planned:.2f} mm")
+            wrong.append(f"{axis} is {said(value)} mm, designed {planned:.2f} mm")
     return f"Size differs by more than {limit:g} mm: {'; '.join(wrong)}." if wrong else None
 
 
@@ -60,16 +61,7 @@ def no_sealed_cavity(facts: Facts) -> str | None:
 def vents_ok(facts: Facts) -> str | None:
     if facts.item is None:
         return "The item is not known."
-    design, site = facts.item.design, facts.settings
-    wrong = []
-    if design.openings_per_cavity is None or design.openings_per_cavity < site.min_openings_per_cavity:
-        wrong.append(f"openings {_said(design.openings_per_cavity)}, at least {site.min_openings_per_cavity}")
-    if design.narrowest_opening_mm is None or not design.narrowest_opening_mm >= site.min_opening_mm:
-        wrong.append(
-            f"narrowest opening {_said(design.narrowest_opening_mm)} mm, at least {site.min_opening_mm:g}"
-        )
-    if design.longest_path_mm is None or not design.longest_path_mm <= site.max_path_mm:
-        wrong.append(f"gas path {_said(design.longest_path_mm)} mm, at most {site.max_path_mm:g}")
+    wrong = gas_path_faults(facts.item.design, facts.settings)
     if not facts.flag("vents_clear"):
         wrong.append("the vents were not seen to be clear")
     return f"Gas path: {'; '.join(wrong)}." if wrong else None
@@ -161,7 +153,11 @@ def steriliser_in_service(facts: Facts) -> str | None:
     return "The steriliser is out of service."
 
 
-@guard("cycle_validated_for_family", "data")
+@guard(
+    "cycle_validated_for_family",
+    "data",
+    "Choose a load whose cycle is validated on its steriliser for this family of items.",
+)
 def cycle_validated_for_family(facts: Facts) -> str | None:
     if facts.item is None or facts.load is None or facts.steriliser is None:
         return "Item, load and steriliser must be known."
@@ -173,6 +169,12 @@ def cycle_validated_for_family(facts: Facts) -> str | None:
     return None
 
 
+_COOLER = (
+    "Open a load with a cooler cycle or aeration. Only the site's own dimensional validation can raise the limit of a "
+    "material, under [sterilisation] in the configuration."
+)
+
+
 def material_limit_c(facts: Facts) -> float | None:
     """Limit of the item's material, or the strictest known one for a load seen without its items."""
     if facts.item is not None:
@@ -181,21 +183,18 @@ def material_limit_c(facts: Facts) -> float | None:
     return min((m.max_process_c for m in facts.settings.materials), default=None)
 
 
-@guard("exposure_temp_ok", "data")
+@guard("exposure_temp_ok", "data", _COOLER)
 def exposure_temp_ok(facts: Facts) -> str | None:
     cycle = facts.settings.cycle(facts.load.cycle_name) if facts.load else None
     limit = material_limit_c(facts)
     if cycle is None or cycle.hottest_c is None or limit is None:
         return "The highest temperature of the cycle, or the limit of the material, is not known."
     if not cycle.hottest_c <= limit:
-        return (
-            f"Cycle {cycle.name} may reach {cycle.hottest_c:g} °C; the material allows {limit:g} °C. "
-            "Choose a cool cycle."
-        )
+        return f"Cycle {cycle.name} may reach {cycle.hottest_c:g} °C; the material allows {limit:g} °C."
     return None
 
 
-@guard("aeration_temp_ok", "data")
+@guard("aeration_temp_ok", "data", _COOLER)
 def aeration_temp_ok(facts: Facts) -> str | None:
     limit = material_limit_c(facts)
     if facts.load is None or limit is None:
@@ -333,7 +332,3 @@ def in_recall_set(facts: Facts) -> str | None:
     if any(facts.item.load_id in r.load_ids and facts.item.id in r.item_ids for r in facts.recalls):
         return None
     return "The item is not in the recall set."
-
-
-def _said(value: float | None) -> str:
-    return "not recorded" if value is None else f"{value:g}"

@@ -52,6 +52,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
             _NOTE,
         ),
         "A second person compares the print with the approved plan.",
+        signed=True,
     ),
     Transition((S.PRINTED,), "reject", S.REJECTED, ("qa_reviewer",), ("reason",), (_REASON,)),
     Transition(
@@ -86,6 +87,10 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
             "cycle_validated_for_family",
             "exposure_temp_ok",
             "aeration_temp_ok",
+            "gas_path_proven",
+            "solid_walls",
+            "channels_validated",
+            "lumens_ok",
             "resterilisation_ok",
             "not_expired",
             "pcd_and_bi_present",
@@ -113,6 +118,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
         ),
         (_NOTE,),
         "The load's cycle ran within its window.",
+        signed=True,
     ),
     Transition(
         (S.LOADED,),
@@ -158,6 +164,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
         ("load_released", "pack_external_ci_pass", "no_open_recall", "releaser_ne_operator", "not_expired"),
         (FieldSpec("external_ci_pass", "flag", "chemical indicator outside this pack passed"), _NOTE),
         "The supervisor releases this pack of a released load.",
+        signed=True,
     ),
     Transition(
         (S.QUARANTINED,),
@@ -258,6 +265,7 @@ ITEM_TRANSITIONS: tuple[Transition, ...] = (
             _NOTE,
         ),
         "Only where the resterilisation limit allows.",
+        signed=True,
     ),
     Transition((S.USED,), "discard", S.DISCARDED, ("theatre_nurse",), ("reason",), (_REASON,)),
     Transition(

@@ -114,6 +114,7 @@ LOAD_TRANSITIONS: tuple[Transition, ...] = (
             _NOTE,
         ),
         "Enter the steriliser's record; outside its window the load must be aborted instead.",
+        signed=True,
     ),
     Transition((S.OPEN, S.RUNNING), "abort", S.ABORTED, ("cssd_tech", "system"), ("reason",), (_REASON,)),
     Transition(
@@ -150,6 +151,7 @@ LOAD_TRANSITIONS: tuple[Transition, ...] = (
         LOAD_RELEASE_GUARDS,
         (FieldSpec("pcd_ci_pass", "flag", "chemical indicator of the challenge device passed"), _NOTE),
         "A supervisor who did not run the load releases it on a negative indicator and a grown control.",
+        signed=True,
     ),
     Transition(
         (S.EXPOSED, S.AERATING, S.AERATED, S.RELEASED),

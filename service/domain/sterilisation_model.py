@@ -76,11 +76,26 @@ class PrintParameters:
 
 
 @dataclass(frozen=True)
+class GcodeProof:
+    """What the stored audit of the printed G-code measured (`spineprint.gcode-audit/1`).
+
+    `part_over_mesh` is the plastic of the part over the volume of its mesh (1 = solid walls, no sparse filling);
+    `channels_free_mm` the free diameter left between the printed lines, one value a channel, None = not measured.
+    """
+
+    report_sha256: str
+    passed: bool
+    part_over_mesh: float | None
+    channels_free_mm: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class ItemDesign:
-    """What was planned and proven on the mesh before printing; the yardstick of the QA guards.
+    """What was planned and proven on mesh and G-code before printing; the yardstick of the guards.
 
     `openings_per_cavity` is that of the cavity with the fewest; `narrowest_opening_mm` and `longest_path_mm`
-    are the worst of the gas path. None means not proven.
+    are the worst of the gas path; `channels_mm` are the needle channels as measured on the mesh, one a channel.
+    None means not proven.
     """
 
     case_id: str
@@ -95,6 +110,8 @@ class ItemDesign:
     openings_per_cavity: int | None = None
     narrowest_opening_mm: float | None = None
     longest_path_mm: float | None = None
+    channels_mm: tuple[float, ...] | None = None
+    gcode: GcodeProof | None = None
     ct_acquired_at: datetime | None = None
 
 

@@ -1,8 +1,8 @@
 """When a part must be printed for a surgery date, what it waits for now, and until when.
 
 The way back from the operation: issue, release, the longer of aeration and incubation (they run side by side), the
-cycle, packing and inspection, the print. Hours of people and of the chamber around the exposure are proposals (P)
-that a site replaces by its own; aeration, exposure and incubation come from the settings with their marks.
+cycle, packing and inspection, the print. All of it comes from the settings, with their marks: hours of people and of
+the chamber around the exposure are proposals (P) that a site replaces by its own.
 """
 
 from __future__ import annotations
@@ -13,20 +13,6 @@ from datetime import datetime, timedelta
 
 from service.domain.sterilisation_model import BiologicalIndicator, BiState, Item, ItemState, Load, LoadState
 from service.domain.sterilisation_settings import SterilisationSettings
-
-
-@dataclass(frozen=True)
-class Handling:
-    """Hours beside the processes; all P."""
-
-    print_h: float = 8.0
-    inspect_and_pack_h: float = 2.0
-    chamber_h: float = 1.5
-    """Conditioning before and evacuation after the exposure."""
-    release_h: float = 1.0
-    issue_h: float = 2.0
-    overdue_after_h: float = 4.0
-    """How long a step that people could take may stay untaken before they are told."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +36,24 @@ class Wait:
 
 
 def plan_back(
-    surgery_at: datetime,
-    settings: SterilisationSettings,
-    *,
-    cycle_name: str,
-    aeration_c: float,
-    indicator: str,
-    handling: Handling,
+    surgery_at: datetime, settings: SterilisationSettings, *, print_h: float | None = None
 ) -> Plan | None:
-    """The latest start of each step; None when the cycle, the aeration or the indicator has no known time."""
-    cycle, spec = settings.cycle(cycle_name), settings.indicator(indicator)
-    aeration_h = settings.aeration_hours(aeration_c)
+    """The latest start of each step, by the cycle, aeration and indicator the site counts with (`plan_...`).
+
+    `print_h` is the time of the sliced file, once it is known. None when the cycle, the aeration or the indicator
+    has no known time.
+    """
+    cycle, spec = settings.cycle(settings.plan_cycle), settings.indicator(settings.plan_indicator)
+    aeration_h = settings.aeration_hours(settings.plan_aeration_c)
     if cycle is None or spec is None or aeration_h is None:
         return None
-    release = surgery_at - timedelta(hours=handling.issue_h)
+    release = surgery_at - timedelta(hours=settings.issue_h)
     side_by_side_h = max(aeration_h, spec.hours)
     start = release - timedelta(
-        hours=handling.release_h + side_by_side_h + cycle.exposure_min / 60.0 + handling.chamber_h
+        hours=settings.release_h + side_by_side_h + cycle.exposure_min / 60.0 + settings.chamber_h
     )
-    printing = start - timedelta(hours=handling.inspect_and_pack_h + handling.print_h)
-    return Plan(surgery_at, release, start, printing)
+    took_h = settings.print_h if print_h is None else print_h
+    return Plan(surgery_at, release, start, start - timedelta(hours=settings.inspect_and_pack_h + took_h))
 
 
 def aeration_due(load: Load, settings: SterilisationSettings) -> datetime | None:
@@ -111,7 +95,6 @@ def why_waiting(
     bi: BiologicalIndicator | None,
     now: datetime,
     settings: SterilisationSettings,
-    handling: Handling,
 ) -> Wait | None:
     """What this item waits for; None when it is discarded."""
     if item.state is ItemState.DISCARDED:
@@ -122,7 +105,7 @@ def why_waiting(
         return Wait(sentence, since, due, overdue=False)
     late_from = max(since, due) if due is not None else since
     rests = item.state in _MAY_REST
-    overdue = not rests and now - late_from > timedelta(hours=handling.overdue_after_h)
+    overdue = not rests and now - late_from > timedelta(hours=settings.overdue_after_h)
     return Wait(sentence, since, due, overdue)
 
 

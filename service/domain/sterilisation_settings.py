@@ -1,18 +1,20 @@
 """Numbers of ethylene-oxide (EtO) sterilisation, each with the mark of where it comes from.
 
 Marks follow the clinical facts sheet (sections 1 and 2): H official or primary source, M secondary source,
-P our proposal, U unverified. P and U values must be confirmed by the site before clinical use; a value that is
-None was not stated by any source and must be supplied by the site: the guards refuse until it is.
+P our proposal, U unverified; S is the site's own evidence. P and U values must be confirmed by the site before
+clinical use; a value that is None was not stated by any source and must be supplied by the site: the guards refuse
+until it is. Every number can be set under [sterilisation] in the configuration (`service/config_sterilisation.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
-Mark = Literal["H", "M", "P", "U"]
+T = TypeVar("T")
+Mark = Literal["H", "M", "P", "U", "S"]
 
 #: Functions of the transition tables -> login roles that may act in them. `system` is the service itself.
 #: Nobody holds a function by being admin (facts sheet, section 2: no guard bypass by any role).
@@ -67,6 +69,7 @@ class AerationRow:
     from_c: float
     hours: float
     mark: Mark
+    source: str
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,10 @@ DEFAULT_CYCLES = (
 )
 
 DEFAULT_AERATION = (
-    AerationRow(60, 8, "M"),
-    AerationRow(50, 12, "M"),
-    AerationRow(37, 36, "U"),
-    AerationRow(20, 168, "M"),
+    AerationRow(60, 8, "M", "our split of CDC's 8-12 h at 50-60 °C"),
+    AerationRow(50, 12, "M", "our split of CDC's 8-12 h at 50-60 °C"),
+    AerationRow(37, 36, "U", "32-36 h at 37-38 °C is common practice; the site must confirm it"),
+    AerationRow(20, 168, "M", "CDC: ambient, 7 days at 20 °C"),
 )
 
 DEFAULT_INDICATORS = (
@@ -128,26 +131,125 @@ DEFAULT_MATERIALS = (MaterialLimit("PLA", 45.0, "P", "below PLA heat deflection 
 
 
 @dataclass(frozen=True)
+class Constant:
+    """Where a single number comes from; `unit` is empty for counts, ratios and names."""
+
+    unit: str
+    meaning: str
+    mark: Mark
+    source: str
+
+
+def _constant(value: T, unit: str, meaning: str, mark: Mark, source: str) -> T:
+    found: T = field(default=value, metadata={"constant": Constant(unit, meaning, mark, source)})
+    return found
+
+
+@dataclass(frozen=True)
 class SterilisationSettings:
-    """Everything a site may set. The mark of each default stands beside it."""
+    """Everything a site may set. `constant` in a field's metadata is its `Constant`: meaning, mark and source.
+
+    Durations of people and of the chamber (`..._h`) serve the schedule only, no guard rests on them. `stated` holds
+    mark and source of the values the site has set itself.
+    """
 
     cycles: tuple[CycleSpec, ...] = DEFAULT_CYCLES
     aeration: tuple[AerationRow, ...] = DEFAULT_AERATION
     indicators: tuple[IndicatorSpec, ...] = DEFAULT_INDICATORS
     materials: tuple[MaterialLimit, ...] = DEFAULT_MATERIALS
     role_holders: Mapping[str, frozenset[str]] = field(default_factory=lambda: ROLE_HOLDERS)
-    pouch_materials: tuple[str, ...] = ("tyvek",)  # U: Tyvek, not foil or nylon
-    min_openings_per_cavity: int = 2  # P
-    min_opening_mm: float = 3.0  # P
-    max_path_mm: float = 400.0  # P, from CDC Table 11 (3 mm lumens)
-    dimension_tolerance_mm: float = 0.5  # P
-    print_tolerance_c: float = 2.0  # P: set points must agree within this
-    resterilisation_limit: int = 0  # P
-    ct_max_age_days: float = 28.0  # P: an osteoporotic fracture changes shape within weeks
-    return_to_service_cycles: int = 3  # M: consecutive negative cycles, empty chamber
-    residual_eo_mg_24h: float = 4.0  # M: ISO 10993-7 limited contact
-    residual_ech_mg_24h: float = 9.0  # M
-    residual_eo_ug_cm2: float = 10.0  # M
+    stated: Mapping[str, tuple[Mark, str]] = field(default_factory=dict)
+    pouch_materials: tuple[str, ...] = _constant(
+        ("tyvek",), "", "pouch materials that let EtO through", "U", "Tyvek, not foil or nylon"
+    )
+    min_openings_per_cavity: int = _constant(2, "", "openings each cavity needs", "P", "facts sheet, vents")
+    min_opening_mm: float = _constant(
+        3.0, "mm", "narrowest opening of a cavity", "P", "from CDC Table 11 (3 mm lumens)"
+    )
+    max_path_mm: float = _constant(
+        400.0, "mm", "longest way of the gas", "P", "from CDC Table 11 (lumens of 40 cm)"
+    )
+    channel_mm: tuple[float, float] = _constant(
+        (2.5, 4.0),
+        "mm",
+        "validated width of needle channels on the mesh",
+        "P",
+        "13 G needle of 2.413 mm must pass; CDC Table 11 has lumens of 1, 2 and 3 mm",
+    )
+    channel_free_min_mm: float = _constant(
+        2.0,
+        "mm",
+        "least free width of a channel between the printed lines",
+        "P",
+        "from CDC Table 11 (2 mm lumens)",
+    )
+    walls_solid_ratio: tuple[float, float] = _constant(
+        (0.92, 1.08),
+        "",
+        "plastic of the part over that of a solid part",
+        "P",
+        "limits of the G-code audit; solid parts measured 1.02 to 1.03",
+    )
+    dimension_tolerance_mm: float = _constant(
+        0.5, "mm", "measured size against the design", "P", "facts sheet, R12"
+    )
+    print_tolerance_c: float = _constant(
+        2.0, "°C", "set points of nozzle and bed against the plan", "P", "our proposal"
+    )
+    resterilisation_limit: int = _constant(
+        0, "", "exposures allowed before another run", "P", "PLA after EtO is not studied"
+    )
+    ct_max_age_days: float = _constant(
+        28.0,
+        "days",
+        "age of the planning CT at issue",
+        "P",
+        "an osteoporotic fracture changes shape within weeks",
+    )
+    return_to_service_cycles: int = _constant(
+        3,
+        "",
+        "consecutive negative empty-chamber cycles before a return to service",
+        "M",
+        "written for steam",
+    )
+    record_gap_min: float = _constant(
+        10.0,
+        "min",
+        "longest silence in the exposure of a cycle record",
+        "P",
+        "longer proves nothing about the time between",
+    )
+    residual_eo_mg_24h: float = _constant(4.0, "mg", "EO in 24 h, limited contact", "M", "ISO 10993-7:2008")
+    residual_ech_mg_24h: float = _constant(9.0, "mg", "ECH in 24 h, limited contact", "M", "ISO 10993-7:2008")
+    residual_eo_ug_cm2: float = _constant(10.0, "µg/cm²", "EO contact limit", "M", "ISO 10993-7:2008")
+    plan_cycle: str = _constant(
+        "GS5_COOL", "", "cycle the schedule counts with", "P", "a cycle PLA withstands"
+    )
+    plan_aeration_c: float = _constant(
+        38.0, "°C", "aeration the schedule counts with", "P", "in the chamber after a cool cycle"
+    )
+    plan_indicator: str = _constant(
+        "EZTEST", "", "indicator the schedule counts with", "P", "the slowest of the catalogue"
+    )
+    print_h: float = _constant(8.0, "h", "printing, until the sliced file says it", "P", "our proposal")
+    inspect_and_pack_h: float = _constant(
+        2.0, "h", "inspection, cleaning, drying, packing", "P", "our proposal"
+    )
+    chamber_h: float = _constant(
+        1.5,
+        "h",
+        "conditioning before and evacuation after the exposure",
+        "P",
+        "about 2.5 h with CDC's stages, exposure apart",
+    )
+    release_h: float = _constant(1.0, "h", "reading, release", "P", "our proposal")
+    issue_h: float = _constant(
+        2.0, "h", "way to the operating room before the operation", "P", "our proposal"
+    )
+    overdue_after_h: float = _constant(
+        4.0, "h", "a step people could take stays untaken this long: they are told", "P", "our proposal"
+    )
 
     def cycle(self, name: str) -> CycleSpec | None:
         return next((c for c in self.cycles if c.name == name), None)
@@ -169,3 +271,10 @@ class SterilisationSettings:
     def holds(self, role: str, functions: tuple[str, ...]) -> bool:
         """Whether the login role may act in one of the table's functions."""
         return any(role in self.role_holders.get(f, frozenset()) for f in functions)
+
+    def constants(self) -> dict[str, Constant]:
+        """The single numbers by name, with the site's own mark and source where it has stated them."""
+        found = {f.name: f.metadata["constant"] for f in fields(self) if "constant" in f.metadata}
+        for name, (mark, source) in self.stated.items():
+            found[name] = replace(found[name], mark=mark, source=source)
+        return found

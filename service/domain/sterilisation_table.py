@@ -40,7 +40,10 @@ class FieldSpec:
 
 @dataclass(frozen=True)
 class Transition:
-    """From any of `sources`, `event` leads to `target` ('' = the machine decides, e.g. an indicator's result)."""
+    """From any of `sources`, `event` leads to `target` ('' = the machine decides, e.g. an indicator's result).
+
+    `signed`: the person gives their password again, as an electronic signature.
+    """
 
     sources: tuple[str, ...]
     event: str
@@ -49,6 +52,7 @@ class Transition:
     guards: tuple[str, ...]
     fields: tuple[FieldSpec, ...] = ()
     description: str = ""
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,24 @@ class Facts:
 
 @dataclass(frozen=True)
 class Guard:
+    """`next_step` is what a person does about a refusal, when it is more than putting the named point right."""
+
     name: str
     kind: GuardKind
     check: Callable[[Facts], str | None]
+    next_step: str = ""
 
 
 GUARDS: dict[str, Guard] = {}
 
 
-def guard(name: str, kind: GuardKind) -> Callable[[Callable[[Facts], str | None]], Guard]:
+def guard(
+    name: str, kind: GuardKind, next_step: str = ""
+) -> Callable[[Callable[[Facts], str | None]], Guard]:
     """Register a guard function under the name used in the transition tables."""
 
     def register(check: Callable[[Facts], str | None]) -> Guard:
-        GUARDS[name] = Guard(name, kind, check)
+        GUARDS[name] = Guard(name, kind, check, next_step)
         return GUARDS[name]
 
     return register
@@ -133,6 +142,7 @@ def describe(table: Iterable[Transition]) -> list[dict[str, object]]:
             "roles": list(t.roles),
             "guards": list(t.guards),
             "description": t.description,
+            "signed": t.signed,
             "fields": [
                 {"name": f.name, "type": f.kind, "description": f.description, "required": f.required}
                 for f in t.fields
@@ -191,6 +201,9 @@ def admit(
     return found, parse_data(found, data)
 
 
+_PUT_RIGHT = "Put right each point named, then sign the step again."
+
+
 def check_guards(transition: Transition, facts: Facts) -> None:
     """Judge all guards; raise one error that lists every refusal.
 
@@ -208,9 +221,10 @@ def check_guards(transition: Transition, facts: Facts) -> None:
         error = NotAllowedError
     elif "state" in kinds:
         error = ConflictError
+    steps = dict.fromkeys(g.next_step or _PUT_RIGHT for g, _ in failed)
     raise error(
         f"The step {transition.event!r} was refused: " + " ".join(reason for _, reason in failed),
-        next_step="Put right each point named, then sign the step again. No role can skip a check.",
+        next_step=f"{' '.join(steps)} No role can skip a check.",
         code="sterilisation.guard",
         details={"refused": {g.name: reason for g, reason in failed}, "event": transition.event},
     )

@@ -15,7 +15,7 @@ from service.config import Config
 from service.errors import ConflictError, InputRefusedError
 
 #: Folders with what cannot be made again. `work` and `uploads` are scratch; the queue is rebuilt from the cases.
-_FOLDERS = ("dicom", "dicom-web", "cases")
+_FOLDERS = ("dicom", "dicom-web", "cases", "sterile")
 _DATABASE = "spineprint.sqlite3"
 
 
@@ -29,7 +29,7 @@ def make_backup(config: Config, to: Path) -> str:
     if config.database_url and not config.database_url.startswith("sqlite"):
         raise InputRefusedError(
             "The database is a server.", code="backup.server",
-            next_step="Back it up with the server's own tool, then copy the folders dicom, dicom-web and cases.",
+            next_step="Back it up with the server's own tool, then copy the folders dicom, dicom-web, cases, sterile.",
         )  # fmt: skip
     source_path = _database_path(config)
     if not source_path.is_file():

@@ -87,4 +87,29 @@ SYMBOLS: Mapping[str, Symbol] = {
         (Letters("STERILE", (1.04, 0.5), 0.28), Letters("EO", (2.51, 0.5), 0.28)),
         3.0,
     ),
+    "no_resterilise": Symbol(
+        "do not resterilise",
+        (_RING, _STROKE),
+        (Letters("2", (0.5, 0.7), 0.26), Letters("STERILE", (0.5, 0.4), 0.135)),
+    ),
+    "keep_cool": Symbol(
+        "keep away from heat and sunlight",
+        (
+            _arc(0.5, 0.86, 0.13, 180, 360),
+            ((0.5, 0.66), (0.5, 0.58)),
+            ((0.36, 0.72), (0.28, 0.64)),
+            ((0.64, 0.72), (0.72, 0.64)),
+            ((0.3, 0.86), (0.2, 0.86)),
+            ((0.7, 0.86), (0.8, 0.86)),
+            # a roof between the sun and what it must not reach
+            ((0.1, 0.34), (0.5, 0.52), (0.9, 0.34)),
+            _box(0.3, 0.04, 0.7, 0.3),
+        ),
+    ),
+    "non_sterile": Symbol(
+        "non-sterile",
+        (_box(0.03, 0.2, 2.97, 0.8), ((0.03, 0.2), (2.97, 0.8)), ((0.03, 0.8), (2.97, 0.2))),
+        (Letters("STERILE", (1.5, 0.5), 0.34),),
+        3.0,
+    ),
 }

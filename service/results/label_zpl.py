@@ -6,12 +6,10 @@ meaning in the language are escaped: nothing a person typed into a pack number c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from PIL import Image, ImageDraw
 
 from service.results.label_symbols import SYMBOLS
-from service.results.labels import CODE_MM, HEIGHT_MM, WIDTH_MM, Label, Placed
+from service.results.labels import HEIGHT_MM, WIDTH_MM, Code, Label, Placed
 
 DOTS_PER_MM = 8
 """203 dpi, the common resolution; finer printers scale the label by their own setting."""
@@ -30,9 +28,9 @@ def label_zpl(label: Label) -> bytes:
     for placed in label.symbols:
         top = HEIGHT_MM - placed.y - placed.size
         parts.append(f"^FO{_dots(placed.x)},{_dots(top)}{_graphic(_symbol_image(placed))}^FS")
-    image = _code_image(label.modules)
-    top = HEIGHT_MM - label.code_y - CODE_MM
-    parts.append(f"^FO{_dots(label.code_x)},{_dots(top)}{_graphic(image)}^FS")
+    for code in label.codes:
+        top = HEIGHT_MM - code.y - code.side
+        parts.append(f"^FO{_dots(code.x)},{_dots(top)}{_graphic(_code_image(code))}^FS")
     return ("\n".join([*parts, "^XZ"]) + "\n").encode("utf-8")
 
 
@@ -50,8 +48,9 @@ def _escaped(text: str) -> str:
     )
 
 
-def _code_image(modules: Sequence[Sequence[int]]) -> Image.Image:
-    dots = max(1, int(CODE_MM * DOTS_PER_MM) // len(modules))
+def _code_image(code: Code) -> Image.Image:
+    modules = code.modules
+    dots = max(1, int(code.side * DOTS_PER_MM) // len(modules))
     image = Image.new("1", (len(modules) * dots, len(modules) * dots), 1)
     draw = ImageDraw.Draw(image)
     for row, line in enumerate(modules):

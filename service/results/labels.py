@@ -15,15 +15,19 @@ from reportlab.lib.units import mm
 from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
 
+from service.results.data_matrix import fits_gs1, matrix_of_gs1, matrix_of_text
 from service.results.label_code import PackCode, write_code
 from service.results.label_symbols import SYMBOLS, Symbol
 from service.results.pdf_page import BOLD, FONT, register_fonts
 
 WIDTH_MM, HEIGHT_MM = 80.0, 50.0
 CODE_MM = 24.0
-SYMBOL_MM = 6.5
+MATRIX_MM = 17.0
+SYMBOL_MM = 5.4
+SYMBOL_GAP_MM = 1.2
 _CAPITAL = 0.73  # height of a capital of the font, per unit of its size
-NOTICE = "Not a medical device. For the patient referred to only."
+NOTICE = "Not a medical device. Only for the patient referred to. Do not resterilise."
+NOTICE_AGAIN = "Not a medical device. Only for the patient referred to."
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,25 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Code:
+    """`modules` are rows of dark (1) and light (0) squares, quiet zone included, top row first.
+
+    x, y (mm) is the lower left corner, `side` (mm) the length of an edge.
+    """
+
+    modules: tuple[tuple[int, ...], ...]
+    x: float
+    y: float
+    side: float
+
+
+@dataclass(frozen=True)
 class Label:
-    """`modules` is the code as rows of dark (1) and light (0) squares, quiet zone included, top row first."""
+    """`codes` are the QR code, which the door scans, and the Data Matrix below it."""
 
     texts: tuple[Text, ...]
     symbols: tuple[Placed, ...]
-    modules: tuple[tuple[int, ...], ...]
-    code_x: float
-    code_y: float
+    codes: tuple[Code, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,9 @@ class LabelData:
     load_id: str = ""
     released_by: str = ""
     released_at: datetime | None = None
+    gtin: str = ""
+    """The site's own GTIN; empty: no GS1 string is made, the Data Matrix says what the QR code says."""
+    resterilisable: bool = False
 
 
 def lay_out(data: LabelData) -> Label:
@@ -96,15 +114,33 @@ def lay_out(data: LabelData) -> Label:
         y -= size
         texts.append(Text(_cut(words, size, bold, room), 3.0, y, size, bold))
         y -= 0.8
-    texts.append(Text(NOTICE, 3.0, 2.2, 2.2))
-    names = ["use_by", "single_use", "damaged", "keep_dry", *(["sterile_eo"] if released else [])]
-    symbols, x = [], 3.0
+    texts.append(Text(NOTICE_AGAIN if data.resterilisable else NOTICE, 3.0, 2.2, 1.9))
+    return Label(tuple(texts), _symbols(data, released), _codes(data))
+
+
+def _symbols(data: LabelData, released: bool) -> tuple[Placed, ...]:
+    names = ["use_by", "single_use", *([] if data.resterilisable else ["no_resterilise"])]
+    names += ["damaged", "keep_dry", "keep_cool", "sterile_eo" if released else "non_sterile"]
+    placed, x = [], 3.0
     for name in names:
-        symbols.append(Placed(name, x, 6.0, SYMBOL_MM))
-        x += SYMBOL_MM * SYMBOLS[name].width + 2.0
-    qr = segno.make(write_code(data.code), error="m", micro=False)
+        placed.append(Placed(name, x, 6.0, SYMBOL_MM))
+        x += SYMBOL_MM * SYMBOLS[name].width + SYMBOL_GAP_MM
+    return tuple(placed)
+
+
+def _codes(data: LabelData) -> tuple[Code, ...]:
+    text = write_code(data.code)
+    qr = segno.make(text, error="m", micro=False)
     modules = tuple(tuple(int(bool(m)) for m in row) for row in qr.matrix_iter(border=4))
-    return Label(tuple(texts), tuple(symbols), modules, WIDTH_MM - CODE_MM - 3.0, HEIGHT_MM - CODE_MM - 3.0)
+    top = HEIGHT_MM - 3.0
+    lot, serial = data.load_id or data.pouch_lot, data.code.pack_id
+    # A pack number GS1 has no letters for gets our own text: a wrong element string would be worse than none.
+    gs1 = bool(data.gtin) and fits_gs1(lot) and fits_gs1(serial)
+    matrix = matrix_of_gs1(data.gtin, data.use_by, lot, serial) if gs1 else matrix_of_text(text)
+    return (
+        Code(modules, WIDTH_MM - CODE_MM - 3.0, top - CODE_MM, CODE_MM),
+        Code(matrix, WIDTH_MM - MATRIX_MM - 3.0, top - CODE_MM - 1.5 - MATRIX_MM, MATRIX_MM),
+    )
 
 
 def label_pdf(label: Label) -> bytes:
@@ -118,15 +154,19 @@ def label_pdf(label: Label) -> bytes:
         canvas.drawString(text.x * mm, text.y * mm, text.text)
     for placed in label.symbols:
         _draw_symbol(canvas, SYMBOLS[placed.name], placed)
-    side = CODE_MM / len(label.modules)
-    for row, modules in enumerate(label.modules):
-        for column, dark in enumerate(modules):
-            if dark:
-                x = label.code_x + column * side
-                y = label.code_y + CODE_MM - (row + 1) * side
-                canvas.rect(x * mm, y * mm, side * mm, side * mm, stroke=0, fill=1)
+    for code in label.codes:
+        _draw_code(canvas, code)
     canvas.save()
     return buffer.getvalue()
+
+
+def _draw_code(canvas: Canvas, code: Code) -> None:
+    step = code.side / len(code.modules)
+    for row, modules in enumerate(code.modules):
+        for column, dark in enumerate(modules):
+            if dark:
+                x, y = code.x + column * step, code.y + code.side - (row + 1) * step
+                canvas.rect(x * mm, y * mm, step * mm, step * mm, stroke=0, fill=1)
 
 
 def _draw_symbol(canvas: Canvas, symbol: Symbol, placed: Placed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -106,8 +107,24 @@ def end_sessions_of(connection: Connection, username: str) -> None:
     connection.execute(delete(sessions).where(sessions.c.username == username))
 
 
+@dataclass(frozen=True)
+class Token:
+    """A token without its secret; `bound_to` is the steriliser a machine's token speaks for."""
+
+    name: str
+    scopes: frozenset[Scope]
+    bound_to: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
 def add_token(
-    connection: Connection, name: str, secret: str, scopes: frozenset[Scope], now: datetime
+    connection: Connection,
+    name: str,
+    secret: str,
+    scopes: frozenset[Scope],
+    now: datetime,
+    bound_to: str = "",
 ) -> None:
     if connection.execute(select(tokens.c.name).where(tokens.c.name == name)).one_or_none():
         raise ConflictError(
@@ -118,19 +135,31 @@ def add_token(
             token_hash=secret_hash(secret),
             name=name,
             scopes=sorted(s.value for s in scopes),
+            bound_to=bound_to,
             created_at=times.to_text(now),
         )
     )
 
 
-def token_scopes(connection: Connection, secret: str) -> tuple[str, frozenset[Scope]] | None:
-    """Name and scopes of a token in force."""
+def token_of(connection: Connection, secret: str) -> Token | None:
+    """The token in force with this secret."""
     row = connection.execute(
         select(tokens).where(tokens.c.token_hash == secret_hash(secret), tokens.c.revoked_at.is_(None))
     ).one_or_none()
-    return (row.name, frozenset(Scope(s) for s in row.scopes)) if row else None
+    return _token(row) if row else None
+
+
+def list_tokens(connection: Connection) -> list[Token]:
+    return [_token(row) for row in connection.execute(select(tokens).order_by(tokens.c.name))]
 
 
 def revoke_token(connection: Connection, name: str, now: datetime) -> bool:
     statement = update(tokens).where(tokens.c.name == name).values(revoked_at=times.to_text(now))
     return connection.execute(statement).rowcount == 1
+
+
+def _token(row: Any) -> Token:
+    return Token(
+        row.name, frozenset(Scope(s) for s in row.scopes), row.bound_to, times.from_text(row.created_at),
+        times.from_text(row.revoked_at) if row.revoked_at else None,
+    )  # fmt: skip

@@ -223,6 +223,20 @@ sterile_records = Table(
     Column("updated_at", _TIME, nullable=False),
 )
 
+#: Records of sterilisers exactly as they came, whatever was decided about them; the files are named by content.
+cycle_files = Table(
+    "cycle_files",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("load_id", String(64), primary_key=True, index=True),
+    Column("name", String(128), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("received_at", _TIME, nullable=False),
+    Column("received_from", String(64), nullable=False),  # a person, or token:<name> of a steriliser
+    Column("verdict", Text, nullable=False),  # "" | what is wrong with it
+)
+
 scans = Table(
     "scans",
     metadata,
@@ -366,6 +380,9 @@ tokens = Table(
     Column("token_hash", String(64), primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("scopes", JSON, nullable=False),
+    Column(
+        "bound_to", String(64), nullable=False, default=""
+    ),  # the one steriliser a machine's token speaks for
     Column("created_at", _TIME, nullable=False),
     Column("revoked_at", _TIME),
 )

@@ -33,6 +33,8 @@ class Caller:
     person: Person | None = None
     screen: str = ""
     scopes: frozenset[Scope] = frozenset()
+    bound_to: str = ""
+    """The one device a machine's token speaks for."""
 
     @property
     def actor(self) -> Actor:
@@ -66,9 +68,9 @@ def current_caller(request: Request, app: AppDep) -> Caller:
         if person:
             _refuse_cross_site(request)
             return Caller(person=person)
-        token = identity.scopes_of_token(app, secret)
+        token = identity.token_of(app, secret)
         if token:
-            return Caller(screen=token[0], scopes=token[1])
+            return Caller(screen=token.name, scopes=token.scopes, bound_to=token.bound_to)
     raise NotAuthenticatedError(
         "Please log in.", next_step="Log in, or give this screen its token.", code="auth.required"
     )
@@ -117,6 +119,21 @@ def reader(*scopes: Scope) -> Callable[[Caller], Caller]:
                 "This screen's token does not cover this page.",
                 code="auth.scope",
                 next_step="Ask the administrator for a token with the right scope.",
+            )
+        return caller
+
+    return check
+
+
+def machine(scope: Scope) -> Callable[[Caller], Caller]:
+    """A dependency: a machine whose token has `scope`. No person: what a machine sends is not signed by anybody."""
+
+    def check(caller: Annotated[Caller, Depends(current_caller)]) -> Caller:
+        if scope not in caller.scopes:
+            raise NotAllowedError(
+                f"This is for a machine's token with the scope {scope.value}.",
+                code="auth.scope",
+                next_step="Ask the administrator for such a token; people bring the file on the page of the load.",
             )
         return caller
 

@@ -17,6 +17,7 @@ from service.web.limits import BodyLimit
 from service.web.routers import (
     administration,
     cases,
+    cycle_records,
     deliveries,
     images,
     operations,
@@ -77,6 +78,7 @@ def create_web(app: App, loops: list[Loop]) -> FastAPI:
         images,
         printing,
         pulls,
+        cycle_records,
         sterile_packs,
         sterilisation,
         verification,

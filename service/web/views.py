@@ -18,7 +18,7 @@ from service.store.cases import Case
 from service.store.deliveries import Delivery
 from service.store.prints import PrintJob
 from service.store.studies import Study
-from service.workflow import completeness, late_images
+from service.workflow import completeness, late_images, waiting
 from service.workflow.app import App
 from service.workflow.completeness import Live
 
@@ -49,6 +49,7 @@ def case_detail(
         "waiting_for": waiting_sentence(connection, case, study),
         "study": study_views(app, connection, [study], identity=roles is not None)[0],
         "late_images": late_images.banner(connection, case, study),
+        "schedule": waiting.schedule(connection, app, case),
         "inputs": _inputs(case),
         "inspection": case.inputs.get("inspection"),
         "planned_by": case.planned_by or None,

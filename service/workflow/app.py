@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import Engine
 
 from service.config import Config
 from service.domain.series import SeriesInfo
+from service.domain.sterilisation_settings import SterilisationSettings
 from service.geometry.progress import Progress
 from service.ports import (
     Clock,
@@ -47,6 +49,11 @@ class App:
     node: ImageNode | None = None
     door: InstanceIntake | None = None
     """Where images that come by HTTP are kept; None in processes without the web role."""
+
+    @cached_property
+    def sterile_settings(self) -> SterilisationSettings:
+        """The numbers of sterile services in force."""
+        return self.config.sterilisation.settings()
 
     def case_folder(self, case_id: str) -> Path:
         return self.config.data_dir / "cases" / case_id

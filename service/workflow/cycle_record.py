@@ -23,8 +23,6 @@ from service.domain.sterilisation_settings import CycleSpec
 from service.errors import InputRefusedError
 
 LARGEST_CHARS = 2_000_000
-LARGEST_GAP_MIN = 10.0
-"""P: a longer silence between two samples of the exposure proves nothing about the time between."""
 _COLUMNS = ("time", "phase", "temperature_c", "humidity_pct")
 
 
@@ -39,8 +37,8 @@ class Sample:
     alarm: str
 
 
-def read_cycle_record(text: str, load: Load, cycle: CycleSpec | None) -> dict[str, object]:
-    """Data of `finish_cycle` for this load.
+def read_cycle_record(text: str, load: Load, cycle: CycleSpec | None, *, gap_min: float) -> dict[str, object]:
+    """Data of `finish_cycle` for this load; `gap_min` is the longest silence allowed in the exposure (minutes).
 
     Highest temperature: of the whole cycle, since the material sees all of it. Lowest temperature and humidity: of
     the exposure. Concentration or dose: the sample of the exposure farthest from the nominal value of `cycle`.
@@ -59,8 +57,17 @@ def read_cycle_record(text: str, load: Load, cycle: CycleSpec | None) -> dict[st
     for number, (a, b) in enumerate(pairwise(samples), 2):
         if not a.at < b.at:
             raise _refused("cycle.incomplete", f"the time of row {number} is not after the row before")
-    exposure = _exposure(samples)
+    exposure = _exposure(samples, gap_min)
     return _derived(samples, exposure, cycle)
+
+
+def stated_cycle(text: str) -> str | None:
+    """The cycle number a record names, or None when it names none or cannot be read."""
+    try:
+        head, _rows = _json(text) if text.lstrip().startswith("{") else _csv(text)
+    except InputRefusedError:
+        return None
+    return head.get("cycle_number")
 
 
 def _derived(
@@ -89,7 +96,7 @@ def _derived(
     return data
 
 
-def _exposure(samples: Sequence[Sample]) -> Sequence[Sample]:
+def _exposure(samples: Sequence[Sample], gap_min: float) -> Sequence[Sample]:
     inside = [i for i, s in enumerate(samples) if s.phase == "exposure"]
     if len(inside) < 2:
         raise _refused("cycle.incomplete", "it has no two rows with the phase 'exposure'")
@@ -98,7 +105,7 @@ def _exposure(samples: Sequence[Sample]) -> Sequence[Sample]:
     found = samples[inside[0] : inside[-1] + 1]
     for offset, (a, b) in enumerate(pairwise(found)):
         gap = (b.at - a.at).total_seconds() / 60.0
-        if gap > LARGEST_GAP_MIN:
+        if gap > gap_min:
             row = inside[0] + offset + 2
             raise _refused(
                 "cycle.incomplete",

@@ -39,6 +39,8 @@ def label_data(app: App, item_id: str) -> LabelData:
         load_id=item.load_id,
         released_by=release.released_by if release else "",
         released_at=release.at if release else None,
+        gtin=app.config.labels.gtin,
+        resterilisable=app.sterile_settings.resterilisation_limit > 0,
     )
 
 

@@ -13,8 +13,9 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from service.domain.people import Actor, Person, Role, Scope
+from service.domain.sterilisation import Steriliser
 from service.errors import ConflictError, InputRefusedError, NotAuthenticatedError, NotFoundError
-from service.store import audit, people, times
+from service.store import audit, people, sterile, times
 from service.store.database import reading, transaction
 from service.workflow.app import App
 
@@ -177,8 +178,13 @@ def log_out(app: App, secret: str) -> None:
         people.end_session(connection, secret)
 
 
-def add_token(app: App, name: str, scopes: Iterable[str], by: str) -> str:
-    """A read-only token for a screen; the secret is shown once. Raises InputRefusedError, ConflictError."""
+def add_token(app: App, name: str, scopes: Iterable[str], by: str, *, steriliser: str = "") -> str:
+    """A token for a screen or a machine; the secret is shown once.
+
+    `steriliser` is the device a token with the scope `steriliser` speaks for; that scope stands alone.
+
+    Raises InputRefusedError, ConflictError; NotFoundError when there is no such steriliser.
+    """
     given = set(scopes)
     if not given or given - {s.value for s in Scope} or not re.fullmatch(r"[\w. -]{1,64}", name):
         raise InputRefusedError(
@@ -187,23 +193,37 @@ def add_token(app: App, name: str, scopes: Iterable[str], by: str) -> str:
             code="token.invalid",
         )
     wanted = frozenset(Scope(s) for s in given)
+    if (wanted == {Scope.STERILISER}) != bool(steriliser) or (Scope.STERILISER in wanted and len(wanted) > 1):
+        raise InputRefusedError(
+            "The scope steriliser stands alone and names one steriliser; no other scope names one.",
+            next_step="Make one token for each steriliser, with its name.",
+            code="token.invalid",
+        )
     secret = secrets.token_urlsafe(32)
     with transaction(app.engine) as connection:
-        people.add_token(connection, name, secret, wanted, app.clock.now())
+        if steriliser:
+            sterile.get(connection, Steriliser, steriliser)
+        people.add_token(connection, name, secret, wanted, app.clock.now(), steriliser)
         audit.append(
             connection,
             at=app.clock.now(),
             actor=by,
             subject=f"token:{name}",
             event="token_added",
-            data={"scopes": sorted(s.value for s in wanted)},
+            data={"scopes": sorted(s.value for s in wanted), "steriliser": steriliser},
         )
     return secret
 
 
-def scopes_of_token(app: App, secret: str) -> tuple[str, frozenset[Scope]] | None:
+def token_of(app: App, secret: str) -> people.Token | None:
     with reading(app.engine) as connection:
-        return people.token_scopes(connection, secret)
+        return people.token_of(connection, secret)
+
+
+def list_tokens(app: App) -> list[people.Token]:
+    """All tokens ever made, without their secrets."""
+    with reading(app.engine) as connection:
+        return people.list_tokens(connection)
 
 
 def _check(app: App, username: str, password: str) -> Person:

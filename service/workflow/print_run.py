@@ -37,9 +37,10 @@ from service.store import approvals, blobs, cases, outbox, prints, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import print_found, sterilise
+from service.workflow import print_found
 from service.workflow.app import App
 from service.workflow.jobs import park, tell_attention
+from service.workflow.printed_item import create_item
 
 log = logging.getLogger("spineprint.print")
 
@@ -306,7 +307,7 @@ def _printed(connection: Connection, app: App, case: Case, job: PrintJob, actor:
         guards={"printer_says_finished": True},
         data={"job": job.token, "uuid": job.uuid, "settled_by": actor.name},
     )
-    sterilise.create_item(connection, app, case, job)
+    create_item(connection, app, case, job)
 
 
 def _ended_badly(target: PrintState) -> DeviceError:

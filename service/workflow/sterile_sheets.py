@@ -21,15 +21,16 @@ from service.domain.sterilisation import (
     Item,
     ItemState,
     Load,
+    SterilisationSettings,
     Steriliser,
     recall_set,
 )
 from service.errors import ConflictError, InputRefusedError
 from service.results.sheet import Section, Sheet
-from service.store import audit, blobs, cases, sterile, studies
+from service.store import audit, blobs, cases, cycle_files, sterile, studies
+from service.store.cycle_files import CycleFile
 from service.store.database import reading
 from service.workflow.app import App
-from service.workflow.sterilise import SETTINGS
 
 _HISTORY = ("when (UTC)", "step", "from", "to", "signed by", "role", "reason")
 _WIDE = (2.2, 2.2, 1.8, 1.8, 2.0, 2.2, 3.5)
@@ -41,6 +42,8 @@ def load_record(app: App, load_id: str) -> Sheet:
         load = sterile.get(connection, Load, load_id)
         bi = sterile.maybe(connection, BiologicalIndicator, load.bi_id) if load.bi_id else None
         items = [sterile.get(connection, Item, i) for i in load.item_ids]
+        files = cycle_files.listed(connection, load_id)
+        signed = _signed(connection, f"load:{load_id}")
     facts = (
         ("Load", load.id), ("State", load.state.value), ("Steriliser", load.steriliser_id),
         ("Cycle number", str(load.cycle_number)), ("Programme", load.cycle_name), ("Purpose", load.purpose),
@@ -48,12 +51,16 @@ def load_record(app: App, load_id: str) -> Sheet:
         ("Written", _time(app.clock.now())),
     )  # fmt: skip
     sections = (
-        Section("Cycle", ("parameter", "recorded", "allowed"), _cycle_rows(load)),
-        Section("Aeration", ("parameter", "recorded", "needed"), _aeration_rows(load)),
+        Section("Cycle", ("parameter", "recorded", "allowed"), _cycle_rows(load, app.sterile_settings)),
+        Section(
+            "Records received from the steriliser", ("file", "received (UTC), from", "SHA-256", "verdict"),
+            _file_rows(files), (1.2, 1.6, 3.6, 1.6),
+        ),
+        Section("Aeration", ("parameter", "recorded", "needed"), _aeration_rows(load, app.sterile_settings)),
         Section("Biological indicator", ("fact", "value"), _bi_rows(bi)),
         Section("Items", ("item", "case", "level", "pack", "state"), _item_rows(items), (2, 1, 0.8, 2, 1.5)),
-        Section("History of the load", _HISTORY, _history(load.history), _WIDE),
-    )
+        Section("History of the load", _HISTORY, _history(load.history, signed), _WIDE),
+    )  # fmt: skip
     return Sheet(f"Load record {load.id}", facts, sections, ("Supervisor",))
 
 
@@ -64,6 +71,7 @@ def item_passport(app: App, item_id: str) -> Sheet:
         case = cases.get(connection, item.design.case_id)
         current = blobs.current(connection, case.id)
         ct = _study_hash(connection, case.study_uid)
+        signed = _signed(connection, f"item:{item_id}")
         steps = [r for r in audit.history(connection, case.subject) if not r.event.startswith("item_")]
     design = item.design
     facts = (
@@ -79,7 +87,7 @@ def item_passport(app: App, item_id: str) -> Sheet:
             "Steps of the case", ("when (UTC)", "step", "signed by"),
             tuple((_time(r.at), r.event, r.actor) for r in steps), (1, 1, 1),
         ),
-        Section("Steps of the item", _HISTORY, _history(item.history), _WIDE),
+        Section("Steps of the item", _HISTORY, _history(item.history, signed), _WIDE),
     )  # fmt: skip
     return Sheet(f"Item passport {design.engraved_id}", facts, sections)
 
@@ -170,8 +178,8 @@ def monthly_summary(app: App, month: str) -> Sheet:
 # --- parts -----------------------------------------------------------------------------------------------
 
 
-def _cycle_rows(load: Load) -> tuple[tuple[str, ...], ...]:
-    record, spec = load.cycle, SETTINGS.cycle(load.cycle_name)
+def _cycle_rows(load: Load, site: SterilisationSettings) -> tuple[tuple[str, ...], ...]:
+    record, spec = load.cycle, site.cycle(load.cycle_name)
     if record is None or spec is None:
         return ()
     humidity = "{:g} to {:g}".format(*spec.humidity_pct) if spec.humidity_pct else "not stated"
@@ -188,17 +196,17 @@ def _cycle_rows(load: Load) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def _aeration_rows(load: Load) -> tuple[tuple[str, ...], ...]:
+def _aeration_rows(load: Load, site: SterilisationSettings) -> tuple[tuple[str, ...], ...]:
     record = load.aeration
     if record is None:
         return ()
-    needed = SETTINGS.aeration_hours(record.min_c if record.min_c is not None else record.set_c or 0.0)
+    needed = site.aeration_hours(record.min_c if record.min_c is not None else record.set_c or 0.0)
     hours = None
     if record.started_at and record.ended_at:
         hours = (record.ended_at - record.started_at).total_seconds() / 3600.0
     residuals = (
-        f"EO {SETTINGS.residual_eo_mg_24h:g} mg/24 h, ECH {SETTINGS.residual_ech_mg_24h:g} mg/24 h, "
-        f"EO {SETTINGS.residual_eo_ug_cm2:g} µg/cm²"
+        f"EO {site.residual_eo_mg_24h:g} mg/24 h, ECH {site.residual_ech_mg_24h:g} mg/24 h, "
+        f"EO {site.residual_eo_ug_cm2:g} µg/cm²"
     )
     return (
         ("aerator", record.aerator_id, ""),
@@ -235,8 +243,26 @@ def _item_rows(items: Iterable[Item]) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def _history(history: Iterable[HistoryEntry]) -> tuple[tuple[str, ...], ...]:
-    return tuple((_time(h.at), h.event, h.from_state, h.to_state, h.actor, h.role, h.reason) for h in history)
+def _history(
+    history: Iterable[HistoryEntry], signed: set[tuple[str, datetime]]
+) -> tuple[tuple[str, ...], ...]:
+    """`signed` are the steps whose person gave the password again."""
+    return tuple(
+        (_time(h.at), h.event, h.from_state, h.to_state,
+         f"{h.actor} (password)" if (h.event, h.at) in signed else h.actor, h.role, h.reason)
+        for h in history
+    )  # fmt: skip
+
+
+def _signed(connection: Connection, subject: str) -> set[tuple[str, datetime]]:
+    return {(r.event, r.at) for r in audit.history(connection, subject) if r.data.get("signed")}
+
+
+def _file_rows(files: Iterable[CycleFile]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (f.name, f"{_time(f.received_at)}, {f.received_from}", f.sha256, f.verdict or "within the window")
+        for f in files
+    )
 
 
 def _action(item: Item) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,29 +15,30 @@ from service.domain.sterilisation import (
     BiologicalIndicator,
     BiState,
     Item,
-    ItemDesign,
     ItemState,
     Load,
-    PrintParameters,
-    SterilisationSettings,
     Steriliser,
 )
 from service.errors import ConflictError, NotAllowedError, SpineprintError
-from service.ports import SliceSettings
-from service.store import approvals, audit, blobs, cases, sterile, studies
+from service.store import approvals, audit, cases, sterile
 from service.store.cases import Case
 from service.store.database import reading, transaction
-from service.store.prints import PrintJob
 from service.workflow.app import App
 from service.workflow.jobs import park, tell_attention
-
-SETTINGS = SterilisationSettings()
+from service.workflow.printed_item import patient_reference
 
 REJECTED = SpineprintError(
     "The printed part was rejected at inspection.",
     next_step="Discard it. Resume to have the plan approved again, which allows one new print.",
     code="part.rejected",
 )
+
+_TABLES = {
+    "item": rules.ITEM_TRANSITIONS,
+    "load": rules.LOAD_TRANSITIONS,
+    "bi": rules.BI_TRANSITIONS,
+    "steriliser": rules.STERILISER_TRANSITIONS,
+}
 
 #: A step of the item that is also a step of its case, with the guard it answers.
 _CASE_STEPS: Mapping[str, tuple[CaseEvent, str]] = {
@@ -50,46 +49,29 @@ _CASE_STEPS: Mapping[str, tuple[CaseEvent, str]] = {
 }
 
 
-def patient_reference(patient_id: str) -> str:
-    """What stands for the patient on labels and records of sterile services: never the ID itself."""
-    return hashlib.sha256(f"spineprint:{patient_id}".encode()).hexdigest()[:16]
+def needs_signature(machine: str, event: str) -> bool:
+    """Whether a person signs this step by giving their password again."""
+    return any(t.signed for t in _TABLES[machine] if t.event == event)
 
 
-def create_item(connection: Connection, app: App, case: Case, job: PrintJob) -> Item:
-    """The printed part enters sterile services' books as PRINTED, with what was proven about it before."""
-    current = blobs.current(connection, case.id)
-    report = json.loads(current["model_report"].path.read_text("utf-8"))
-    study = studies.need(connection, case.study_uid)
-    printing = SliceSettings()
-    gas = report.get("gas_path", {})
-    size = report.get("size_mm", [0.0, 0.0, 0.0])
-    item = Item(
-        id=job.token,
-        design=ItemDesign(
-            case_id=case.id,
-            patient_reference=patient_reference(study.patient_id),
-            level=case.level,
-            engraved_id=case.code,
-            stl_sha256=current["mesh"].sha256,
-            size_mm=(float(size[0]), float(size[1]), float(size[2])),
-            printing=PrintParameters(
-                "PLA", printing.layer_mm, printing.nozzle_c, printing.bed_c, printing.print_speed_mm_s
-            ),
-            family="vertebra-model",
-            sealed_cavities=gas.get("closed_voids"),
-            openings_per_cavity=gas.get("openings_per_cavity"),
-            narrowest_opening_mm=gas.get("narrowest_opening_mm"),
-            longest_path_mm=gas.get("longest_path_mm"),
-            ct_acquired_at=_study_time(study.study_date),
-        ),
-        printed_by=job.requested_by,
-    )
-    sterile.add(connection, item, app.clock.now())
-    return item
+def check_signed(machine: str, event: str, signed: bool) -> None:
+    """Raises NotAllowedError when the step asks for an electronic signature and none was given."""
+    if needs_signature(machine, event) and not signed:
+        raise NotAllowedError(
+            "This step needs your signature (your password again).",
+            code="auth.signature",
+            next_step="Enter your password and sign again.",
+        )
 
 
-def item_event(app: App, item_id: str, event: str, data: Mapping[str, object], actor: Actor) -> Item:
-    """One signed step of an item, with everything that follows from it for the case."""
+def item_event(
+    app: App, item_id: str, event: str, data: Mapping[str, object], actor: Actor, *, signed: bool = False
+) -> Item:
+    """One step of an item, with everything that follows from it for the case.
+
+    `signed`: the person's password was checked for this very request.
+    """
+    check_signed("item", event, signed)
     now = app.clock.now()
     values = dict(data)
     if values.get("scanned_patient_id"):
@@ -103,15 +85,15 @@ def item_event(app: App, item_id: str, event: str, data: Mapping[str, object], a
             event,
             values,
             actor.name,
-            _role(actor, rules.ITEM_TRANSITIONS, event, item.state),
+            _role(app, actor, rules.ITEM_TRANSITIONS, event, item.state),
             now,
-            SETTINGS,
+            app.sterile_settings,
             load=load,
             bi=sterile.maybe(connection, BiologicalIndicator, load.bi_id) if load and load.bi_id else None,
             steriliser=sterile.maybe(connection, Steriliser, load.steriliser_id) if load else None,
             recalls=_recalls(connection),
         )
-        _keep(connection, app, changed, item.version, event, actor, values)
+        _keep(connection, app, changed, item.version, event, actor, values, signed)
         case = cases.get(connection, item.design.case_id)
         _step_case(connection, app, case, changed, event, actor)
         rejected = event == "reject" and case.state is CaseState.PRINTED
@@ -123,8 +105,11 @@ def item_event(app: App, item_id: str, event: str, data: Mapping[str, object], a
     return changed
 
 
-def load_event(app: App, load_id: str, event: str, data: Mapping[str, object], actor: Actor) -> Load:
-    """One signed step of a load."""
+def load_event(
+    app: App, load_id: str, event: str, data: Mapping[str, object], actor: Actor, *, signed: bool = False
+) -> Load:
+    """One step of a load; `signed` as of `item_event`."""
+    check_signed("load", event, signed)
     now = app.clock.now()
     with transaction(app.engine) as connection:
         load = sterile.get(connection, Load, load_id)
@@ -134,15 +119,15 @@ def load_event(app: App, load_id: str, event: str, data: Mapping[str, object], a
             event,
             data,
             actor.name,
-            _role(actor, rules.LOAD_TRANSITIONS, event, load.state),
+            _role(app, actor, rules.LOAD_TRANSITIONS, event, load.state),
             now,
-            SETTINGS,
+            app.sterile_settings,
             bi=sterile.maybe(connection, BiologicalIndicator, load.bi_id) if load.bi_id else None,
             steriliser=sterile.maybe(connection, Steriliser, load.steriliser_id),
             recalls=_recalls(connection),
             item=sterile.maybe(connection, Item, item_id) if item_id else None,
         )
-        _keep(connection, app, changed, load.version, event, actor, data)
+        _keep(connection, app, changed, load.version, event, actor, data, signed)
         if event in ("abort", "fail"):
             _fail_items(connection, app, changed, str(data.get("reason", "")))
     return changed
@@ -151,7 +136,7 @@ def load_event(app: App, load_id: str, event: str, data: Mapping[str, object], a
 def _fail_items(connection: Connection, app: App, load: Load, why: str) -> None:
     """No item of an aborted or failed load stays where it stands; the same transaction takes it out."""
     for item in [sterile.get(connection, Item, i) for i in load.item_ids]:
-        changed, step = rules.fail_item(item, load, why, app.clock.now(), SETTINGS)
+        changed, step = rules.fail_item(item, load, why, app.clock.now(), app.sterile_settings)
         if not step:
             continue
         _keep(connection, app, changed, item.version, step, system("sterile"), changed.history[-1].data)
@@ -166,8 +151,8 @@ def bi_event(
     now = app.clock.now()
     with transaction(app.engine) as connection:
         bi = sterile.get(connection, BiologicalIndicator, bi_id)
-        role = _role(actor, rules.BI_TRANSITIONS, event, bi.state)
-        changed = rules.apply_bi(bi, event, data, actor.name, role, now, SETTINGS)
+        role = _role(app, actor, rules.BI_TRANSITIONS, event, bi.state)
+        changed = rules.apply_bi(bi, event, data, actor.name, role, now, app.sterile_settings)
         _keep(connection, app, changed, bi.version, event, actor, data)
         incidents = recall_all(connection, app)
     for incident in incidents:
@@ -181,6 +166,24 @@ def bi_event(
     return changed
 
 
+def steriliser_event(
+    app: App, device_id: str, event: str, data: Mapping[str, object], actor: Actor, *, signed: bool = False
+) -> Steriliser:
+    """One step of a steriliser: out of service by hand, or back on the configured evidence."""
+    check_signed("steriliser", event, signed)
+    with transaction(app.engine) as connection:
+        device = sterile.get(connection, Steriliser, device_id)
+        own = tuple(
+            b for b in sterile.listed(connection, BiologicalIndicator) if b.steriliser_id == device_id
+        )
+        role = _role(app, actor, rules.STERILISER_TRANSITIONS, event, device.state)
+        changed = rules.apply_steriliser(
+            device, event, data, actor.name, role, app.clock.now(), app.sterile_settings, bis=own
+        )
+        _keep(connection, app, changed, device.version, event, actor, data, signed)
+    return changed
+
+
 def recall_all(connection: Connection, app: App) -> list[str]:
     """Apply every open recall again (a growing set grows); returns items with a new incident."""
     now = app.clock.now()
@@ -189,7 +192,7 @@ def recall_all(connection: Connection, app: App) -> list[str]:
     for positive in [b for b in indicators if b.state is BiState.POSITIVE]:
         loads, items = sterile.listed(connection, Load), sterile.listed(connection, Item)
         device = sterile.get(connection, Steriliser, positive.steriliser_id)
-        outcome = rules.apply_recall(positive, device, loads, indicators, items, now, SETTINGS)
+        outcome = rules.apply_recall(positive, device, loads, indicators, items, now, app.sterile_settings)
         known: list[sterile.Record] = [*loads, *items, device]
         before = {r.id: r.version for r in known}
         changed: list[sterile.Record] = [outcome.steriliser, *outcome.loads, *outcome.items]
@@ -217,7 +220,9 @@ def withdraw_expired(app: App) -> list[str]:
             if item.state is not ItemState.RELEASED or item.pack is None or item.pack.expires_at > now:
                 continue
             reason = {"reason": "use-by date passed"}
-            changed = rules.apply_item(item, "withdraw", reason, "system", "system", now, SETTINGS)
+            changed = rules.apply_item(
+                item, "withdraw", reason, "system", "system", now, app.sterile_settings
+            )
             _keep(connection, app, changed, item.version, "withdraw", system("expiry"), reason)
             withdrawn.append(item.id)
     for item_id in withdrawn:
@@ -245,10 +250,10 @@ def open_load(
     now = app.clock.now()
     with transaction(app.engine) as connection:
         sterile.get(connection, Steriliser, steriliser_id)
-        if SETTINGS.cycle(cycle_name) is None:
+        if app.sterile_settings.cycle(cycle_name) is None:
             raise ConflictError(
                 f"The cycle {cycle_name!r} is not in the catalogue.",
-                next_step="Choose one of: " + ", ".join(c.name for c in SETTINGS.cycles) + ".",
+                next_step="Choose one of: " + ", ".join(c.name for c in app.sterile_settings.cycles) + ".",
                 code="sterilisation.cycle",
             )
         numbers = [
@@ -348,17 +353,15 @@ def _keep(
     event: str,
     actor: Actor,
     data: Mapping[str, object],
+    signed: bool = False,
 ) -> None:
-    now = app.clock.now()
+    # The moment of the step itself, so that the line of the audit and that of the history find each other.
+    now = record.history[-1].at
     sterile.save(connection, record, seen_version, now)
-    audit.append(
-        connection,
-        at=now,
-        actor=actor.name,
-        subject=_subject(record),
-        event=event,
-        data={"to": record.state.value, "data": dict(data)},
-    )
+    line: dict[str, object] = {"to": record.state.value, "data": dict(data)}
+    if signed and needs_signature(sterile.KINDS[type(record)], event):
+        line["signed"] = True
+    audit.append(connection, at=now, actor=actor.name, subject=_subject(record), event=event, data=line)
 
 
 def _subject(record: Any) -> str:
@@ -371,11 +374,11 @@ def _recalls(connection: Connection) -> tuple[rules.RecallSet, ...]:
     )
 
 
-def _role(actor: Actor, table: tuple[rules.Transition, ...], event: str, state: str) -> str:
+def _role(app: App, actor: Actor, table: tuple[rules.Transition, ...], event: str, state: str) -> str:
     """The role of this person that may take the step; else any of theirs, so that the refusal names it."""
     held = sorted(r.value for r in (actor.roles or ()))
     wanted = [t for t in table if t.event == event and state in t.sources]
-    fitting = [r for r in held if any(SETTINGS.holds(r, t.roles) for t in wanted)]
+    fitting = [r for r in held if any(app.sterile_settings.holds(r, t.roles) for t in wanted)]
     return (fitting or held or ["none"])[0]
 
 
@@ -386,10 +389,3 @@ def _need_role(actor: Actor, names: tuple[str, ...]) -> None:
             code="auth.role",
             next_step="Ask a person with that role.",
         )
-
-
-def _study_time(study_date: str) -> datetime | None:
-    try:
-        return datetime.strptime(study_date, "%Y%m%d").replace(tzinfo=UTC)
-    except ValueError:
-        return None

@@ -38,7 +38,7 @@ def inspect(service: Service, case: Record, say: Say) -> None:
         "engraved_id": design["engraved_id"],
     }
     say("a second person inspects the part: dimensions, vents, identity")
-    _item_event(service, item, "pass_qa", data, "piet")
+    _item_event(service, item, "pass_qa", data, "piet", sign=True)
 
 
 def next_step(service: Service, case: Record, patient_id: str, say: Say) -> None:
@@ -161,7 +161,7 @@ def _finish_cycle(bench: _Bench) -> None:
     if bench.now < started + timedelta(hours=5.5):
         _advance(bench.service, 5.6)
         return
-    _load_event(bench.service, bench.load, "finish_cycle", _cycle_record(started), "carl")
+    _load_event(bench.service, bench.load, "finish_cycle", _cycle_record(started), "carl", sign=True)
 
 
 def _start_aeration(bench: _Bench) -> None:
@@ -190,7 +190,9 @@ def _read_or_release(bench: _Bench) -> None:
 
 
 def _item_step(event: str) -> Callable[[_Bench], None]:
-    return lambda bench: _item_event(bench.service, bench.item, event, {}, "carl")
+    # the rules of the service say which steps are signed; of these it is the exposure
+    sign = event == "expose"
+    return lambda bench: _item_event(bench.service, bench.item, event, {}, "carl", sign=sign)
 
 
 def _release_item(bench: _Bench) -> None:

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from service.domain.sterilisation import Load, SterilisationSettings
 from service.errors import InputRefusedError
-from service.workflow.cycle_record import LARGEST_GAP_MIN, read_cycle_record
-from tests.support_app import Rig
+from service.workflow.cycle_record import read_cycle_record
+from tests.support_app import PASSWORD, Rig
 from tests.support_sterile import BASE, DEVICE, LOAD, TECH, Room, make_room
 
 START = datetime.fromisoformat("2026-01-05T08:00:00+00:00")
 RUN = Load(LOAD, DEVICE, 1, "GS5_COOL", 38.0)
 HEAD = {"steriliser": DEVICE, "cycle_number": "1", "program": "GS5_COOL"}
 SPEC = SterilisationSettings().cycle(RUN.cycle_name)
+GAP_MIN = SterilisationSettings().record_gap_min
 Row = dict[str, Any]
 
 
@@ -50,7 +51,7 @@ def as_json(samples: list[Row], head: dict[str, str] = HEAD) -> str:
 
 @pytest.mark.parametrize("write", [as_csv, as_json])
 def test_both_forms_say_the_same(write: Callable[[list[Row]], str]) -> None:
-    assert read_cycle_record(write(rows()), RUN, SPEC) == {
+    assert read_cycle_record(write(rows()), RUN, SPEC, gap_min=GAP_MIN) == {
         "started_at": START.isoformat(), "ended_at": (START + timedelta(minutes=340)).isoformat(),
         "exposure_min": 280.0, "min_c": 37.0, "max_c": 37.25, "min_humidity_pct": 55.0, "max_humidity_pct": 60.0,
         "eto_mg_l": 736.0, "alarms": [],
@@ -61,7 +62,7 @@ def test_the_hottest_moment_of_any_phase_counts_and_every_alarm() -> None:
     made = rows()
     made[-1]["temperature_c"], made[-1]["alarm"] = 47.5, "vacuum leak"
     made[0]["temperature_c"] = 21.0  # cold before the exposure is no fault
-    found = read_cycle_record(as_csv(made), RUN, SPEC)
+    found = read_cycle_record(as_csv(made), RUN, SPEC, gap_min=GAP_MIN)
     assert (found["min_c"], found["max_c"], found["alarms"]) == (37.0, 47.5, ["vacuum leak"])
 
 
@@ -104,7 +105,7 @@ def test_a_record_with_a_hole_is_refused(
     made = rows()
     spoil(made)
     with pytest.raises(InputRefusedError) as caught:
-        read_cycle_record(write(made), RUN, SPEC)
+        read_cycle_record(write(made), RUN, SPEC, gap_min=GAP_MIN)
     assert caught.value.code == code
 
 
@@ -112,14 +113,14 @@ def test_a_record_with_a_hole_is_refused(
 def test_the_concentration_farthest_from_nominal_counts(value: float) -> None:
     made = rows()
     made[20]["eto_mg_l"], made[21]["eto_mg_l"] = value, 730.0
-    assert read_cycle_record(as_csv(made), RUN, SPEC)["eto_mg_l"] == value
+    assert read_cycle_record(as_csv(made), RUN, SPEC, gap_min=GAP_MIN)["eto_mg_l"] == value
 
 
 @pytest.mark.parametrize("name", sorted(HEAD))
 def test_the_record_of_another_run_is_refused(name: str) -> None:
     for head in (HEAD | {name: "other"}, {k: v for k, v in HEAD.items() if k != name}):
         with pytest.raises(InputRefusedError) as caught:
-            read_cycle_record(as_csv(rows(), head), RUN, SPEC)
+            read_cycle_record(as_csv(rows(), head), RUN, SPEC, gap_min=GAP_MIN)
         assert caught.value.code == "cycle.other_run"
 
 
@@ -127,14 +128,16 @@ def test_the_record_of_another_run_is_refused(name: str) -> None:
 @given(st.text(max_size=200) | st.text(alphabet='{}[]",:#\r\n0aé ', max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with pytest.raises(InputRefusedError):
-        read_cycle_record(text, RUN, SPEC)
+        read_cycle_record(text, RUN, SPEC, gap_min=GAP_MIN)
 
 
 def test_the_gap_allowed_is_that_of_the_settings() -> None:
-    assert LARGEST_GAP_MIN == 10.0
+    assert GAP_MIN == 10.0
     made = rows()
     del made[20:21]  # 10 min
-    assert read_cycle_record(as_csv(made), RUN, SPEC)["exposure_min"] == 280.0
+    assert read_cycle_record(as_csv(made), RUN, SPEC, gap_min=GAP_MIN)["exposure_min"] == 280.0
+    with pytest.raises(InputRefusedError):
+        read_cycle_record(as_csv(made), RUN, SPEC, gap_min=9.0)
 
 
 @pytest.fixture
@@ -147,7 +150,9 @@ def running(rig: Rig) -> Room:
 def test_an_imported_record_ends_the_cycle(running: Room) -> None:
     text = as_csv(rows(running.rig.clock.now()))
     running.wait(6)
-    answer = running.client(TECH).post(f"{BASE}/loads/{LOAD}/cycle-record", json={"text": text})
+    answer = running.client(TECH).post(
+        f"{BASE}/loads/{LOAD}/cycle-record", json={"text": text, "password": PASSWORD}
+    )
     assert answer.status_code == 200, answer.text
     load = answer.json()
     assert (load["state"], load["cycle"]["exposure_min"]) == ("EXPOSED", 280.0)
@@ -161,7 +166,9 @@ def test_an_imported_record_out_of_window_is_refused_with_every_reason(running: 
     made[20]["humidity_pct"] = 20.0
     made[21]["alarm"] = "low pressure"
     running.wait(6)
-    answer = running.client(TECH).post(f"{BASE}/loads/{LOAD}/cycle-record", json={"text": as_csv(made)})
+    answer = running.client(TECH).post(
+        f"{BASE}/loads/{LOAD}/cycle-record", json={"text": as_csv(made), "password": PASSWORD}
+    )
     assert answer.status_code == 422
     refused = answer.json()["details"]["refused"]
     assert set(refused) == {"all_parameters_in_window", "no_alarm", "max_temp_ok"}

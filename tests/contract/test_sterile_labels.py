@@ -18,8 +18,10 @@ import zxingcpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from pypdf import PdfReader
 
+from service.config import Config
 from service.errors import InputRefusedError
 from service.results.label_code import PackCode, read_code, write_code
 from service.results.label_symbols import SYMBOLS
@@ -36,9 +38,14 @@ DATA = LabelData(CODE, "AB12-CD", AT, datetime(2026, 7, 4, tzinfo=UTC), "TY-2207
 RELEASED = replace(DATA, load_id="L-7", released_by="sue", released_at=AT)
 
 
-def decoded(image: Image.Image) -> list[str]:
+def barcodes(image: Image.Image) -> list[zxingcpp.Barcode]:
     grey = np.ascontiguousarray(np.asarray(image.convert("L")))
-    return [found.text for found in zxingcpp.read_barcodes(grey)]
+    return list(zxingcpp.read_barcodes(grey))
+
+
+def codes(image: Image.Image) -> dict[str, str]:
+    """Text of each code found, by its kind."""
+    return {found.symbology.name: found.text for found in barcodes(image)}
 
 
 def printed(zpl: bytes, size: tuple[int, int] = (640, 400)) -> Image.Image:
@@ -72,13 +79,47 @@ def page(pdf: bytes, folder: Path, dpi: int = 203) -> Image.Image:
 def test_the_codes_of_both_forms_are_read_by_a_decoder(data: LabelData, tmp_path: Path) -> None:
     label = lay_out(data)
     for image in (page(label_pdf(label), tmp_path), printed(label_zpl(label))):
-        (text,) = decoded(image)
-        assert read_code(text) == CODE
         # as a scanner sees it: askew, and a little out of focus
-        (askew,) = decoded(
-            image.convert("L").rotate(7, fillcolor=255, expand=True, resample=Image.Resampling.BICUBIC)
-        )
-        assert read_code(askew) == CODE
+        askew = image.convert("L").rotate(7, fillcolor=255, expand=True, resample=Image.Resampling.BICUBIC)
+        for seen in (image, askew):
+            found = codes(seen)
+            assert set(found) == {"QRCode", "DataMatrix"}
+            assert {read_code(text) for text in found.values()} == {CODE}
+
+
+@pytest.mark.parametrize("zpl", [False, True])
+def test_with_a_gtin_the_data_matrix_is_a_gs1_element_string(zpl: bool, tmp_path: Path) -> None:
+    label = lay_out(replace(RELEASED, code=replace(CODE, pack_id="P-17"), gtin="04012345678901"))
+    image = printed(label_zpl(label)) if zpl else page(label_pdf(label), tmp_path)
+    (matrix,) = [b for b in barcodes(image) if b.symbology.name == "DataMatrix"]
+    assert matrix.content_type == zxingcpp.ContentType.GS1
+    assert matrix.text == "(01)04012345678901(17)260704(10)L-7(21)P-17"
+    assert read_code(codes(image)["QRCode"]) == replace(CODE, pack_id="P-17")  # the door's code stays
+    with pytest.raises(InputRefusedError):
+        read_code(matrix.text)  # it names no patient: the door asks for the other one
+
+
+def test_a_pack_number_gs1_cannot_write_gets_our_own_text() -> None:
+    label = lay_out(replace(RELEASED, gtin="04012345678901"))  # the pack number has "|^" in it
+    assert label == lay_out(RELEASED)
+
+
+@pytest.mark.parametrize(
+    ("gtin", "good"),
+    [
+        ("", True),
+        ("04012345678901", True),
+        ("04012345678902", False),
+        ("4012345678901", False),
+        ("0401234567890x", False),
+    ],
+)
+def test_only_a_whole_gtin_is_taken(gtin: str, good: bool) -> None:
+    if good:
+        assert Config.model_validate({"labels": {"gtin": gtin}}).labels.gtin == gtin
+    else:
+        with pytest.raises(ValidationError, match="gtin"):
+            Config.model_validate({"labels": {"gtin": gtin}})
 
 
 def words(label: Label) -> str:
@@ -89,9 +130,11 @@ def test_only_a_released_pack_bears_the_sterile_symbol() -> None:
     before, after = lay_out(DATA), lay_out(RELEASED)
     assert "NOT STERILE\nuntil released by sterile services" in words(before)
     assert "sterile_eo" not in {s.name for s in before.symbols}
+    assert "non_sterile" in {s.name for s in before.symbols}
     assert "Released 2026-01-05, load L-7\nby sue" in words(after)
     assert "NOT STERILE" not in words(after)
     assert "sterile_eo" in {s.name for s in after.symbols}
+    assert "non_sterile" not in {s.name for s in after.symbols}
     for text in (words(before), words(after)):
         assert "Use by 2026-07-04" in text
         assert "Not a medical device" in text
@@ -101,6 +144,10 @@ def test_texts_stay_clear_of_the_symbols_and_the_code() -> None:
     for label in (lay_out(DATA), lay_out(RELEASED)):
         top = max(s.y + s.size for s in label.symbols)
         *body, _notice = label.texts
+        right = max(s.x + s.size * SYMBOLS[s.name].width for s in label.symbols)
+        assert right < min(c.x for c in label.codes if c.y < top)
+        upper, lower = label.codes
+        assert lower.y > 0 and lower.y + lower.side < upper.y
         assert min(t.y for t in body) > top
         assert all(a.y - b.y >= b.size_mm for a, b in pairwise(body))
 
@@ -148,7 +195,7 @@ def room(rig: Rig) -> Room:
 def scan(room: Room, **change: Any) -> Any:
     """POST of what the scanner reads off the printed label, decoded from its picture."""
     zpl = room.client(TECH).get(f"{BASE}/{room.at_item}/label.zpl").content
-    (text,) = decoded(printed(zpl))
+    text = codes(printed(zpl))["QRCode"]
     body = {"pack_code": text, "wristband": PATIENT_ID, "pack_intact": True, "pack_dry": True} | change
     return room.client(NURSE).post(f"{BASE}/door", json=body)
 

@@ -1,28 +1,28 @@
-"""Stories of sterile services, each from the printed part to its end, through HTTP as people make the requests."""
+"""Stories of sterile services, each from the CT to its end, through HTTP as people make the requests."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from service.domain.case import CaseState
 from service.store.audit_export import check_lines
-from service.store.database import transaction
-from service.store.tables import cases as case_table
-from service.workflow import sterilise
-from tests.support_app import Rig
-from tests.support_sterile import BI, BOSS, DEVICE, LOAD, NURSE, PATIENT_ID, TECH, Room, make_room
+from service.workflow import print_run, sterilise
+from tests.support_app import make_rig
+from tests.support_route import OARM, printed_over_http, scan_measured
+from tests.support_sterile import BI, BOSS, DEVICE, LOAD, NURSE, PATIENT_ID, TECH, Room
 
 
 @pytest.fixture
-def room(rig: Rig) -> Room:
-    return make_room(rig)
-
-
-def verified(room: Room) -> None:
-    """The scan was judged meanwhile (the whole way is in the end-to-end journey)."""
-    with transaction(room.rig.app.engine) as connection:
-        row = case_table.c.id == room.case_id
-        connection.execute(case_table.update().where(row).values(state=CaseState.VERIFIED.value))
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    """A part printed from a real case over HTTP; nothing of its way was written into a table by hand."""
+    monkeypatch.setattr(print_run, "_SETTLE_S", 0.05)
+    rig = make_rig(tmp_path, dicom=OARM)
+    with printed_over_http(rig, tmp_path) as made:
+        yield made
+    rig.app.engine.dispose()
 
 
 def test_the_papers_route_from_print_to_discard(room: Room) -> None:
@@ -32,7 +32,7 @@ def test_the_papers_route_from_print_to_discard(room: Room) -> None:
     assert room.case_state is CaseState.ISSUED
     room.use()
     assert room.case_state is CaseState.USED
-    verified(room)
+    scan_measured(room)
     assert room.does(room.at_item, "discard", NURSE, reason="single use")["state"] == "DISCARDED"
     assert room.case_state is CaseState.CLOSED
     # single use: nothing leads back

@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from service.config import Config, load_config
+from service.config_sterilisation import Stated
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "spineprint.example.toml"
-_COMMENTED_KEY = re.compile(r"^#(?=[a-z_]+ = )", re.MULTILINE)
+_COMMENTED_KEY = re.compile(r"^#(?=[a-z0-9_]+ = )", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,9 @@ def _keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
         section = _model_of(field.annotation)
         if section is None:
             found[prefix + name] = field.default
+        elif isinstance(field.default, Stated):
+            # A value with its provenance: the three keys have no default of their own, the whole has.
+            found |= {f"{prefix}{name}.{k}": v for k, v in field.default.model_dump(mode="json").items()}
         else:
             found |= _keys(section, f"{prefix}{name}{'[]' if section is not field.annotation else ''}.")
     return found

@@ -164,14 +164,16 @@ def test_a_name_is_given_once(rig: Rig):
 
 def test_a_token_reads_its_scopes_until_it_is_revoked(rig: Rig):
     secret = identity.add_token(rig.app, "board 1", ["board", "metrics"], ADMIN.name)
-    assert identity.scopes_of_token(rig.app, secret) == ("board 1", {Scope.BOARD, Scope.METRICS})
+    found = identity.token_of(rig.app, secret)
+    assert found is not None
+    assert (found.name, found.scopes, found.bound_to) == ("board 1", {Scope.BOARD, Scope.METRICS}, "")
     assert identity.person_of_session(rig.app, secret) is None
     with reading(rig.app.engine) as connection:
         assert secret not in str(connection.execute(tokens.select()).one())
     with transaction(rig.app.engine) as connection:
         assert people.revoke_token(connection, "board 1", rig.clock.now())
         assert not people.revoke_token(connection, "other", rig.clock.now())
-    assert identity.scopes_of_token(rig.app, secret) is None
+    assert identity.token_of(rig.app, secret) is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from service.domain.sterilisation import (
     STERILISER_TRANSITIONS,
     BiologicalIndicator,
     BiState,
+    GcodeProof,
     Item,
     ItemDesign,
     ItemState,
@@ -64,6 +65,8 @@ def new_item(item_id: str = "i1") -> Item:
         openings_per_cavity=3,
         narrowest_opening_mm=3.0,
         longest_path_mm=80.0,
+        channels_mm=(2.79, 2.8),
+        gcode=GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4)),
         ct_acquired_at=at(-48),
     )
     return Item(item_id, design, printed_by="printer-person")

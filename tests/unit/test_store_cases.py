@@ -18,6 +18,7 @@ from service.store.tables import cases as case_table
 from service.store.tables import outbox, users
 from service.workflow import approve, build, person_steps, sterilise
 from service.workflow.jobs import case_job, raise_attention
+from service.workflow.printed_item import create_item
 from tests.support_app import (
     NURSE,
     PLANNER,
@@ -347,7 +348,7 @@ def _with_item(rig: Rig, state: CaseState) -> tuple[Any, Any]:
     case = bring(rig.with_printers({"um3": None}), CaseState.PRINTING)  # type: ignore[dict-item]
     with transaction(rig.app.engine) as connection:
         (job,) = prints.listed(connection, case_id=case.id)
-        item = sterilise.create_item(connection, rig.app, case, job)
+        item = create_item(connection, rig.app, case, job)
         connection.execute(case_table.update().where(case_table.c.id == case.id).values(state=state.value))
     return rig.case(case.id), item
 

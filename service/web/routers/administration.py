@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -33,7 +33,20 @@ def change_user(username: str, body: UserChange, app: AppDep, admin: AdminDep) -
     )
 
 
+@router.get("/tokens")
+def list_tokens(app: AppDep, _admin: AdminDep) -> list[dict[str, Any]]:
+    """All tokens ever made, without their secrets: what each may do, for which steriliser, and whether it holds."""
+    return [
+        {
+            "name": t.name, "scopes": sorted(s.value for s in t.scopes), "steriliser": t.bound_to,
+            "created_at": t.created_at.isoformat(),
+            "revoked_at": t.revoked_at.isoformat() if t.revoked_at else None,
+        }
+        for t in identity.list_tokens(app)
+    ]  # fmt: skip
+
+
 @router.delete("/tokens/{name}", status_code=204)
 def revoke_token(name: str, app: AppDep, admin: AdminDep) -> None:
-    """A screen with this token can read no more."""
+    """A screen with this token can read no more, a machine send no more."""
     identity.revoke_token(app, name, admin.name)

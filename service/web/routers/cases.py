@@ -18,7 +18,16 @@ from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import STUDY_VOLATILE, case_detail, case_view, live_view, waiting_sentence
-from service.workflow import approve, build, completeness, identity, late_images, person_steps, sterilise
+from service.workflow import (
+    approve,
+    build,
+    completeness,
+    identity,
+    late_images,
+    person_steps,
+    sterilise,
+    waiting,
+)
 from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1/cases", tags=["cases"])
@@ -74,6 +83,8 @@ def list_cases(request: Request, app: AppDep, caller: BoardDep, state: CaseState
         for case in found:
             study = by_uid[case.study_uid]
             row = case_view(case) | {"waiting_for": waiting_sentence(connection, case, study)}
+            if case.surgery_at is not None:
+                row["schedule"] = waiting.schedule(connection, app, case)
             if study.study_uid in live:
                 row["live"] = live_view(live[study.study_uid], app.clock.now())
             if caller.person:

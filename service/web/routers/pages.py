@@ -20,8 +20,8 @@ from service.errors import NotFoundError
 from service.store import cases
 from service.store.database import reading
 from service.web.access import AppDep, PersonDep
+from service.workflow import sterile_settings
 from service.workflow.app import App
-from service.workflow.sterilise import SETTINGS
 
 router = APIRouter(include_in_schema=False)
 
@@ -100,16 +100,25 @@ def review_page(case_id: str, request: Request, app: AppDep, actor: PersonDep) -
 
 
 @router.get("/cssd")
-def cssd_page(request: Request, actor: PersonDep) -> Response:
+def cssd_page(request: Request, app: AppDep, actor: PersonDep) -> Response:
+    site = app.sterile_settings
     held = {r.value for r in (actor.roles or frozenset())}
     return _page(
         request,
         "cssd",
         person=actor.person,
-        functions=[name for name, holders in SETTINGS.role_holders.items() if holders & held],
-        aeration=[[row.from_c, row.hours] for row in SETTINGS.aeration],
-        incubation={spec.name: spec.hours for spec in SETTINGS.indicators},
+        functions=[name for name, holders in site.role_holders.items() if holders & held],
+        aeration=[[row.from_c, row.hours] for row in site.aeration],
+        incubation={spec.name: spec.hours for spec in site.indicators},
     )
+
+
+@router.get("/cssd/settings")
+def cssd_settings_page(request: Request, app: AppDep, actor: PersonDep) -> Response:
+    groups: dict[str, list[sterile_settings.Row]] = {}
+    for row in sterile_settings.rows(app.sterile_settings):
+        groups.setdefault(row.group, []).append(row)
+    return _page(request, "cssd_settings", person=actor.person, groups=groups, marks=sterile_settings.MARKS)
 
 
 @router.get("/door")

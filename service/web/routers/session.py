@@ -34,6 +34,8 @@ class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str
     scopes: list[str]
+    steriliser: str = ""
+    """The device a token with the scope `steriliser` speaks for."""
 
 
 @router.post("/login")
@@ -101,4 +103,5 @@ def add_user(body: NewUser, app: AppDep, admin: AdminDep) -> dict[str, Any]:
 @router.post("/tokens", status_code=201)
 def add_token(body: NewToken, app: AppDep, admin: AdminDep) -> dict[str, Any]:
     """The secret is shown this once."""
-    return {"name": body.name, "token": identity.add_token(app, body.name, body.scopes, admin.name)}
+    secret = identity.add_token(app, body.name, body.scopes, admin.name, steriliser=body.steriliser)
+    return {"name": body.name, "token": secret}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,17 +11,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, JsonValu
 
 from service.domain import sterilisation as rules
 from service.domain.sterilisation import BiologicalIndicator, Item, Load, Steriliser, to_document
-from service.errors import NotAllowedError
 from service.store import sterile
 from service.store.database import reading
 from service.web.access import AppDep, PersonDep
 from service.web.polling import polled
-from service.workflow import cycle_import, identity, sterilise
+from service.workflow import identity, sterile_settings, sterilise
 
 router = APIRouter(prefix="/api/v1/sterilisation", tags=["sterilisation"])
-
-#: Steps that end in, or lead to, a patient: the person signs with their password.
-_SIGNED = {"release"}
 
 
 class Event(BaseModel):
@@ -48,11 +45,6 @@ class NewBi(BaseModel):
     load_id: str
 
 
-class CycleText(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    text: str
-
-
 class NewSteriliser(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: str
@@ -64,28 +56,29 @@ def _document(record: Item | Load | BiologicalIndicator | Steriliser) -> dict[st
     return dict(to_document(record))
 
 
-def _check_signature(app: AppDep, actor: PersonDep, body: Event) -> None:
-    if body.event in _SIGNED and not identity.sign(
-        app, actor, body.password.get_secret_value() if body.password else ""
-    ):
-        raise NotAllowedError(
-            "This step needs your signature (your password again).",
-            code="auth.signature",
-            next_step="Enter your password and sign again.",
-        )
+def _signed(app: AppDep, actor: PersonDep, machine: str, body: Event) -> bool:
+    """Whether the person signed; a password is looked at only where the step asks for one."""
+    wanted = body.password is not None and sterilise.needs_signature(machine, body.event)
+    return wanted and identity.sign(app, actor, body.password.get_secret_value() if body.password else "")
 
 
 @router.get("/rules")
-def get_rules(_actor: PersonDep) -> dict[str, Any]:
+def get_rules(app: AppDep, _actor: PersonDep) -> dict[str, Any]:
     """The transition tables, from which forms are made."""
     return {
         "item": rules.describe(rules.ITEM_TRANSITIONS),
         "load": rules.describe(rules.LOAD_TRANSITIONS),
         "bi": rules.describe(rules.BI_TRANSITIONS),
         "steriliser": rules.describe(rules.STERILISER_TRANSITIONS),
-        "cycles": [c.name for c in sterilise.SETTINGS.cycles],
-        "indicators": [i.name for i in sterilise.SETTINGS.indicators],
+        "cycles": [c.name for c in app.sterile_settings.cycles],
+        "indicators": [i.name for i in app.sterile_settings.indicators],
     }
+
+
+@router.get("/settings")
+def get_settings(app: AppDep, _actor: PersonDep) -> list[dict[str, Any]]:
+    """Every number of sterile services in force, with the mark of its provenance and its source."""
+    return [asdict(row) for row in sterile_settings.rows(app.sterile_settings)]
 
 
 @router.get("/items")
@@ -103,8 +96,8 @@ def get_item(item_id: str, request: Request, app: AppDep, _actor: PersonDep) -> 
 @router.post("/items/{item_id}/events")
 def item_event(item_id: str, body: Event, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """`scanned_patient_id` may be given for `issue` instead of `scanned_patient_reference`."""
-    _check_signature(app, actor, body)
-    return _document(sterilise.item_event(app, item_id, body.event, body.data, actor))
+    signed = _signed(app, actor, "item", body)
+    return _document(sterilise.item_event(app, item_id, body.event, body.data, actor, signed=signed))
 
 
 @router.get("/loads")
@@ -130,14 +123,8 @@ def get_load(load_id: str, request: Request, app: AppDep, _actor: PersonDep) -> 
 
 @router.post("/loads/{load_id}/events")
 def load_event(load_id: str, body: Event, app: AppDep, actor: PersonDep) -> dict[str, Any]:
-    _check_signature(app, actor, body)
-    return _document(sterilise.load_event(app, load_id, body.event, body.data, actor))
-
-
-@router.post("/loads/{load_id}/cycle-record")
-def import_cycle_record(load_id: str, body: CycleText, app: AppDep, actor: PersonDep) -> dict[str, Any]:
-    """The steriliser's own record as CSV or JSON text; ends the cycle when everything is within its window."""
-    return _document(cycle_import.import_cycle(app, load_id, body.text, actor))
+    signed = _signed(app, actor, "load", body)
+    return _document(sterilise.load_event(app, load_id, body.event, body.data, actor, signed=signed))
 
 
 @router.get("/indicators")
@@ -174,3 +161,10 @@ def list_sterilisers(request: Request, app: AppDep, _actor: PersonDep) -> Respon
 def register_steriliser(body: NewSteriliser, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     device = Steriliser(body.id, body.model, tuple((c, f) for c, f in body.validated))
     return _document(sterilise.register_steriliser(app, device, actor))
+
+
+@router.post("/sterilisers/{device_id}/events")
+def steriliser_event(device_id: str, body: Event, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Out of service by hand, or back in service on a documented repair and negative empty-chamber cycles."""
+    signed = _signed(app, actor, "steriliser", body)
+    return _document(sterilise.steriliser_event(app, device_id, body.event, body.data, actor, signed=signed))

@@ -42,11 +42,12 @@ function printerTile(p) {
 
 function caseTile(c) {
   const job = jobs.find((j) => j.case_id === c.id && JOB[j.state]);
-  const tone = (job && { UNKNOWN: 'alert', AWAITING_REMOVAL: 'ask' }[job.state]) || TONE[c.state] || '';
+  const tone = (job && { UNKNOWN: 'alert', AWAITING_REMOVAL: 'ask' }[job.state]) || (c.schedule && c.schedule.late ? 'alert' : TONE[c.state]) || '';
   return el('article', { class: `tile slim ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, c.code), el('span', { class: 'say' }, c.level || '–'), el('span', { class: 'say' }, STATES[c.state]),
       c.surgery_at ? el('span', { class: 'age' }, `surgery ${new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' }).format(new Date(c.surgery_at))}`) : null),
     el('div', {}, c.waiting_for),
+    c.schedule ? el('div', { class: c.schedule.late ? 'plan-line late' : 'plan-line dim' }, c.schedule.verdict) : null,
     c.progress ? progressBar(c.progress.fraction, c.progress.stage) : null);
 }
 

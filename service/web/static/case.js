@@ -27,7 +27,8 @@ function drawNow() {
   if (detail.study.live.receiving) parts.push(receivingLine());
   if (detail.late_images) parts.push(lateBanner(detail.late_images));
   if (detail.progress) parts.push(el('div', {}, progressBar(detail.progress.fraction, detail.progress.stage), el('p', { class: 'dim' }, `${detail.progress.stage}, ${Math.round(detail.progress.fraction * 100)} %`)));
-  parts.push(facts([['Level', detail.level], ['Surgery', when(detail.surgery_at) || 'not set'], ['Inputs by', detail.planned_by], ['Since', when(detail.updated_at)]]));
+  if (detail.schedule) parts.push(el('p', { class: detail.schedule.late ? 'note alert' : 'note', id: 'schedule' }, detail.schedule.verdict));
+  parts.push(facts([['Level', detail.level], ['Surgery', when(detail.surgery_at) || 'not set'], ['Latest start of print', detail.schedule && when(detail.schedule.latest_print_start)], ['Latest start of the cycle', detail.schedule && when(detail.schedule.latest_cycle_start)], ['Inputs by', detail.planned_by], ['Since', when(detail.updated_at)]]));
   fill($('#now'), parts);
 }
 

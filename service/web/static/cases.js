@@ -39,7 +39,7 @@ function draw() {
     el('td', { class: 'level' }, r.level || '—'),
     el('td', {}, stateBadge(r.state)),
     el('td', { class: 'waiting' }, waiting(r)),
-    el('td', { class: 'nowrap' }, when(r.surgery_at) || el('span', { class: 'dim' }, 'not set')),
+    el('td', { class: 'nowrap' }, when(r.surgery_at) || el('span', { class: 'dim' }, 'not set'), r.schedule && r.schedule.late ? el('div', { class: 'badge alert', title: r.schedule.verdict }, 'too late') : null),
     el('td', { class: 'end' }, nextLink(r)))) : el('tr', {}, el('td', { colspan: 7, class: 'dim' },
     rows.length ? 'No case fits.' : 'No case yet. Cases appear by themselves when the PACS sends a CT.')));
 }

@@ -8,7 +8,6 @@ const BASE = '/api/v1/sterilisation';
 const PATHS = { item: 'items', load: 'loads', bi: 'indicators', steriliser: 'sterilisers' };
 const OVER = { item: ['DISCARDED'], load: ['RELEASED', 'FAILED', 'ABORTED'], bi: ['NEGATIVE', 'POSITIVE', 'INVALID'], steriliser: [] };
 const TONE = { RELEASED: 'good', NEGATIVE: 'good', IN_SERVICE: 'good', QA_PASSED: 'work', PRINTED: 'ask', AERATED: 'ask', QUARANTINED: 'ask', PENDING: 'work', AERATING: 'work', RUNNING: 'work', RECALLED: 'alert', NONSTERILE: 'alert', FAILED: 'alert', POSITIVE: 'alert', OUT_OF_SERVICE: 'alert', REJECTED: 'alert', INVALID: 'alert' };
-const SIGNED = new Set(['release']);
 const GRAVE = new Set(['release', 'reject', 'discard', 'fail', 'abort', 'use', 'refuse_release', 'mark_invalid', 'late_positive', 'take_out_of_service', 'fail_in_theatre', 'withdraw', 'finish_cycle', 'read', 'issue']);
 const records = { item: [], load: [], bi: [], steriliser: [] };
 let waits = new Map(); let rules = null; let kind = location.hash.slice(1) in records ? location.hash.slice(1) : 'item'; let shift = 0; const drawn = new Map();
@@ -70,7 +69,7 @@ const asked = (fields) => fields.map((f) => (f.name === 'scanned_patient_referen
 function eventForm(record, rule) {
   const fields = asked(rule.fields);
   const slot = el('div', { class: 'problem-slot', 'aria-live': 'assertive' });
-  const grave = GRAVE.has(rule.event); const signed = SIGNED.has(rule.event);
+  const grave = GRAVE.has(rule.event); const signed = rule.signed;
   const form = el('form', { onsubmit: async (event) => {
     event.preventDefault();
     if (grave && !await confirmed(`${words(rule.event)}?`, `${record.id}: this is recorded with your name and cannot be taken back.`, words(rule.event), ['discard', 'fail', 'reject', 'abort'].includes(rule.event))) return;
@@ -148,15 +147,49 @@ function reasonToWait(record) {
   return found ? el('p', { class: found.overdue ? 'note alert' : 'dim', 'data-wait': record.id }, `${found.overdue ? 'Overdue. ' : ''}${found.sentence}${found.due_at ? ` Until ${when(found.due_at)}.` : ''}`) : null;
 }
 
+const signature = () => el('label', {}, 'Your password, as signature', el('input', { type: 'password', name: 'password', autocomplete: 'current-password', required: true }));
+const refresh = () => { document.activeElement.blur(); drawn.clear(); pollers.forEach((p) => p.now()); };
+/** Byte by byte, so that what is kept is what the steriliser wrote. */
+const base64 = (bytes) => btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(''));
+
+/** Records that came for a load: each with its digest, to be downloaded; one the steriliser posted is signed for here. */
+function receivedRecords(record) {
+  if (kind !== 'load' || record.state === 'OPEN') return null;
+  const box = el('div', { 'data-records': record.id });
+  const look = () => get(`${BASE}/loads/${encodeURIComponent(record.id)}/cycle-records`).then((files) => {
+    // drawn anew only when something came: a password may be half typed
+    if (!files.length || box.dataset.seen === JSON.stringify(files)) return;
+    box.dataset.seen = JSON.stringify(files);
+    fill(box, el('h3', {}, 'Records received'), files.map((f) => {
+      const slot = el('div', { class: 'problem-slot', 'aria-live': 'assertive' });
+      const form = record.state === 'RUNNING' && f.fits && mine.has('cssd_tech') ? el('form', { onsubmit: async (event) => {
+        event.preventDefault();
+        const worked = await busy(form, slot, () => post(`${BASE}/loads/${encodeURIComponent(record.id)}/cycle-records/${f.sha256}/accept`, { password: form.elements.password.value }));
+        form.elements.password.value = '';
+        if (worked) refresh();
+      } }, signature(), slot, el('button', { type: 'submit', class: 'primary' }, 'Sign for this record')) : null;
+      return el('div', { class: 'received', 'data-record': f.sha256 }, el('a', { href: `${BASE}/loads/${encodeURIComponent(record.id)}/cycle-records/${f.sha256}`, download: '' }, f.name),
+        ` from ${f.received_from}, ${when(f.received_at)} `, f.fits ? el('span', { class: 'badge good' }, 'within the window') : el('span', { class: 'badge alert' }, 'refused'),
+        el('div', { class: 'dim mono' }, `SHA-256 ${f.sha256}`), f.verdict ? el('p', { class: 'dim' }, f.verdict) : null, form);
+    }));
+  }).catch((problem) => showProblem($('#problems'), problem));
+  look();
+  if (record.state === 'RUNNING') { const timer = setInterval(() => (box.isConnected ? look() : clearInterval(timer)), 5000); }
+  return box;
+}
+
 /** The steriliser's own record instead of typing it. */
 function recordForm(record) {
   if (kind !== 'load' || record.state !== 'RUNNING' || !mine.has('cssd_tech')) return null;
   const slot = el('div', { class: 'problem-slot', 'aria-live': 'assertive' });
   const form = el('form', { onsubmit: async (event) => {
     event.preventDefault();
-    const text = await form.elements.file.files[0].text();
-    if (await busy(form, slot, () => post(`${BASE}/loads/${encodeURIComponent(record.id)}/cycle-record`, { text }))) { document.activeElement.blur(); drawn.clear(); pollers.forEach((p) => p.now()); }
-  } }, el('label', {}, 'File of the steriliser, CSV or JSON', el('input', { type: 'file', name: 'file', required: true, accept: '.csv,.json' })), slot, el('button', { type: 'submit', class: 'primary' }, 'Read the cycle record'));
+    const file = form.elements.file.files[0];
+    const body = { base64: base64(new Uint8Array(await file.arrayBuffer())), name: file.name, password: form.elements.password.value };
+    const worked = await busy(form, slot, () => post(`${BASE}/loads/${encodeURIComponent(record.id)}/cycle-record`, body));
+    form.elements.password.value = '';
+    if (worked) refresh();
+  } }, el('div', { class: 'form-grid' }, el('label', {}, 'File of the steriliser, CSV or JSON', el('input', { type: 'file', name: 'file', required: true, accept: '.csv,.json' })), signature()), slot, el('button', { type: 'submit', class: 'primary' }, 'Read the cycle record and sign'));
   return el('details', { class: 'action', 'data-event': 'cycle-record' }, el('summary', {}, 'Read the cycle record from a file'), form);
 }
 
@@ -168,6 +201,7 @@ function card(record) {
     reasonToWait(record),
     facts(FACTS[kind](record)),
     papers(record),
+    receivedRecords(record),
     recordForm(record),
     steps.length ? el('div', {}, steps.map((rule) => eventForm(record, rule))) : el('p', { class: 'dim' }, 'No step for your role now.'),
     history(record));

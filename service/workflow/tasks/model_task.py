@@ -219,6 +219,9 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
             "closed_voids": check.closed_voids,
             "openings_per_cavity": _openings_per_cavity(check),
             "narrowest_opening_mm": min((v.diameter_mm for v in vents), default=None),
+            "channels_mm": [
+                None if c.diameter_mm is None else round(c.diameter_mm, 3) for c in check.channels
+            ],
             # No way through the part is longer than a walk along its three sides.
             "longest_path_mm": round(float(sum(check.extents_mm)), 1),
         },
