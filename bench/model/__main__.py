@@ -1,0 +1,58 @@
+"""python -m bench.model isolation|phantom|solid|speed|all [--write]: figures, JSON, sections of docs/accuracy.md.
+
+Exit code 1 when an acceptance line is not met. Real CT comes from $SPINEPRINT_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.model import isolation, phantom, solid, speed
+from bench.model.report import acceptance, write_section
+
+_PARTS = {module.NAME: module for module in (isolation, phantom, solid, speed)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.model", description=__doc__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, default=Path("bench-output/model"), help="folder for the JSON")
+    common.add_argument("--write", action="store_true", help="rewrite the measured part of docs/accuracy.md")
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name, module in _PARTS.items():
+        module.add_options(parts.add_parser(name, parents=[common], help=module.__doc__))
+    everything = parts.add_parser(
+        "all", parents=[common], help="one after the other", conflict_handler="resolve"
+    )
+    for module in _PARTS.values():
+        module.add_options(everything)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="bench-model-"))
+    good = True
+    try:
+        for name, module in _PARTS.items():
+            if options.part not in (name, "all"):
+                continue
+            print(f"== {name}: {module.__doc__}", flush=True)
+            result = module.run(options, work)
+            lines = module.lines(result)
+            document = result | {"cores": os.cpu_count(), "lines": [str(line) for line in lines]}
+            (options.out / f"{name}.json").write_text(json.dumps(document, indent=1), "utf-8")
+            print("\n".join(str(line) for line in lines), flush=True)
+            if options.write:
+                write_section(name, f"{acceptance(lines)}\n\n{module.page(result)}")
+            good &= all(line.met for line in lines)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
