@@ -32,8 +32,8 @@ class SurfaceSettings:
     search_outward_mm: float = 2.0
     margin_mm: float = 6.0
     cap_mm: float = 8.0
-    exact_inside_mm: float = 3.0
-    exact_outside_mm: float = 1.5
+    exact_inside_mm: float = 1.2
+    exact_outside_mm: float = 1.2
     smoothing_mm: float = 0.35
     smoothing_of_voxel: float = 0.22
     """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
@@ -131,11 +131,11 @@ def _threshold_offset(hu: Grid, soft: Grid, use: SurfaceSettings) -> tuple[Grid,
     For points near the boundary the line along its normal is walked: outwards while it is bone, else
     inwards until it is. Contact with other bone shows as no fall below the threshold, and stays undefined.
     """
-    near = np.abs(soft) < 0.75
+    near = np.abs(soft) < 0.6
     places = np.argwhere(near)
     gradient = np.stack([np.gradient(soft, axis=a)[near] for a in range(3)], axis=1)
     normal = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
-    step = 0.25
+    step = 0.5
     outward, inward = round(use.search_outward_mm / step), round(use.search_inward_mm / step)
     offsets = step * np.arange(-inward, outward + 1)
     base = places - soft[near][:, None] * normal / use.grid_mm
