@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.model.report import Line, table
-from bench.model.studies import DRAWS, Study, drawn_seeds, likeness, studies
+from bench.model.studies import DRAWS, SPINE, Study, drawn_seeds, likeness, studies
 from service.errors import GeometryError
 from service.geometry.isolation import IsolationSettings, isolate_vertebra
 
@@ -33,11 +34,14 @@ MEANS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help="study:level,level;... (default: all)")
     parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--add", action="store_true", help="keep the runs that the JSON holds already")
     parser.add_argument("--quick", action="store_true", help="three seeds, one draw")
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    runs = []
+    kept = options.out / f"{NAME}.json"
+    old = json.loads(kept.read_text("utf-8"))["runs"] if options.add and kept.exists() else []
+    runs: list[dict[str, Any]] = []
     chosen = _chosen(options.only)
     for study in studies(work):
         for level in study.levels:
@@ -46,7 +50,12 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             for kind, draw in _plan(study, options):
                 runs.append(one_run(study, level, kind, draw))
                 print("  " + _shown(runs[-1]), flush=True)
-    return {"runs": runs}
+    again = {_key(r) for r in runs}
+    return {"runs": sorted([*(r for r in old if _key(r) not in again), *runs], key=_key)}
+
+
+def _key(run: dict[str, Any]) -> tuple[Any, ...]:
+    return run["in_sample"], run["study"], SPINE.index(run["level"]), run["seeds"], run["draw"]
 
 
 def _chosen(only: str) -> dict[str, list[str]]:

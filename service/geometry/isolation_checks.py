@@ -146,6 +146,7 @@ def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, floa
     return {
         "volume_ml": round(float(np.count_nonzero(field.values < 0)) * field.voxel_ml, 2),
         "share_without_threshold": round(surface.share_without_threshold, 4),
+        "threshold_bias_mm": round(surface.threshold_bias_mm, 4),
         "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
         "tunnels": float(1 - euler),
     }

@@ -17,7 +17,8 @@ from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to
 from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import Isolation, Seeds
-from service.geometry.isolation import isolate_vertebra, isolation_from_mask
+from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.isolation import IsolationSettings, isolate_vertebra, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
@@ -84,9 +85,11 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Isolation:
     level = str(argument["level"])
+    corrected = (argument.get("settings") or {}).get("surface", "corrected") == "corrected"
+    settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
     if argument.get("mask"):
         mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
-        return isolation_from_mask(ct.volume, mask, level, progress=watch.inner)
+        return isolation_from_mask(ct.volume, mask, level, settings=settings, progress=watch.inner)
     if not argument.get("target"):
         raise InputRefusedError(
             "Neither a target point nor a mask was given.",
@@ -96,7 +99,7 @@ def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Is
     points = {
         k: np.asarray(argument[k], dtype=np.float64) for k in ("target", "above", "below") if argument.get(k)
     }
-    return isolate_vertebra(ct.volume, level, Seeds(**points), progress=watch.inner)
+    return isolate_vertebra(ct.volume, level, Seeds(**points), settings=settings, progress=watch.inner)
 
 
 def _plan(
