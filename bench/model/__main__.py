@@ -1,4 +1,4 @@
-"""python -m bench.model isolation|phantom|solid|speed|all [--write]: figures, JSON, sections of docs/accuracy.md.
+"""python -m bench.model isolation wedge phantom solid speed | all [--write]: figures, JSON, docs/accuracy.md.
 
 Exit code 1 when an acceptance line is not met. Real CT comes from $SPINEPRINT_DATA.
 """
@@ -13,32 +13,26 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.model import isolation, phantom, solid, speed
+from bench.model import isolation, phantom, solid, speed, wedge
 from bench.model.report import acceptance, write_section
 
-_PARTS = {module.NAME: module for module in (isolation, phantom, solid, speed)}
+_PARTS = {module.NAME: module for module in (isolation, wedge, phantom, solid, speed)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.model", description=__doc__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--out", type=Path, default=Path("bench-output/model"), help="folder for the JSON")
-    common.add_argument("--write", action="store_true", help="rewrite the measured part of docs/accuracy.md")
-    parts = parser.add_subparsers(dest="part", required=True)
+    parser.add_argument("parts", nargs="+", choices=[*_PARTS, "all"], help="one after the other")
+    parser.add_argument("--out", type=Path, default=Path("bench-output/model"), help="folder for the JSON")
+    parser.add_argument("--write", action="store_true", help="rewrite the measured part of docs/accuracy.md")
     for name, module in _PARTS.items():
-        module.add_options(parts.add_parser(name, parents=[common], help=module.__doc__))
-    everything = parts.add_parser(
-        "all", parents=[common], help="one after the other", conflict_handler="resolve"
-    )
-    for module in _PARTS.values():
-        module.add_options(everything)
+        module.add_options(parser.add_argument_group(name))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="bench-model-"))
     good = True
     try:
         for name, module in _PARTS.items():
-            if options.part not in (name, "all"):
+            if not {name, "all"} & set(options.parts):
                 continue
             print(f"== {name}: {module.__doc__}", flush=True)
             result = module.run(options, work)

@@ -15,6 +15,7 @@ import numpy as np
 from bench.model.report import Line, table
 from bench.model.studies import DRAWS, SPINE, Study, drawn_seeds, likeness, studies
 from service.errors import GeometryError
+from service.geometry.anatomy import Isolation
 from service.geometry.isolation import IsolationSettings, isolate_vertebra
 
 NAME = "isolation"
@@ -31,7 +32,11 @@ MEANS = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+#: What the first draw from three seeds gave, for the part that builds the solids of the same run.
+FOUND: dict[tuple[str, str], Isolation] = {}
+
+
+def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--only", default="", help="study:level,level;... (default: all)")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--add", action="store_true", help="keep the runs that the JSON holds already")
@@ -92,6 +97,8 @@ def one_run(study: Study, level: str, kind: str, draw: int) -> dict[str, Any]:
         found = isolate_vertebra(study.ct, level, seeds, settings=settings)
     except GeometryError as refusal:
         return about | {"refused": refusal.code, "words": refusal.message}
+    if (kind, draw) == ("three seeds", 0):
+        FOUND[study.name, level] = found
     return about | {
         "cpu_s": round(time.process_time() - began, 1),
         **asdict(likeness(found.outer, study.reference(level))),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.model import phantom
+from bench.model.isolation import FOUND
 from bench.model.report import Line, table
-from bench.model.studies import drawn_seeds, studies
+from bench.model.studies import Study, drawn_seeds, studies
 from service.domain.plan import ModelSettings, Plan
 from service.errors import GeometryError
 from service.geometry.anatomy import Isolation
@@ -22,7 +24,7 @@ from service.geometry.trajectories import plan_trajectories
 NAME = "solid"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--cases", default="", help="'phantom' or the name of a study (default: all)")
 
 
@@ -34,22 +36,26 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _cases(work: Path, only: str) -> Iterator[tuple[str, Any]]:
+def _cases(work: Path, only: str) -> Iterator[tuple[str, Callable[[], Isolation]]]:
     if only in ("", "phantom"):
         for name in phantom.VARIANTS:
-            scan = phantom.scanned(name)
-            yield f"phantom {name}", lambda scan=scan: phantom.isolated(scan)
+            yield f"phantom {name}", partial(_phantom, name)
     for study in studies(work):
         if only in ("", study.name):
             for level in study.levels:
-                seeds = drawn_seeds(study, level, 0)
-                yield (
-                    f"{study.name} {level}",
-                    lambda study=study, level=level, seeds=seeds: isolate_vertebra(study.ct, level, seeds),
-                )
+                yield f"{study.name} {level}", partial(_real, study, level)
 
 
-def _measured(isolate: Any) -> dict[str, Any]:
+def _phantom(name: str) -> Isolation:
+    return phantom.isolated(phantom.scanned(name))
+
+
+def _real(study: Study, level: str) -> Isolation:
+    known = FOUND.get((study.name, level))
+    return known or isolate_vertebra(study.ct, level, drawn_seeds(study, level, 0))
+
+
+def _measured(isolate: Callable[[], Isolation]) -> dict[str, Any]:
     try:
         return solid_figures(isolate())
     except GeometryError as refusal:

@@ -24,7 +24,7 @@ SECONDS, MEGABYTES, REFIT_SECONDS = 20.0, 3000.0, 5.0
 SLICES, SIDE = 400, 512
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="each is run so often; the fastest counts")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain pipeline out")
 

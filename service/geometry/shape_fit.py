@@ -183,13 +183,17 @@ def deform(
     fixed: Sequence[PlacedShape] = (),
     stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
+    held: Attractors | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[PlacedShape, ...]:
-    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out."""
+    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out.
+
+    The first shape is drawn through the points `held`.
+    """
     still = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fixed]
     current = list(shapes)
     for number, stage in enumerate(stages, start=1):
-        current = _deform_round(evidence, current, still, stage, iterations)
+        current = _deform_round(evidence, current, still, stage, iterations, held)
         tick(number / len(stages))
     return tuple(current)
 
@@ -200,6 +204,7 @@ def _deform_round(
     still: Sequence[Grid],
     stage: tuple[float, float, float],
     iterations: int,
+    held: Attractors | None,
 ) -> list[PlacedShape]:
     """One stage for all shapes side by side; who owns which bone stays as it was at its start."""
     distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in shapes]
@@ -208,7 +213,10 @@ def _deform_round(
         others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
         field = _own_evidence(evidence, distances[place_], others)
         return replace(
-            shapes[place_], vertices=_deform_one(evidence, field, shapes[place_], stage, iterations)
+            shapes[place_],
+            vertices=_deform_one(
+                evidence, field, shapes[place_], stage, iterations, held if place_ == 0 else None
+            ),
         )
 
     return in_threads(moved, range(len(shapes)))
@@ -231,6 +239,7 @@ def _deform_one(
     shape: PlacedShape,
     stage: tuple[float, float, float],
     iterations: int,
+    held: Attractors | None,
 ) -> Array:
     points = shape.vertices.copy()
     wide, narrow, reach = stage
@@ -250,8 +259,33 @@ def _deform_one(
         # Single precision throughout: a mixed product would convert the whole kernel each time.
         weighted = np.column_stack([normals * (shift * weight)[:, None], weight]).astype(np.float32)
         smooth = np.asarray(kernel @ weighted, dtype=np.float64)
+        if held is not None:
+            smooth += held.pull(
+                points, vertex_normals(points, shape.template.faces), wide + (narrow - wide) * share
+            )
         points = points + 0.6 * smooth[:, :3] / np.maximum(smooth[:, 3:], 1e-9)
     return points
+
+
+@dataclass(frozen=True, eq=False)
+class Attractors:
+    """Points (M, 3) LPS mm a surface has to pass through, facing the unit `directions` (M, 3) there."""
+
+    points: Array
+    directions: Array
+    weight: float = 12.0
+    """Against at most 0.8 for each vertex that sees bone: some dozen of them share the neighbourhood of a point."""
+
+    def pull(self, vertices: Array, normals: Array, sd_mm: float) -> Array:
+        """(N, 4): weighted displacement and weight at each vertex, as the evidence gives them."""
+        facing = normals @ self.directions.T > 0.5
+        gap = np.linalg.norm(vertices[:, None] - self.points[None], axis=2)
+        nearest_ = np.argmin(np.where(facing, gap, gap + 100.0), axis=0)
+        shift = self.points - vertices[nearest_]
+        # Along the plate the surface may slide; only its height is given.
+        shift = np.sum(shift * self.directions, axis=1, keepdims=True) * self.directions
+        kernel = self.weight * np.exp(-_squared_distances(vertices, vertices[nearest_]) / (2.0 * sd_mm**2))
+        return np.column_stack([kernel @ shift, kernel.sum(axis=1)])
 
 
 def _squared_distances(points: Array, others: Array) -> NDArray[np.float32]:

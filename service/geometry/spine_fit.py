@@ -9,11 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.anatomy import Seeds
+from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
 from service.geometry.evidence import Evidence, gather_evidence
 from service.geometry.mesh_grid import grid_signed_distance
 from service.geometry.parallel import in_threads
 from service.geometry.progress import Progress, silent
-from service.geometry.shape_fit import FAR_STAGES, STAGES, PlacedShape, Pose, PosePrior, deform, search_pose
+from service.geometry.shape_fit import (
+    FAR_STAGES,
+    STAGES,
+    Attractors,
+    PlacedShape,
+    Pose,
+    PosePrior,
+    deform,
+    search_pose,
+)
 from service.geometry.templates import Template, neighbour_level, templates_for
 from service.geometry.volume import Volume
 
@@ -78,6 +88,8 @@ def fit_spine(
 ) -> SpineFit:
     """Fit the target and both neighbours; see the module's isolation study for the method."""
     use = settings or FitSettings()
+    if seeds.endplates is not None:
+        check_points(seeds.endplates, np.asarray(seeds.target))
     evidence = _region(ct, level, seeds, use)
     progress("searching the vertebra", 0.05)
     candidates = _search_target(evidence, level, seeds, use)
@@ -90,16 +102,23 @@ def fit_spine(
     progress("fitting the shapes", 0.4)
     chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
     stages = FAR_STAGES if level in use.far_levels else STAGES
+    held = None
+    if seeds.endplates is not None:
+        chosen = [with_marked_heights(c, seeds.endplates) for c in chosen]
+        held = Attractors(*attractors(seeds.endplates))
     fits = [
         deform(
             evidence,
             [chosen[0], *neighbours],
             stages=stages,
+            held=held,
             tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
         )
     ]
     progress("fitting a second shape", 0.8)
-    fits.extend(deform(evidence, [other], fixed=fits[0][1:], stages=stages) for other in chosen[1:])
+    fits.extend(
+        deform(evidence, [other], fixed=fits[0][1:], stages=stages, held=held) for other in chosen[1:]
+    )
     distances = in_threads(
         lambda f: grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0), fits
     )
