@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli_common import ConfigOption, config_of, parse_point, read_password
+from service.cli_common import (
+    ENDPLATES_HELP,
+    ConfigOption,
+    config_of,
+    parse_endplates,
+    parse_point,
+    read_password,
+)
 from service.domain.people import Actor, acting
 from service.errors import InputRefusedError
 from service.workflow.app import App
@@ -141,6 +148,7 @@ def inputs(
     target: Annotated[str | None, typer.Option(help="X,Y,Z LPS mm")] = None,
     above: Annotated[str | None, typer.Option()] = None,
     below: Annotated[str | None, typer.Option()] = None,
+    endplates: Annotated[str | None, typer.Option(help=ENDPLATES_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True)] = None,
     mask_label: Annotated[int | None, typer.Option()] = None,
     password_stdin: StdinOption = False,
@@ -152,7 +160,8 @@ def inputs(
     app = _open(config)
     given = build.ModelInputs(
         level=level, target=parse_point("--target", target), above=parse_point("--above", above),
-        below=parse_point("--below", below), mask=mask, mask_label=mask_label,
+        below=parse_point("--below", below), endplates=parse_endplates(endplates), mask=mask,
+        mask_label=mask_label,
     )  # fmt: skip
     case = build.give_inputs(app, case_id, given, _actor(app, user, password_stdin))
     console.print(f"{case.code}: {case.state.value}")

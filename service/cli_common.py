@@ -22,6 +22,11 @@ def config_of(path: Path | None) -> Config:
     return load_config(path)
 
 
+ENDPLATES_HELP = (
+    "for a fractured body: X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z upper front, upper back, lower front, lower back"
+)
+
+
 def parse_point(name: str, text: str | None) -> tuple[float, float, float] | None:
     """'X,Y,Z' in LPS mm. Raises InputRefusedError."""
     if text is None:
@@ -37,6 +42,20 @@ def parse_point(name: str, text: str | None) -> tuple[float, float, float] | Non
             code="input.point",
         )
     return values[0], values[1], values[2]
+
+
+def parse_endplates(text: str | None) -> tuple[tuple[float, float, float], ...] | None:
+    """'X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z': upper front, upper back, lower front, lower back. Raises InputRefusedError."""
+    if text is None:
+        return None
+    points = [parse_point("--endplates", part) for part in text.split(";")]
+    if len(points) != 4:
+        raise InputRefusedError(
+            f"--endplates: expected four points, found {len(points)}.",
+            next_step="Give upper front, upper back, lower front and lower back as X,Y,Z with semicolons between.",
+            code="input.point",
+        )
+    return tuple(p for p in points if p is not None)
 
 
 def parse_destination(text: str) -> Destination:

@@ -15,12 +15,29 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class EndplatePoints:
+    """Four points in the mid-sagittal plane: `upper`, `lower` (2, 3) LPS mm, front and back of each endplate."""
+
+    upper: Array
+    lower: Array
+
+    @property
+    def all(self) -> Array:
+        """(4, 3): upper front, upper back, lower front, lower back."""
+        return np.concatenate([self.upper, self.lower])
+
+
+@dataclass(frozen=True, eq=False)
 class Seeds:
-    """Points (3,) float64 LPS mm near the body centres of the target and, when known, its neighbours."""
+    """Points (3,) float64 LPS mm near the body centres of the target and, when known, its neighbours.
+
+    `endplates` are needed for a body that is fractured.
+    """
 
     target: Array
     above: Array | None = None
     below: Array | None = None
+    endplates: EndplatePoints | None = None
 
 
 @dataclass(frozen=True, eq=False)

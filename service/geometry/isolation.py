@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Isolation, Seeds
+from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.evidence import Evidence, trilinear
 from service.geometry.isolation_checks import (
     GateSettings,
@@ -22,7 +23,7 @@ from service.geometry.isolation_checks import (
 )
 from service.geometry.labelling import LabellingSettings, grow_processes, label_target, solid_of
 from service.geometry.landmarks import find_landmarks
-from service.geometry.outer_surface import SurfaceSettings, outer_surface
+from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
 from service.geometry.spine_fit import FitSettings, fit_spine
 from service.geometry.volume import Volume

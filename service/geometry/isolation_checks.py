@@ -32,6 +32,9 @@ class GateSettings:
     min_fit_score: float = 0.22
     moved_seed_mm: float = 8.0
     lost_seed_mm: float = 16.0
+    deformed_share: float = 0.75
+    crushed_share: float = 0.68
+    """Below this share of height left somewhere, a fit without endplate points is not trusted."""
     weak_surface_share: float = 0.35
     template_spread_mm: float = 1.2
     review_levels: tuple[str, ...] = ("T8", "T9", "T10")
@@ -128,7 +131,9 @@ def judge(
     """Confidence 0..1 with reasons, worst first. Each finding takes its share off; they multiply."""
     measures = _measures(ct, mask, surface)
     found: list[tuple[float, str]] = []
-    _judge_shape(found, measures, landmarks, level, gates)
+    # A mask was drawn by someone who saw the endplates; a fit has to be shown those of a crushed body.
+    marked = fit is None or (seeds is not None and seeds.endplates is not None)
+    _judge_shape(found, measures, landmarks, level, gates, marked=marked)
     if fit is not None and seeds is not None:
         _judge_fit(found, measures, fit, seeds, gates)
     found.sort(key=lambda item: item[0])
@@ -146,6 +151,7 @@ def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, floa
     return {
         "volume_ml": round(float(np.count_nonzero(field.values < 0)) * field.voxel_ml, 2),
         "share_without_threshold": round(surface.share_without_threshold, 4),
+        "threshold_bias_mm": round(surface.threshold_bias_mm, 4),
         "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
         "tunnels": float(1 - euler),
     }
@@ -157,6 +163,8 @@ def _judge_shape(
     landmarks: Landmarks,
     level: str,
     gates: GateSettings,
+    *,
+    marked: bool,
 ) -> None:
     low, high = gates.usual_volume_ml
     if not low <= measures["volume_ml"] <= high:
@@ -178,8 +186,8 @@ def _judge_shape(
                 (0.7, f"The {name} endplate could not be fitted and was taken from the body's axis.")
             )
     heights = [h for h in landmarks.height_mm.values() if np.isfinite(h)]
-    if heights and min(heights) < 0.75 * max(heights):
-        found.append((0.75, "The body is deformed (fracture?): check the endplates against the CT."))
+    if heights:
+        _judge_heights(found, min(heights) / max(heights), gates, marked=marked)
     if measures["share_without_threshold"] > gates.weak_surface_share:
         share = 100 * measures["share_without_threshold"]
         found.append(
@@ -190,6 +198,27 @@ def _judge_shape(
         )
     if level in gates.review_levels:
         found.append((0.7, f"At {level} the method is known to be weak: a person has to look at the result."))
+
+
+def _judge_heights(
+    found: list[tuple[float, str]], share: float, gates: GateSettings, *, marked: bool
+) -> None:
+    """`share`: least over greatest height of the body."""
+    if share >= gates.deformed_share:
+        return
+    if marked:
+        found.append((0.85, "The body is deformed (fracture?): check the endplates against the CT."))
+    elif share >= gates.crushed_share:
+        found.append(
+            (0.75, "The body is deformed (fracture?): better mark the four endplate points in the CT.")
+        )
+    else:
+        found.append(
+            (
+                0.45,
+                f"The body has lost {100 * (1 - share):.0f} % of its height: the four endplate points are needed.",
+            )
+        )
 
 
 def _judge_fit(

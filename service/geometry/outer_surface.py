@@ -1,8 +1,8 @@
 """The outer bone surface of one vertebra as a signed distance, from the CT's own values.
 
-Where the bone reaches the clinical threshold (226 HU) near the mask's boundary, the surface is the threshold's
-isosurface at sub-voxel accuracy; elsewhere (weak bone, contact with other bone) it is the smoothed boundary of
-the mask, and both are blended over 1-2 mm. The inside is solid.
+Where the bone reaches the clinical threshold (226 HU) near the mask's boundary, the surface is where the CT's values
+cross it, or by default the half-way level of that edge, at sub-voxel accuracy; elsewhere (weak bone, contact with
+other bone) it is the smoothed boundary of the mask, and both are blended over 1-2 mm. The inside is solid.
 """
 
 from __future__ import annotations
@@ -16,38 +16,22 @@ from scipy import ndimage
 from skimage import measure
 
 from service.errors import GeometryError
+from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.mesh_grid import point_mesh_distance, signed_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class SurfaceSettings:
-    """How the surface is taken. 226 HU is the lower bound of the paper's 226-3071 HU."""
-
-    threshold_hu: float = 226.0
-    grid_mm: float = 0.5
-    search_inward_mm: float = 3.0
-    search_outward_mm: float = 2.0
-    margin_mm: float = 6.0
-    cap_mm: float = 8.0
-    exact_inside_mm: float = 3.0
-    exact_outside_mm: float = 1.5
-    smoothing_mm: float = 0.35
-    smoothing_of_voxel: float = 0.22
-    """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
-    close_mm: float = 1.0
-    """Pores and tunnels narrower than twice this are closed (vessel holes, thin cortex)."""
-
-
 @dataclass(frozen=True, eq=False)
 class OuterSurface:
     """`field`: signed distance (mm, negative inside). `share_without_threshold`: share 0..1 of the surface
-    that never reaches the threshold or touches other bone, and so follows the mask."""
+    that never reaches the threshold or touches other bone, and so follows the mask. `threshold_bias_mm`: how far the
+    threshold's surface lies outside the half-way one on average, whichever of the two was taken."""
 
     field: Volume
     share_without_threshold: float
+    threshold_bias_mm: float
 
 
 def outer_field(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None = None) -> Volume:
@@ -66,10 +50,11 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     use = settings or SurfaceSettings()
     grid, hu = _working_grid(ct, mask, use)
     soft = _mask_distance(mask, grid, use)
-    crossing, weight, share = _threshold_offset(hu, soft, use)
-    guide = soft - crossing
+    edge = find_edge(hu, soft, use)
+    guide = soft - edge.offset
     slope = np.maximum(ndimage.gaussian_gradient_magnitude(hu, 0.5 / use.grid_mm) / use.grid_mm, 40.0)
-    threshold = np.clip((use.threshold_hu - hu) / slope, -3.0, 3.0)
+    threshold = np.clip((edge.threshold_hu - hu) / slope, -3.0, 3.0)
+    weight = edge.weight
     # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
     # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
     surface = np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
@@ -78,7 +63,9 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     surface = ndimage.gaussian_filter(surface, blur / use.grid_mm)
     solid = _one_body(surface)
     return OuterSurface(
-        Volume(_metric(surface, solid, grid, use), grid.lps_from_ijk, ct.frame_of_reference_uid), share
+        Volume(_metric(surface, solid, grid, use), grid.lps_from_ijk, ct.frame_of_reference_uid),
+        edge.share_without_threshold,
+        edge.threshold_bias_mm,
     )
 
 
@@ -123,64 +110,6 @@ def _mask_distance(mask: Volume, grid: Volume, use: SurfaceSettings) -> Grid:
     )
     blur = [max(0.6, 0.45 * s) / use.grid_mm for s in spacing]
     return np.asarray(ndimage.gaussian_filter(resampled.values, blur), dtype=np.float32)
-
-
-def _threshold_offset(hu: Grid, soft: Grid, use: SurfaceSettings) -> tuple[Grid, Grid, float]:
-    """Where the threshold is crossed relative to the mask's boundary, how far to trust it, share without.
-
-    For points near the boundary the line along its normal is walked: outwards while it is bone, else
-    inwards until it is. Contact with other bone shows as no fall below the threshold, and stays undefined.
-    """
-    near = np.abs(soft) < 0.75
-    places = np.argwhere(near)
-    gradient = np.stack([np.gradient(soft, axis=a)[near] for a in range(3)], axis=1)
-    normal = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
-    step = 0.25
-    outward, inward = round(use.search_outward_mm / step), round(use.search_inward_mm / step)
-    offsets = step * np.arange(-inward, outward + 1)
-    base = places - soft[near][:, None] * normal / use.grid_mm
-    where = base[:, None, :] + offsets[None, :, None] * normal[:, None, :] / use.grid_mm
-    profile = ndimage.map_coordinates(hu, where.reshape(-1, 3).T, order=1, mode="nearest").reshape(
-        len(places), len(offsets)
-    )
-    above = profile - use.threshold_hu
-    found = np.full(len(places), np.nan)
-    for k in range(inward):  # from deep to the boundary, so that the outermost rise wins
-        a, b = above[:, k], above[:, k + 1]
-        rise = (a >= 0) & (b < 0)
-        found = np.where(rise, offsets[k] + step * a / np.maximum(a - b, 1e-6), found)
-    bone_here = above[:, inward] >= 0
-    found[bone_here] = np.nan
-    for k in range(len(offsets) - 2, inward - 1, -1):
-        a, b = above[:, k], above[:, k + 1]
-        fall = bone_here & (a >= 0) & (b < 0)
-        found = np.where(fall, offsets[k] + step * a / np.maximum(a - b, 1e-6), found)
-    known = np.isfinite(found)
-    on_surface = np.abs(soft[near]) < 0.3
-    share = float(1.0 - known[on_surface].mean()) if on_surface.any() else 1.0
-    return (*_spread(near, np.where(known, found, 0.0), known, use), share)
-
-
-def _spread(
-    near: NDArray[np.bool_], offset: Grid, known: NDArray[np.bool_], use: SurfaceSettings
-) -> tuple[Grid, Grid]:
-    """Carry values from the boundary band to the space around it, smoothed along the surface."""
-    band = np.zeros(near.shape, dtype=np.float32)
-    trust, value = band.copy(), band.copy()
-    band[near] = 1.0
-    trust[near] = known
-    value[near] = offset
-    sigma = 1.0 / use.grid_mm
-    total = ndimage.gaussian_filter(band, sigma)
-    share = ndimage.gaussian_filter(trust, sigma) / np.maximum(total, 1e-6)
-    mean = ndimage.gaussian_filter(value, sigma) / np.maximum(ndimage.gaussian_filter(trust, sigma), 1e-6)
-    # Ramp: fully trusted from three quarters known, not at all below one quarter (blend of about 1-2 mm).
-    weight = np.clip((share - 0.25) / 0.5, 0.0, 1.0).astype(np.float32)
-    far = total < 1e-5
-    if far.any():
-        nearest = ndimage.distance_transform_edt(far, return_distances=False, return_indices=True)
-        weight, mean = weight[tuple(nearest)], mean[tuple(nearest)]
-    return np.asarray(mean * weight, dtype=np.float32), weight
 
 
 def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:

@@ -13,17 +13,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.evidence import Evidence, trilinear
+from service.geometry.evidence import Evidence, nearest, trilinear
 from service.geometry.mesh_grid import grid_signed_distance
+from service.geometry.parallel import in_threads
 from service.geometry.templates import Template
 
 Array = NDArray[np.float64]
+Grid = NDArray[np.float32]
 
 
 #: Rounds of the non-rigid fit: smoothing over the surface from, to (sd, mm), and first reach (mm).
 STAGES = ((12.0, 6.0, 6.0), (6.0, 3.5, 4.0))
 #: One wide round before them, for levels that have no template of their own.
 FAR_STAGES = ((24.0, 12.0, 8.0), *STAGES)
+#: In the non-rigid fit the scan is asked at every so-manieth vertex; all of them are moved.
+ASK_EVERY = 2
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ class _Search:
         points += (self.start.centre + trial[:, :3])[:, None, :]
         normals = (self.normals[chosen] / scale[:, None, :]) @ back
         normals /= np.linalg.norm(normals, axis=2, keepdims=True)
-        inner = trilinear(field, self.evidence.index_of(points - 1.2 * normals))
-        outer = trilinear(field, self.evidence.index_of(points + 2.5 * normals))
+        read = nearest if field is self.evidence.coarse else trilinear
+        inner = read(field, self.evidence.index_of(points - 1.2 * normals))
+        outer = read(field, self.evidence.index_of(points + 2.5 * normals))
         penalty = self.prior_weight * np.sum((trial / self.sd) ** 2, axis=1)
         return np.asarray((inner - outer).mean(axis=1) - penalty)
 
@@ -178,25 +183,54 @@ def deform(
     fixed: Sequence[PlacedShape] = (),
     stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
+    held: Attractors | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[PlacedShape, ...]:
-    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out."""
+    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out.
+
+    The first shape is drawn through the points `held`.
+    """
     still = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fixed]
     current = list(shapes)
-    done = 0
-    for stage in stages:
-        distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in current]
-        for place_, shape in enumerate(current):
-            others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
-            field = evidence.fine
-            if others:
-                gap = np.minimum.reduce(others) - distances[place_]
-                field = field * np.clip(1.3 / (1.0 + np.exp(np.clip(-gap / 2.0, -30, 30))), 0.0, 1.0)
-            moved = _deform_one(evidence, field.astype(np.float32), shape, stage, iterations)
-            current[place_] = replace(shape, vertices=moved)
-            done += 1
-            tick(done / (len(stages) * len(current)))
+    for number, stage in enumerate(stages, start=1):
+        current = _deform_round(evidence, current, still, stage, iterations, held)
+        tick(number / len(stages))
     return tuple(current)
+
+
+def _deform_round(
+    evidence: Evidence,
+    shapes: Sequence[PlacedShape],
+    still: Sequence[Grid],
+    stage: tuple[float, float, float],
+    iterations: int,
+    held: Attractors | None,
+) -> list[PlacedShape]:
+    """One stage for all shapes side by side; who owns which bone stays as it was at its start."""
+    distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in shapes]
+
+    def moved(place_: int) -> PlacedShape:
+        others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
+        field = _own_evidence(evidence, distances[place_], others)
+        return replace(
+            shapes[place_],
+            vertices=_deform_one(
+                evidence, field, shapes[place_], stage, iterations, held if place_ == 0 else None
+            ),
+        )
+
+    return in_threads(moved, range(len(shapes)))
+
+
+def _own_evidence(evidence: Evidence, own: Grid, others: Sequence[Grid]) -> Grid:
+    """The fine evidence, faded out where another shape lies nearer than this one."""
+    if not others:
+        return evidence.fine
+    gap = np.minimum.reduce(others) - own
+    return np.asarray(
+        evidence.fine * np.clip(1.3 / (1.0 + np.exp(np.clip(-gap / 2.0, -30, 30))), 0.0, 1.0),
+        dtype=np.float32,
+    )
 
 
 def _deform_one(
@@ -205,32 +239,65 @@ def _deform_one(
     shape: PlacedShape,
     stage: tuple[float, float, float],
     iterations: int,
+    held: Attractors | None,
 ) -> Array:
     points = shape.vertices.copy()
-    rest = points.copy()
     wide, narrow, reach = stage
-    kernel = _surface_kernel(rest, wide)
+    # The bone is asked at every other vertex: their spacing of about 3 mm stays below the smoothing.
+    asked = slice(None, None, ASK_EVERY)
+    square = _squared_distances(points, points[asked])
+    kernel = _surface_kernel(square, wide)
     for step in range(iterations):
         share = step / max(1, iterations - 1)
         if step and step % max(1, iterations // 3) == 0:
-            kernel = _surface_kernel(rest, wide + (narrow - wide) * share)
-        normals = vertex_normals(points, shape.template.faces)
+            kernel = _surface_kernel(square, wide + (narrow - wide) * share)
+        normals = vertex_normals(points, shape.template.faces)[asked]
         limit = reach + (2.5 - reach) * share
         shift, weight = _edge_shift(
-            evidence, field, points, normals, limit, 0.012 * (1.5 if share > 0.5 else 1)
+            evidence, field, points[asked], normals, limit, 0.012 * (1.5 if share > 0.5 else 1)
         )
         # Single precision throughout: a mixed product would convert the whole kernel each time.
         weighted = np.column_stack([normals * (shift * weight)[:, None], weight]).astype(np.float32)
         smooth = np.asarray(kernel @ weighted, dtype=np.float64)
+        if held is not None:
+            smooth += held.pull(
+                points, vertex_normals(points, shape.template.faces), wide + (narrow - wide) * share
+            )
         points = points + 0.6 * smooth[:, :3] / np.maximum(smooth[:, 3:], 1e-9)
     return points
 
 
-def _surface_kernel(points: Array, sd_mm: float) -> NDArray[np.float32]:
-    single = points.astype(np.float32)
-    square = np.sum(single**2, axis=1)
-    distance = np.maximum(square[:, None] + square[None] - 2.0 * single @ single.T, 0.0)
-    return np.asarray(np.exp(-distance / np.float32(2.0 * sd_mm**2)), dtype=np.float32)
+@dataclass(frozen=True, eq=False)
+class Attractors:
+    """Points (M, 3) LPS mm a surface has to pass through, facing the unit `directions` (M, 3) there."""
+
+    points: Array
+    directions: Array
+    weight: float = 12.0
+    """Against at most 0.8 for each vertex that sees bone: some dozen of them share the neighbourhood of a point."""
+
+    def pull(self, vertices: Array, normals: Array, sd_mm: float) -> Array:
+        """(N, 4): weighted displacement and weight at each vertex, as the evidence gives them."""
+        facing = normals @ self.directions.T > 0.5
+        gap = np.linalg.norm(vertices[:, None] - self.points[None], axis=2)
+        nearest_ = np.argmin(np.where(facing, gap, gap + 100.0), axis=0)
+        shift = self.points - vertices[nearest_]
+        # Along the plate the surface may slide; only its height is given.
+        shift = np.sum(shift * self.directions, axis=1, keepdims=True) * self.directions
+        kernel = self.weight * np.exp(-_squared_distances(vertices, vertices[nearest_]) / (2.0 * sd_mm**2))
+        return np.column_stack([kernel @ shift, kernel.sum(axis=1)])
+
+
+def _squared_distances(points: Array, others: Array) -> NDArray[np.float32]:
+    """(N, M) squared distances, mm²; single precision about their own middle, which is good to 0.01 mm²."""
+    middle = points.mean(axis=0)
+    a, b = (points - middle).astype(np.float32), (others - middle).astype(np.float32)
+    square = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None] - 2.0 * (a @ b.T)
+    return np.asarray(np.maximum(square, 0.0), dtype=np.float32)
+
+
+def _surface_kernel(square: NDArray[np.float32], sd_mm: float) -> NDArray[np.float32]:
+    return np.asarray(np.exp(square * np.float32(-0.5 / sd_mm**2)), dtype=np.float32)
 
 
 def _edge_shift(

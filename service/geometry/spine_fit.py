@@ -9,10 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.anatomy import Seeds
+from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
 from service.geometry.evidence import Evidence, gather_evidence
 from service.geometry.mesh_grid import grid_signed_distance
+from service.geometry.parallel import in_threads
 from service.geometry.progress import Progress, silent
-from service.geometry.shape_fit import FAR_STAGES, STAGES, PlacedShape, Pose, PosePrior, deform, search_pose
+from service.geometry.shape_fit import (
+    FAR_STAGES,
+    STAGES,
+    Attractors,
+    PlacedShape,
+    Pose,
+    PosePrior,
+    deform,
+    search_pose,
+)
 from service.geometry.templates import Template, neighbour_level, templates_for
 from service.geometry.volume import Volume
 
@@ -77,31 +88,40 @@ def fit_spine(
 ) -> SpineFit:
     """Fit the target and both neighbours; see the module's isolation study for the method."""
     use = settings or FitSettings()
+    if seeds.endplates is not None:
+        check_points(seeds.endplates, np.asarray(seeds.target))
     evidence = _region(ct, level, seeds, use)
     progress("searching the vertebra", 0.05)
     candidates = _search_target(evidence, level, seeds, use)
     progress("searching its neighbours", 0.2)
-    neighbours = [
-        _search_neighbour(evidence, level, step, candidates, seeds, use, number)
-        for number, step in enumerate((-1, 1))
-    ]
+    neighbours = in_threads(
+        lambda side: _search_neighbour(evidence, level, side[1], candidates, seeds, use, side[0]),
+        enumerate((-1, 1)),
+    )
     candidates = _recentred(evidence, level, candidates, neighbours, use)
     progress("fitting the shapes", 0.4)
     chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
     stages = FAR_STAGES if level in use.far_levels else STAGES
+    held = None
+    if seeds.endplates is not None:
+        chosen = [with_marked_heights(c, seeds.endplates) for c in chosen]
+        held = Attractors(*attractors(seeds.endplates))
     fits = [
         deform(
             evidence,
             [chosen[0], *neighbours],
             stages=stages,
+            held=held,
             tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
         )
     ]
     progress("fitting a second shape", 0.8)
-    fits.extend(deform(evidence, [other], fixed=fits[0][1:], stages=stages) for other in chosen[1:])
-    distances = [
-        grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0) for f in fits
-    ]
+    fits.extend(
+        deform(evidence, [other], fixed=fits[0][1:], stages=stages, held=held) for other in chosen[1:]
+    )
+    distances = in_threads(
+        lambda f: grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0), fits
+    )
     near = np.minimum.reduce(
         [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fits[0][1:]]
     )
@@ -147,12 +167,14 @@ def _search_target(evidence: Evidence, level: str, seeds: Seeds, use: FitSetting
         gap = float(np.linalg.norm(top - bottom)) / steps
         up = (top - bottom) / (gap * steps)
     prior = use.prior if known else use.one_seed_prior
-    found = []
-    for template in templates_for(level, count=use.target_templates, exclude=use.exclude_templates):
+
+    def searched(template: Template) -> PlacedShape:
         scale = float(np.clip(gap / template.gap_mm, 0.6, 1.5))
         start = Pose(np.asarray(seeds.target, dtype=np.float64), _axes_from_up(up), np.full(3, scale))
-        found.append(search_pose(evidence, template, start, prior, seed=use.random_seed))
-    return sorted(found, key=lambda s: -s.score)
+        return search_pose(evidence, template, start, prior, seed=use.random_seed)
+
+    templates = templates_for(level, count=use.target_templates, exclude=use.exclude_templates)
+    return sorted(in_threads(searched, templates), key=lambda s: -s.score)
 
 
 def _search_neighbour(
@@ -218,13 +240,14 @@ def _recentred(
     up = neighbours[0].pose.centre - neighbours[1].pose.centre
     up /= np.linalg.norm(up)
     prior = replace(use.prior, shift_mm=use.prior.shift_mm * 0.6, yaw_deg=use.prior.yaw_deg * 0.5)
-    again = []
-    for candidate in candidates[:2]:
+
+    def again(candidate: PlacedShape) -> PlacedShape:
         left = candidate.pose.axes[:, 0] - (candidate.pose.axes[:, 0] @ up) * up
         left /= np.linalg.norm(left)
         start = Pose(
             candidate.pose.centre, np.column_stack([left, np.cross(up, left), up]), candidate.pose.scale
         )
         found = search_pose(evidence, candidate.template, start, prior, seed=use.random_seed + 99)
-        again.append(found if found.score > candidate.score else candidate)
-    return sorted(again, key=lambda s: -s.score)
+        return found if found.score > candidate.score else candidate
+
+    return sorted(in_threads(again, candidates[:2]), key=lambda s: -s.score)

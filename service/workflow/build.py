@@ -45,6 +45,8 @@ class ModelInputs:
     target: tuple[float, float, float] | None = None
     above: tuple[float, float, float] | None = None
     below: tuple[float, float, float] | None = None
+    endplates: tuple[tuple[float, float, float], ...] | None = None
+    """Upper front, upper back, lower front, lower back: four, or none."""
     mask: Path | None = None
     mask_label: int | None = None
     series_uid: str | None = None
@@ -80,6 +82,7 @@ def give_inputs(app: App, case_id: str, inputs: ModelInputs, actor: Actor) -> Ca
             "target": inputs.target,
             "above": inputs.above,
             "below": inputs.below,
+            "endplates": inputs.endplates,
             "mask": str(kept_mask[0]) if kept_mask else None,
             "mask_label": inputs.mask_label,
         }
@@ -154,6 +157,7 @@ def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
         "target": case.inputs.get("target"),
         "above": case.inputs.get("above"),
         "below": case.inputs.get("below"),
+        "endplates": case.inputs.get("endplates"),
         "mask": case.inputs.get("mask"),
         "mask_label": case.inputs.get("mask_label"),
         "case_code": case.code,

@@ -78,6 +78,8 @@ class PhantomParameters:
     cortex_hu: float = 760.0
     trabecular_mean_hu: float = 100.0
     trabecular_sd_hu: float = 55.0
+    disc_hu: float = 88.0
+    """Grey value of the discs; a degenerate or enhanced disc is brighter than muscle by far more."""
     scoliosis_deg: float = 0.0
     height_scale: float = 1.0
     longer_left_transverse_mm: float = 7.0

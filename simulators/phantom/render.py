@@ -23,7 +23,7 @@ LABELS = {level: 16 + index for index, level in enumerate(LEVELS)}
 """Mask values as in VerSe (T9 = 16 ... L5 = 24)."""
 RIB_LABEL = 50
 
-AIR_HU, FAT_HU, MUSCLE_HU, DISC_HU = -1000.0, -100.0, 54.0, 88.0
+AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 54.0
 BLOCK = 24
 
 
@@ -169,7 +169,9 @@ def _paint(grey: Single, share: Single, value: Single | float) -> Single:
     return result
 
 
-def soft_tissue(poses: dict[str, VertebraPose], p: Single, streaks: Single, edge: float) -> Single:
+def soft_tissue(
+    poses: dict[str, VertebraPose], p: Single, streaks: Single, edge: float, disc_hu: float
+) -> Single:
     """Grey value (N,) of everything but bone at LPS points (N,3).
 
     `streaks` (N,) is a random field of unit variance that varies organs and fatty septa, `edge` the width of the
@@ -192,7 +194,7 @@ def soft_tissue(poses: dict[str, VertebraPose], p: Single, streaks: Single, edge
     grey = _paint(grey, _oval(x, y, (9.0, -29.0), (10.5, 10.5), edge), 42.0)
     grey = _paint(grey, _oval(x, y, (-15.0, -27.0), (11.0, 8.5), edge), 38.0)
     for pose in poses.values():
-        grey = _paint(grey, _disc(pose, p, edge), DISC_HU + 5.0 * streaks)
+        grey = _paint(grey, _disc(pose, p, edge), np.float32(disc_hu) + 5.0 * streaks)
     cx, cy = line.offsets(p, line.canal)
     a, b = canal_half_axes(next(iter(poses.values())))
     for radii, value in (((a + 0.6, b + 0.6), -70.0), ((a - 1.4, b - 1.2), 14.0), ((5.2, 3.6), 40.0)):
@@ -223,7 +225,11 @@ def _disc(pose: VertebraPose, p: Single, edge: float) -> Single:
 
 
 def render_soft_tissue(
-    poses: dict[str, VertebraPose], grid: Grid, rng: np.random.Generator, coarse_mm: float = 1.1
+    poses: dict[str, VertebraPose],
+    grid: Grid,
+    rng: np.random.Generator,
+    disc_hu: float,
+    coarse_mm: float = 1.1,
 ) -> Single:
     """Soft tissue on a grid of about `coarse_mm`, brought to the full grid by linear interpolation."""
     steps = [max(1, round(coarse_mm / s)) for s in grid.spacing[::-1]]
@@ -234,7 +240,7 @@ def render_soft_tissue(
     coarse = np.empty(shape, dtype=np.float32)
     for k, slab in enumerate(streaks):
         points = grid.points(index[0][k : k + 1], index[1], index[2])
-        coarse[k] = soft_tissue(poses, points, slab.ravel(), 1.4).reshape(shape[1:])
+        coarse[k] = soft_tissue(poses, points, slab.ravel(), 1.4, disc_hu).reshape(shape[1:])
     for axis, (n, step) in enumerate(zip(grid.shape, steps, strict=True)):
         coarse = _refined(coarse, axis, n, step)
     return coarse
@@ -270,7 +276,7 @@ def render(
     rng = np.random.default_rng(parameters.seed)
     spacing = grid.spacing[::-1]
     bones = map_bones(skeleton, grid, parameters)
-    grey = render_soft_tissue(skeleton.poses, grid, rng)
+    grey = render_soft_tissue(skeleton.poses, grid, rng, parameters.disc_hu)
     grey *= 1.0 - bones.bone
     grey += bones.grey
     sigma = tuple(float(parameters.psf_sigma_mm / s) for s in spacing)

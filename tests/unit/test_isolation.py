@@ -9,6 +9,7 @@ import pytest
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Seeds
+from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.isolation import Isolation, isolate_vertebra, isolation_from_mask
 from service.geometry.outer_surface import outer_surface
 from service.geometry.templates import shipped_templates, templates_for
@@ -31,17 +32,30 @@ def from_mask() -> Isolation:
     return isolation_from_mask(*scan(), "L1")
 
 
-def test_surface_lies_on_the_threshold_and_not_on_voxels() -> None:
-    field = from_mask().outer
+def offset_from_the_true_edge(field: Volume) -> np.ndarray:
+    """Distances (N,) mm of points on the surface found from the model's own edge."""
     rng = np.random.default_rng(3)
     points = np.array(MODEL.centre) + rng.uniform([-24, -18, -14], [24, 60, 18], (200000, 3))
-    value = field.sample(points, outside=8.0)
-    shell = points[np.abs(value) < 0.1]
-    offset = MODEL.distance(shell)
+    shell = points[np.abs(field.sample(points, outside=8.0)) < 0.1]
     assert len(shell) > 500
-    # 226 HU lies about 0.3 mm outside the true edge of this bone (its own blur): the known bias.
-    assert 0.0 < np.median(offset) < 0.6
+    return MODEL.distance(shell)
+
+
+def test_surface_lies_on_the_edge_and_not_on_voxels() -> None:
+    offset = offset_from_the_true_edge(from_mask().outer)
+    assert -0.1 < np.median(offset) < 0.3
     assert np.percentile(np.abs(offset - np.median(offset)), 90) < 0.45
+
+
+def test_threshold_surface_is_selectable_and_lies_farther_out_by_the_bias_reported() -> None:
+    plain = outer_surface(*scan(), settings=SurfaceSettings(correct_bias=False))
+    corrected = outer_surface(*scan())
+    gap = np.mean(offset_from_the_true_edge(plain.field)) - np.mean(
+        offset_from_the_true_edge(corrected.field)
+    )
+    assert plain.threshold_bias_mm == corrected.threshold_bias_mm
+    assert gap > 0.05
+    assert gap == pytest.approx(plain.threshold_bias_mm, abs=0.12)
 
 
 def test_field_is_a_distance_near_the_surface() -> None:

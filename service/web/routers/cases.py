@@ -50,6 +50,12 @@ class Inputs(_Body):
     target: Point | None = None
     above: Point | None = None
     below: Point | None = None
+    endplates: list[Point] | None = Field(
+        None,
+        min_length=4,
+        max_length=4,
+        description="For a fractured body: upper front, upper back, lower front, lower back, mid-sagittal",
+    )
     series_uid: str | None = None
 
 
@@ -118,6 +124,7 @@ def give_inputs(case_id: str, body: Inputs, app: AppDep, actor: PersonDep) -> di
     """Level and points: the model is built from them."""
     inputs = build.ModelInputs(
         level=body.level, target=_point(body.target), above=_point(body.above), below=_point(body.below),
+        endplates=tuple((p[0], p[1], p[2]) for p in body.endplates) if body.endplates else None,
         series_uid=body.series_uid,
     )  # fmt: skip
     return case_view(build.give_inputs(app, case_id, inputs, actor))

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service import NOTICE, __version__
 from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
 from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
-from service.geometry.anatomy import Isolation, Seeds
-from service.geometry.isolation import isolate_vertebra, isolation_from_mask
+from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
+from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.isolation import IsolationSettings, isolate_vertebra, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
@@ -31,6 +33,7 @@ from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
 
 SCHEMA = "spineprint.model/1"
+SEEDS = ("target", "above", "below", "endplates")
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -84,19 +87,36 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Isolation:
     level = str(argument["level"])
+    corrected = (argument.get("settings") or {}).get("surface", "corrected") == "corrected"
+    settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
     if argument.get("mask"):
         mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
-        return isolation_from_mask(ct.volume, mask, level, progress=watch.inner)
+        return isolation_from_mask(ct.volume, mask, level, settings=settings, progress=watch.inner)
     if not argument.get("target"):
         raise InputRefusedError(
             "Neither a target point nor a mask was given.",
             code="inputs.missing",
             next_step="Give --target X,Y,Z or --mask FILE.",
         )
-    points = {
-        k: np.asarray(argument[k], dtype=np.float64) for k in ("target", "above", "below") if argument.get(k)
-    }
-    return isolate_vertebra(ct.volume, level, Seeds(**points), progress=watch.inner)
+    seeds = Seeds(
+        np.asarray(argument["target"], dtype=np.float64),
+        _point(argument.get("above")),
+        _point(argument.get("below")),
+        _endplates(argument.get("endplates")),
+    )
+    return isolate_vertebra(ct.volume, level, seeds, settings=settings, progress=watch.inner)
+
+
+def _point(values: Sequence[float] | None) -> NDArray[np.float64] | None:
+    return np.asarray(values, dtype=np.float64) if values else None
+
+
+def _endplates(points: Sequence[Sequence[float]] | None) -> EndplatePoints | None:
+    """Upper front, upper back, lower front, lower back, LPS mm."""
+    if not points:
+        return None
+    marked = np.asarray(points, dtype=np.float64)
+    return EndplatePoints(marked[:2], marked[2:])
 
 
 def _plan(
@@ -192,7 +212,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
             "lossy": ct.info.lossy,
             "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
             "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
-            "seeds": {k: argument.get(k) for k in ("target", "above", "below") if argument.get(k)},
+            "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
             "settings": dict(argument.get("settings") or {}),
         },
         "isolation": {

@@ -1,0 +1,162 @@
+"""CT folder to checked STL, stage by stage, beside the same with plain scipy, scikit-image and trimesh"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.model.report import Line, table
+from bench.model.studies import read_volume
+from service.geometry.volume import Volume
+from simulators.phantom.anatomy import PhantomParameters
+from simulators.phantom.study import generate, write_study
+
+NAME = "speed"
+SECONDS, MEGABYTES, REFIT_SECONDS = 20.0, 3000.0, 5.0
+SLICES, SIDE = 400, 512
+
+
+def add_options(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--rounds", type=int, default=2, help="each is run so often; the fastest counts")
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain pipeline out")
+
+
+def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    study = work / "speed"
+    truth, slices = _study(study)
+    rounds = [_ours(study, truth, work / f"ours{n}") for n in range(options.rounds)]
+    best = min(rounds, key=lambda r: r["wall_s"])
+    print("  ours: " + json.dumps(best), flush=True)
+    result = {"slices": slices, "ours": best, "rounds_wall_s": [r["wall_s"] for r in rounds]}
+    if not options.no_plain:
+        plan = json.loads((work / "ours0" / "plan.json").read_text())
+        plain = [_plain(study, truth, plan, work) for _ in range(options.rounds)]
+        result["plain"] = min(plain, key=lambda r: r["wall_s"])
+        print("  plain: " + json.dumps(result["plain"]), flush=True)
+    return result
+
+
+def _study(folder: Path) -> tuple[dict[str, Any], int]:
+    """A phantom as a CT of 512 x 512 pixels of 0.45 mm, in about 400 slices."""
+    phantom = generate(
+        PhantomParameters(columns=SIDE, rows=SIDE, pixel_mm=0.45, increment_mm=0.31, thickness_mm=0.62)
+    )
+    write_study(phantom, folder)
+    np.savez(folder / "labels.npz", labels=phantom.labels == phantom.truth["labels"]["L1"],
+             affine=phantom.lps_from_ijk)  # fmt: skip
+    return phantom.truth, len(phantom.hu)
+
+
+def _ours(study: Path, truth: dict[str, Any], out: Path) -> dict[str, Any]:
+    points = [
+        f"--{k}={','.join(f'{v:.2f}' for v in truth['seeds'][k])}" for k in ("target", "above", "below")
+    ]
+    command = [sys.executable, "-m", "service.cli", "model", "--ct", str(study / "dicom"), "--level", "L1", "--out",
+               str(out), *points]  # fmt: skip
+    figures = _timed(command)
+    report = json.loads((out / "report.json").read_text())
+    figures.pop("stdout")
+    dice = _dice(study, read_volume(out / "mask.nii.gz"))
+    return figures | {"timings_s": report["timings_s"], "passed": report["passed"], "dice": dice}
+
+
+def _plain(study: Path, truth: dict[str, Any], plan: dict[str, Any], work: Path) -> dict[str, Any]:
+    argument = {
+        "ct": str(study / "dicom"),
+        "seeds": [truth["seeds"][k] for k in ("target", "above", "below")],
+        "paths": [[t["entry"], t["target"]] for t in plan["trajectories"]],
+        "out": str(work / "plain.stl"),
+        "mask": str(work / "plain.npz"),
+    }
+    (work / "plain.json").write_text(json.dumps(argument))
+    command = [sys.executable, str(Path(__file__).with_name("plain.py")), str(work / "plain.json")]
+    figures = _timed(command)
+    said = json.loads(figures.pop("stdout"))
+    with np.load(work / "plain.npz") as data:
+        mask = Volume(data["mask"].astype(np.uint8), data["affine"])
+    return figures | {"timings_s": said["timings_s"], "checks": said["checks"], "dice": _dice(study, mask)}
+
+
+def _timed(command: list[str]) -> dict[str, Any]:
+    """Wall and CPU seconds and the largest resident size of one process with all it waits for."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, errors = process.stdout.read(), process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) not in (0, 2):
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors[-2000:]}")
+    return {
+        "wall_s": round(time.perf_counter() - began, 2),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_mb": round(usage.ru_maxrss / 1024),
+        "load_average": round(os.getloadavg()[0], 2),
+        "stdout": out,
+    }
+
+
+def _dice(study: Path, mask: Volume) -> float:
+    """Against the true label, which lies on the CT's own grid."""
+    with np.load(study / "labels.npz") as data:
+        index = np.argwhere(data["labels"])
+        affine = data["affine"]
+    points = index[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
+    both = float((mask.sample(points, order=0, outside=0.0) > 0).sum())
+    return round(2 * both / (len(index) + int(np.count_nonzero(mask.values))), 4)
+
+
+def lines(result: dict[str, Any]) -> list[Line]:
+    ours, count = result["ours"], result["slices"]
+    refit = ours["timings_s"]["isolating the vertebra"]
+    found = [
+        Line(
+            f"CT folder to checked STL, {SLICES} slices of {SIDE} x {SIDE}: at most {SECONDS:g} s",
+            f"{ours['wall_s']:.1f} s wall, {ours['cpu_s']:.1f} s CPU, {count} slices, load {ours['load_average']}",
+            ours["wall_s"] <= SECONDS and count >= SLICES,
+        ),
+        Line(
+            f"peak memory at most {MEGABYTES / 1000:g} GB",
+            f"{ours['peak_mb'] / 1000:.2f} GB",
+            ours["peak_mb"] <= MEGABYTES,
+        ),
+        Line(
+            f"refit after a correction at most {REFIT_SECONDS:g} s",
+            f"{refit:.1f} s (the whole isolation runs again)",
+            refit <= REFIT_SECONDS,
+        ),
+    ]
+    if "plain" in result:
+        plain = result["plain"]
+        found.append(
+            Line(
+                "not slower than the plain pipeline, whose model is not guided by any shape",
+                f"{ours['wall_s']:.1f} s against {plain['wall_s']:.1f} s; Dice {ours['dice']:.3f} against "
+                f"{plain['dice']:.3f}",
+                ours["wall_s"] <= plain["wall_s"],
+            )
+        )
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    ours, plain = result["ours"], result.get("plain")
+    names = list(dict.fromkeys([*ours["timings_s"], *(plain["timings_s"] if plain else ())]))
+    rows = []
+    for name in names:
+        theirs = plain["timings_s"].get(name) if plain else None
+        rows.append([name, _seconds(ours["timings_s"].get(name)), _seconds(theirs)])
+    for name, key in (("whole process, wall s", "wall_s"), ("CPU s", "cpu_s"), ("peak MB", "peak_mb"),
+                      ("Dice against the true bone", "dice")):  # fmt: skip
+        rows.append([f"**{name}**", str(ours[key]), str(plain[key]) if plain else "-"])
+    return table(["stage (seconds)", "spineprint", "plain pipeline"], rows)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,138 @@
+"""Four endplate points: refused when they fit no body, and followed by the shape when they do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.cli_common import parse_endplates
+from service.errors import GeometryError, InputRefusedError
+from service.geometry.anatomy import EndplatePoints
+from service.geometry.bone_edge import SurfaceSettings, find_edge
+from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
+from service.geometry.evidence import nearest, trilinear
+from service.geometry.parallel import in_threads
+from service.geometry.shape_fit import Attractors, PlacedShape, Pose, place, vertex_normals
+from service.geometry.templates import templates_for
+
+CENTRE = np.array([5.0, -20.0, 300.0])
+
+
+def placed() -> PlacedShape:
+    template = templates_for("L1", count=1)[0]
+    pose = Pose(CENTRE, np.eye(3), np.ones(3))
+    return PlacedShape(template, pose, 0.5, place(template, pose))
+
+
+def points(front_high: float = 6.0, back_high: float = 12.0, low: float = -12.0) -> EndplatePoints:
+    """Upper plate at these heights above the centre; y grows to the back."""
+    front, back = -12.0, 10.0
+    upper = CENTRE + np.array([[0.0, front, front_high], [0.0, back, back_high]])
+    lower = CENTRE + np.array([[0.0, front, low], [0.0, back, low]])
+    return EndplatePoints(upper, lower)
+
+
+def plate_height(vertices: np.ndarray, normals: np.ndarray, y: float) -> float:
+    """Height of the upper plate above the centre near the midline at depth y."""
+    local = vertices - CENTRE
+    near = (np.abs(local[:, 0]) < 7) & (np.abs(local[:, 1] - y) < 3) & (normals[:, 2] > 0.7)
+    return float(np.median(local[near, 2]))
+
+
+def test_body_takes_the_heights_marked_and_the_arch_stays() -> None:
+    shape = placed()
+    normals = vertex_normals(shape.vertices, shape.template.faces)
+    pressed = with_marked_heights(shape, points())
+    assert plate_height(shape.vertices, normals, -10.0) > 9.5
+    assert plate_height(pressed.vertices, normals, -10.0) == pytest.approx(6.5, abs=1.5)
+    assert plate_height(pressed.vertices, normals, 8.0) == pytest.approx(11.5, abs=1.5)
+    arch = shape.vertices[:, 1] > CENTRE[1] + 24.0
+    assert arch.sum() > 200
+    assert np.allclose(pressed.vertices[arch], shape.vertices[arch])
+
+
+def test_attractors_pull_the_plate_they_belong_to_and_only_along_its_normal() -> None:
+    shape = placed()
+    normals = vertex_normals(shape.vertices, shape.template.faces)
+    held = Attractors(*attractors(points()))
+    pull = held.pull(shape.vertices, normals, 5.0)
+    local = shape.vertices - CENTRE
+    upper_front = (np.abs(local[:, 0]) < 5) & (np.abs(local[:, 1] + 12) < 3) & (normals[:, 2] > 0.8)
+    shift = pull[upper_front, :3] / pull[upper_front, 3:]
+    assert np.all(shift[:, 2] < -1.0)
+    assert np.abs(shift[:, 0]).max() < 0.2
+    far = local[:, 1] > 45.0
+    assert pull[far, 3].max() < 1e-6
+
+
+def swapped(marked: EndplatePoints) -> EndplatePoints:
+    return EndplatePoints(marked.lower, marked.upper)
+
+
+@pytest.mark.parametrize(
+    ("marked", "says"),
+    [
+        (swapped(points()), "exchanged"),
+        (points(back_high=60.0), "one lies more than"),
+        (points(front_high=-11.0), "apart in height"),
+        (replace(points(), upper=points().upper[[0, 0]]), "front and back are"),
+        (replace(points(), lower=points().lower * np.nan), "not a number"),
+    ],
+)
+def test_points_that_fit_no_body_are_refused_in_words(marked: EndplatePoints, says: str) -> None:
+    with pytest.raises(GeometryError) as caught:
+        check_points(marked, CENTRE)
+    assert caught.value.code == "geometry.endplate_points"
+    assert says in caught.value.message
+    assert caught.value.next_step
+
+
+def test_points_that_fit_are_taken() -> None:
+    check_points(points(), CENTRE)
+
+
+def test_command_line_takes_four_points() -> None:
+    given = parse_endplates("1,2,3;4,5,6;-7,8,9;1.5,1,1")
+    assert given == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (-7.0, 8.0, 9.0), (1.5, 1.0, 1.0))
+    assert parse_endplates(None) is None
+    for wrong in ("1,2,3", "1,2,3;4,5,6;7,8,9;1,2", "1,2,3;4,5,6;7,8,9;a,b,c", ""):
+        with pytest.raises(InputRefusedError):
+            parse_endplates(wrong)
+
+
+def test_nearest_reads_the_voxel_that_trilinear_reads_and_nothing_outside() -> None:
+    values = np.random.default_rng(1).standard_normal((5, 6, 7)).astype(np.float32)
+    whole = np.array([[0, 0, 0], [6, 5, 4], [3, 2, 1]], dtype=np.float64)
+    assert np.allclose(nearest(values, whole), trilinear(values, whole))
+    assert np.allclose(nearest(values, whole + 0.3 * (whole < 3)), trilinear(values, whole))
+    outside = np.array([[-1.0, 0, 0], [7, 0, 0], [0, 6, 0], [0, 0, -0.6]])
+    assert np.all(nearest(values, outside, outside=-9.0) == -9.0)
+
+
+def test_work_side_by_side_keeps_order_and_raises() -> None:
+    assert in_threads(lambda n: n * n, range(9)) == [n * n for n in range(9)]
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda n: 1 / n, [1, 0])
+
+
+@pytest.mark.parametrize(("thick_mm", "most_mm"), [(4.0, 0.06), (1.6, 0.2)])
+def test_edge_of_a_blurred_sheet_is_found_where_it_is(thick_mm: float, most_mm: float) -> None:
+    """A plane cortex over marrow, blurred by 0.6 mm; the mask's boundary lies on the true edge."""
+    from scipy import ndimage
+
+    step = 0.5
+    z = (np.arange(48) - 24) * step
+    fine = (np.arange(4800) - 2400) * 0.005
+    line = np.where(fine > 0, 50.0, np.where(fine > -thick_mm, 900.0, 100.0))
+    blurred = np.interp(z, fine, ndimage.gaussian_filter1d(line, 0.6 / 0.005, mode="nearest"))
+    hu = np.broadcast_to(blurred[:, None, None], (48, 24, 24)).astype(np.float32)
+    soft = np.broadcast_to(z[:, None, None], hu.shape).astype(np.float32).copy()
+    middle = (24, 12, 12)
+    edge = find_edge(hu, soft, SurfaceSettings())
+    assert abs(edge.offset[middle]) < most_mm
+    raw = find_edge(hu, soft, SurfaceSettings(correct_bias=False))
+    assert raw.offset[middle] > 0.3
+    assert edge.threshold_bias_mm == pytest.approx(raw.offset[middle] - edge.offset[middle], abs=0.05)
+    assert edge.share_without_threshold == 0.0
