@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,17 @@ def make_scan(
 
 def _source(folder: Path, settings: ScanSettings) -> Source:
     truth = find_truth(folder)
-    if truth is not None and (settings.neighbour_mm or settings.neighbour_deg):
-        pixel = max(0.6, 0.9 * settings.pixel_mm)
-        return phantom_source(
-            truth, folder, settings.neighbour_mm, settings.neighbour_deg, pixel, settings.seed
-        )
-    return read_series(folder)
+    if truth is None or not (settings.neighbour_mm or settings.neighbour_deg):
+        return read_series(folder)
+    pixel = max(0.6, 0.9 * settings.pixel_mm)
+    seed = settings.seed if settings.neighbour_seed is None else settings.neighbour_seed
+    return _rendered(json.dumps(truth), folder, (settings.neighbour_mm, settings.neighbour_deg), pixel, seed)
+
+
+@lru_cache(maxsize=3)
+def _rendered(truth: str, folder: Path, motion: tuple[float, float], pixel_mm: float, seed: int) -> Source:
+    """Rendering takes most of the time of a small scan, so the last ones are kept for the next scan."""
+    return phantom_source(json.loads(truth), folder, *motion, pixel_mm, seed)
 
 
 def _focus(source: Source, needles: Sequence[Needle], focus: tuple[float, float, float] | None) -> Array:

@@ -44,6 +44,8 @@ class ScanSettings:
     neighbour_mm: float = 1.5
     neighbour_deg: float = 1.5
     """Own motion per level of distance from the target; only a phantom can be scanned this way."""
+    neighbour_seed: int | None = None
+    """Draws the neighbours' motion; None takes `seed`. Scans that share it share the time to render the phantom."""
     cement_hu: float = 2300.0
     motion: Motion | None = None
     """The patient's movement while the gantry turns; None lies still."""
