@@ -1,4 +1,4 @@
-"""python -m bench.verify [tips|accuracy|refusals|all] [options]; exit code 1 when an acceptance line fails."""
+"""python -m bench.verify [tips|accuracy|refusals|speed|all] [options]; exit code 1 when an acceptance line fails."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.verify import accuracy, refusals, tips
+from bench.verify import accuracy, refusals, speed, tips
 
-_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals}
+_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed}
 
 
 def main() -> int:
@@ -26,8 +26,8 @@ def main() -> int:
     for module in _PARTS.values():
         module.add_options(everything)
     options = parser.parse_args()
-    # One thread for each process: the figures do not depend on it, the neighbours on the machine do.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def tip_scan(seed: int, index: int) -> tuple[Needle, Volume, bool]:
     )
     way = np.array([rng.uniform(-0.5, 0.5), -1.0, rng.uniform(-0.3, 0.3)])
     way /= np.linalg.norm(way)
-    tip = rng.uniform(-4, 4, 3) + [0.0, -8.0, 0.0]
+    tip = rng.uniform(-4, 4, 3) + np.array([0.0, -8.0, 0.0])
     needle = Needle(
         tuple(tip - 40 * way),
         tuple(tip),

@@ -40,7 +40,8 @@ def write_model(model: VertebraModel, path: Path, settings: ModelSettings | None
 def read_model(path: Path, settings: ModelSettings | None = None) -> VertebraModel | None:
     """The model, or None when the file cannot be used: the caller then prepares it from the planning CT."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             if str(stored["made_with"]) != _made_with(settings):
                 log.info("the prepared registration model was made with other settings; it is made anew")
                 return None

@@ -39,7 +39,9 @@ class TipCurves:
     behind_mm: Array
     curves: Array
     core_of_area: float
-    """Core over area of the shaft: near 0.9 of a solid needle's in every solid one, much lower in a tube."""
+    """Core over area of the shaft: much lower in a tube than in a solid needle."""
+    area_of_top: float
+    """Area over the highest grey of the shaft."""
 
 
 def weights(a: Array, b: Array, disc_mm: float) -> tuple[Array, Array]:
@@ -82,7 +84,8 @@ def _curves(
     shaft = behind > 9.0
     full, middle = float(area[shaft].mean()), float(core[shaft].mean())
     curves = np.stack([area / full, core / middle, moment / full])
-    return TipCurves(name, length, behind, curves, middle / full)
+    top = float(image[shaft].max())
+    return TipCurves(name, length, behind, curves, middle / full, full / top)
 
 
 def _distance(name: str, length: float, radius: float, a: Array, b: Array, behind: Array) -> Array:
