@@ -62,7 +62,7 @@ def scene(case: Case, anatomy: Anatomy) -> Scene:
     """Needles, cement, pose and scanner of an accuracy scan."""
     rng = case.rng()
     clipped = case.index % 3 == 2
-    with_cement = case.index % 4 == 1
+    with_cement = (case.index + case.index // 8) % 4 == 1
     shape = UNKNOWN_TIPS[case.index // 3 % 3] if case.index % 3 else KNOWN_TIPS[case.index // 3 % 3]
     paths = list(anatomy.plan.trajectories)
     rng.shuffle(paths)  # type: ignore[arg-type]

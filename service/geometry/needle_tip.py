@@ -22,14 +22,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TipSettings:
-    place_step_mm: float = 0.05
+    place_step_mm: float = 0.1
     offset_mm: float = 0.0
     """Added along the axis: bench calibration of one needle product, positive beyond the fitted tip."""
     blur_parts: tuple[float, ...] = (0.65, 0.85)
     """Blur along the axis as parts of the blur across, which blooming widens."""
     level_range: tuple[float, float] = (0.85, 1.4)
     """Dark streaks before the tip deepen the step; beyond this it is no step of this needle."""
-    curve_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    curve_weights: tuple[float, float, float] = (1.0, 1.5, 0.5)
     """Of area, core and moment."""
     cuts: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Where a clipped scan may be cut, relative to solid metal."""
@@ -72,8 +72,8 @@ def fit_tip(
         return None
     fits = _all_fits(measured, _candidates(axis, measured, clipped, settings, needle), settings)
     best = min(fits, key=lambda f: f[0])
-    # Neighbouring samples are blurred together: about one independent sample per millimetre and curve.
-    independent = 1.5 * max(float(np.ptp(measured.s_mm)) - 4.0, 3.0)
+    # Neighbouring samples are blurred together: about two independent samples per millimetre of three curves.
+    independent = 1.8 * max(float(np.ptp(measured.s_mm)) - 4.0, 3.0)
     likelihood = np.array(
         [_prior(f[2], f[3]) * np.exp(-0.5 * independent * (f[0] / best[0] - 1.0)) for f in fits]
     )
