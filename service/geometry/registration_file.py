@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _GRIDS = ("coarse", "coarse_weight")
 
 def write_model(model: VertebraModel, path: Path, settings: ModelSettings | None = None) -> None:
     """Write `model` as a compressed NumPy archive that loads without executing anything."""
-    content = {name: np.asarray(getattr(model, name)) for name in _ARRAYS}
+    content: dict[str, Any] = {name: np.asarray(getattr(model, name)) for name in _ARRAYS}
     for name in _GRIDS:
         grid: Volume = getattr(model, name)
         content |= {name: grid.values, f"{name}_affine": grid.lps_from_ijk}
