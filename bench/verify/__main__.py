@@ -18,7 +18,11 @@ def main() -> int:
     common.add_argument("--work", type=Path, help="folder for prepared anatomies, kept for the next run")
     common.add_argument("--set", choices=("tuning", "acceptance"), default="acceptance")
     common.add_argument("--jobs", type=int, default=1, help="processes (2 at most on a quiet machine)")
-    common.add_argument("--rows", type=Path, help="append every scan's figures to this file, JSON lines")
+    common.add_argument(
+        "--rows",
+        type=Path,
+        help="keep every scan's figures in this file (JSON lines) and go on where it ends",
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     for name, module in _PARTS.items():
         module.add_options(parts.add_parser(name, parents=[common], help=module.__doc__))
