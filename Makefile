@@ -7,7 +7,7 @@ DEMO_OUT ?= demo-output
 # Demonstration and tests start the service dozens of times: with compiled modules that takes seconds less each time.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help setup setup-test demo test lint bench bench-dicom bench-model bench-print bench-slice bench-sterile fuzz-dicom run lock clean
+.PHONY: help setup setup-test demo test lint bench bench-dicom bench-model bench-print bench-slice bench-sterile bench-verify fuzz-dicom run lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench-dicom: setup-test ## the DICOM node beside Orthanc, storescp and the raw d
 
 bench-model: setup-test ## isolation, phantoms, solid and time of the model, with figures (BENCH_ARGS=--write)
 	@$(BIN)/python -m bench.model all $(BENCH_ARGS)
+
+bench-verify: setup-test ## the O-arm verification on simulated scans: accuracy, refusals, speed (BENCH_ARGS="--jobs 2")
+	@$(BIN)/python -m bench.verify all $(BENCH_ARGS)
 
 bench-sterile: setup-test ## 20,000 random histories of the sterilisation rules (SPINEPRINT_HISTORIES=)
 	@$(BIN)/pytest -m slow tests/unit/test_sterilisation_properties.py $(PYTEST_ARGS)

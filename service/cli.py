@@ -196,13 +196,14 @@ def verify(
     """Measure the needle in an O-arm scan against the plan of a case folder."""
     from service.workflow.tasks.verify_task import verify_task
 
-    outer = case / "outer.nii.gz"
+    outer, prepared = case / "outer.nii.gz", case / "registration.npz"
     argument = {
         "ct_files": [str(f) for f in sorted(ct.rglob("*")) if f.is_file() and f.suffix != ".json"],
         "scan_files": [str(f) for f in sorted(scan.rglob("*")) if f.is_file() and f.suffix != ".json"],
         "mask": str(case / "mask.nii.gz"),
         "plan": str(case / "plan.json"),
         "outer": str(outer) if outer.is_file() else None,
+        "prepared": str(prepared) if prepared.is_file() else None,
     }
     report = _with_progress(verify_task, argument)
     out.parent.mkdir(parents=True, exist_ok=True)

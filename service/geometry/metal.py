@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from service.errors import GeometryError
 from service.geometry.volume import Volume
@@ -158,15 +158,32 @@ def _soft_tissue(inside: NDArray[Any]) -> tuple[float, float]:
     low, high = np.percentile(inside[:: max(1, inside.size // 400_000)], [0.5, 99.0])
     counts, edges = np.histogram(inside, bins=200, range=(float(low), float(high)))
     smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 3.0)
-    padded = np.concatenate([[0.0], smooth, [0.0]])
-    peaks, _ = signal.find_peaks(
-        padded, height=0.2 * float(smooth.max()), prominence=0.1 * float(smooth.max())
-    )
-    index = int(peaks[-1]) - 1 if peaks.size else int(np.argmax(smooth))
+    tallest = float(smooth.max())
+    index = _last_peak(smooth, least=0.2 * tallest, prominence=0.1 * tallest)
     width = float(edges[1] - edges[0])
     falling = np.flatnonzero(smooth[index:] < 0.5 * smooth[index])
     half_width = float(falling[0]) if falling.size else 10.0
     return float(edges[index] + width / 2), max(half_width * width / 1.177, width)
+
+
+def _last_peak(values: Array, least: float, prominence: float) -> int:
+    """Index of the last local maximum of at least this height that stands this much above the lower ground around it.
+
+    Prominence as in topography: how deep one must go down from the peak before climbing a higher one. (SciPy has a
+    peak finder, but loading it takes longer than the whole reading of a scan.)
+    """
+    padded = np.concatenate([[0.0], values, [0.0]])
+    for index in range(len(values), 0, -1):
+        here = padded[index]
+        if here < least or here <= padded[index + 1] or here < padded[index - 1]:
+            continue
+        saddles = []
+        for side in (padded[index - 1 :: -1], padded[index + 1 :]):
+            higher = np.flatnonzero(side > here)
+            saddles.append(float(side[: higher[0] if higher.size else side.size].min()))
+        if here - max(saddles) >= prominence:
+            return index - 1
+    return int(np.argmax(values))
 
 
 def _grown(mask: NDArray[np.bool_], grid: Volume, margin_mm: float) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.metal import ScanView
+from service.geometry.tip_shapes import weights
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -61,6 +62,12 @@ class Axis:
     s_mm: Array
     area: Array
     """Grey above surroundings summed over the section's disc, per mm2 of disc."""
+    core: Array
+    """The same weighted towards the axis (`tip_shapes.weights`)."""
+    moment: Array
+    """(S, 2) mean over the disc of grey times its place beside the axis, mm; the two axes of `across`."""
+    ceiling: float
+    """Brightest grey above the surroundings on the shaft: where a clipped scan is cut."""
     lateral_sigma_mm: float
     """Blur of the scan across the needle, from the width of the sections."""
     scatter_mm: float
@@ -198,13 +205,14 @@ def fit_axis(scan: Volume, line: MetalLine, tip: Array, settings: NeedleSettings
         direction = axis
         origin = centre + ((origin - centre) @ direction) * direction
     s = np.arange(-min(length - 3.0, 30.0), 8.0, 0.25)
-    mass, _ = _sections(scan, origin, direction, s, settings)
+    area, core, moment = _curves(scan, origin, direction, s, settings)
     # Neighbouring sections share blur: about one independent centroid per 1.5 mm.
     independent = max(sections * settings.section_mm / 1.5, 2.0)
     turn = np.degrees(scatter / max(spread, 1.0) / np.sqrt(independent))
     shaft = np.arange(-length + 3.0, -8.0, settings.section_mm)
     blur = _lateral_blur(scan, origin, direction, shaft, settings)
-    return Axis(origin, direction, s, mass, blur, scatter, sections, float(turn))
+    ceiling = float(np.nanmax(_above(scan, origin, direction, shaft, settings)))
+    return Axis(origin, direction, s, area, core, moment, ceiling, blur, scatter, sections, float(turn))
 
 
 def _disc(settings: NeedleSettings) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -224,6 +232,17 @@ def _above(scan: Volume, origin: Array, direction: Array, s: Array, settings: Ne
     points = origin + s[:, None, None] * direction + (a[:, None] * u + b[:, None] * v)[None]
     values = scan.sample(points.reshape(-1, 3), outside=np.nan).reshape(len(s), -1)
     return np.asarray(values[:, disc] - np.median(values[:, ring], axis=1)[:, None])
+
+
+def _curves(
+    scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings
+) -> tuple[Array, Array, Array]:
+    """(area (S,), core (S,), moment (S, 2)) of the sections at `s`; NaN where they leave the scan."""
+    a, b, disc, _ = _disc(settings)
+    above = _above(scan, origin, direction, s, settings)
+    area_of, core_of = weights(a[disc], b[disc], settings.disc_mm)
+    moment = np.stack([above @ (area_of * a[disc]), above @ (area_of * b[disc])], axis=1)
+    return above @ area_of, above @ core_of, moment
 
 
 def _lateral_blur(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> float:

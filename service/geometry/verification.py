@@ -23,7 +23,7 @@ from service.geometry.needles import Axis, MetalLine, NeedleSettings, find_lines
 from service.geometry.progress import Progress, silent
 from service.geometry.registration import Registration, RegistrationSettings, register
 from service.geometry.registration_check import GateSettings, refusal
-from service.geometry.registration_model import ModelSettings, build_model
+from service.geometry.registration_model import ModelSettings, VertebraModel, build_model
 from service.geometry.verification_document import to_document
 from service.geometry.volume import Volume
 
@@ -88,26 +88,28 @@ class _Watch:
 
 
 def verify_scan(
-    ct: Volume,
-    mask: Volume,
+    ct: Volume | None,
+    mask: Volume | None,
     outer: Volume | None,
     plan: Plan,
     scan: Volume,
     *,
+    model: VertebraModel | None = None,
     settings: VerificationSettings | None = None,
     progress: Progress = silent,
 ) -> dict[str, object]:
     """The report document, every key of the contract present; see `verify` for the arguments."""
-    return to_document(verify(ct, mask, outer, plan, scan, settings=settings, progress=progress))
+    return to_document(verify(ct, mask, outer, plan, scan, model=model, settings=settings, progress=progress))
 
 
 def verify(
-    ct: Volume,
-    mask: Volume,
+    ct: Volume | None,
+    mask: Volume | None,
     outer: Volume | None,
     plan: Plan,
     scan: Volume,
     *,
+    model: VertebraModel | None = None,
     settings: VerificationSettings | None = None,
     progress: Progress = silent,
 ) -> Verification:
@@ -118,6 +120,8 @@ def verify(
     ct : planning CT in HU. mask : uint8, 1 inside the filled target vertebra, same frame as `ct`.
     outer : signed distance (mm, negative inside) to the outer bone surface, or None to derive it from `mask`.
     scan : O-arm grey values, any affine scale, any frame of reference.
+    model : the planning side prepared before (`service.geometry.registration_file`); `ct` may then be None, and
+        with `outer` the `mask` too.
 
     Raises
     ------
@@ -129,12 +133,18 @@ def verify(
     watch = _Watch(progress)
     view = read_scan(scan, settings.metal)
     watch.done("read scan", 0.1)
-    model = build_model(ct, mask, settings.model)
+    if model is None:
+        if ct is None or mask is None:
+            raise ValueError("the planning CT with its mask, or the model prepared from them, is needed")
+        model = build_model(ct, mask, settings.model)
     watch.done("prepare vertebra", 0.2)
     superior = np.asarray(plan.vertebra_frame.superior, dtype=np.float64)
     registration = register(view, model, superior, settings.registration)
     watch.done("register", 0.7)
-    outer = outer_from_mask(mask) if outer is None else outer
+    if outer is None:
+        if mask is None:
+            raise ValueError("the mask or its outer surface is needed")
+        outer = outer_from_mask(mask)
     heights = body_heights(outer, plan)
     watch.done("bone surface", 0.8)
     gate = refusal(registration, settings.gates)

@@ -32,6 +32,7 @@ PRODUCTS: Mapping[str, str] = {
     "views.png": "views",
     "slices.png": "slices",
     "outer.nii.gz": "outer",
+    "registration.npz": "registration",
 }
 #: Without these the model is not complete.
 REQUIRED = ("mask.nii.gz", "plan.json", "model.stl", "report.json", "print.stl", "print.json")

@@ -82,6 +82,7 @@ def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:
         "mask": str(current["mask"].path),
         "plan": str(current["plan"].path),
         "outer": str(current["outer"].path) if "outer" in current else None,
+        "prepared": str(current["registration"].path) if "registration" in current else None,
     }
 
 

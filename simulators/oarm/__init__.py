@@ -1,6 +1,18 @@
 """O-arm simulator: a cone-beam-like scan of a planning CT or the phantom with needles in another pose."""
 
-from simulators.oarm.needle import Cement, Needle
-from simulators.oarm.scan import Scan, ScanSettings, make_scan, small_settings, write_scan
+from simulators.oarm.motion import Motion
+from simulators.oarm.needle import TIP_SHAPES, Cement, Needle
+from simulators.oarm.scan import Scan, make_scan, write_scan
+from simulators.oarm.settings import ScanSettings, small_settings
 
-__all__ = ["Cement", "Needle", "Scan", "ScanSettings", "make_scan", "small_settings", "write_scan"]
+__all__ = [
+    "TIP_SHAPES",
+    "Cement",
+    "Motion",
+    "Needle",
+    "Scan",
+    "ScanSettings",
+    "make_scan",
+    "small_settings",
+    "write_scan",
+]

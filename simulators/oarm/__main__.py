@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simulators.oarm.needle import NEEDLE_13G_MM, Cement, Needle
-from simulators.oarm.scan import ScanSettings, make_scan, small_settings, write_scan
+from simulators.oarm.motion import Motion
+from simulators.oarm.needle import NEEDLE_13G_MM, TIP_SHAPES, Cement, Needle
+from simulators.oarm.scan import make_scan, write_scan
+from simulators.oarm.settings import ScanSettings, small_settings
 from simulators.pacs.__main__ import peer
 from simulators.pacs.send import send_directory
 
@@ -38,11 +40,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EX,EY,EZ,TX,TY,TZ",
         help="entry and tip, LPS mm of the planning CT; may be given several times",
     )
-    scan.add_argument("--tip-shape", choices=("cone", "bevel", "diamond"), default="cone")
+    scan.add_argument("--tip-shape", choices=TIP_SHAPES, default="cone")
+    scan.add_argument("--tip-length", type=float, default=3.0, metavar="MM")
     scan.add_argument("--diameter", type=float, default=NEEDLE_13G_MM)
     scan.add_argument(
         "--cement", action="append", default=[], type=lambda text: _numbers(4, text), metavar="X,Y,Z,R"
     )
+    scan.add_argument(
+        "--leak-to",
+        type=lambda text: _numbers(3, text),
+        default=None,
+        metavar="X,Y,Z",
+        help="a strand of the (last) cement runs to this point, LPS mm of the planning CT",
+    )
+    scan.add_argument(
+        "--motion",
+        type=lambda text: _numbers(4, text),
+        default=None,
+        metavar="X,Y,Z,DEG",
+        help="shift in mm and turn of the patient while the gantry turns",
+    )
+    scan.add_argument("--motion-kind", choices=("drift", "jerk", "breath"), default="drift")
     scan.add_argument("--focus", type=lambda text: _numbers(3, text), default=None, metavar="X,Y,Z")
     scan.add_argument("--shift", type=lambda text: _numbers(3, text), default=None, metavar="X,Y,Z")
     scan.add_argument("--turn-deg", type=float, default=None)
@@ -88,6 +106,8 @@ def _settings(options: argparse.Namespace) -> ScanSettings:
     changes = {
         names.get(key, key): getattr(options, key) for key in given if getattr(options, key) is not None
     }
+    if options.motion is not None:
+        changes["motion"] = Motion(options.motion[:3], options.motion[3], kind=options.motion_kind)
     return small_settings(**changes) if options.small else replace(ScanSettings(), **changes)
 
 
@@ -96,10 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
     try:
         needles = [
-            Needle(v[:3], v[3:], diameter_mm=options.diameter, tip_shape=options.tip_shape)
+            Needle(
+                v[:3],
+                v[3:],
+                diameter_mm=options.diameter,
+                tip_shape=options.tip_shape,
+                tip_length_mm=options.tip_length,
+            )
             for v in options.needle
         ]
         blobs = [Cement(v[:3], radius_mm=v[3], seed=options.seed) for v in options.cement]
+        if options.leak_to is not None and blobs:
+            blobs[-1] = replace(blobs[-1], leak_to=options.leak_to)
         scan = make_scan(
             options.preop, needles=needles, cement=blobs, settings=_settings(options), focus=options.focus
         )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
-TipShape = Literal["cone", "bevel", "diamond"]
+TipShape = Literal["cone", "bevel", "diamond", "trocar", "ogive", "cannula"]
+TIP_SHAPES: tuple[TipShape, ...] = get_args(TipShape)
 
 NEEDLE_13G_MM = 2.413
 
 
 @dataclass(frozen=True)
 class Needle:
-    """A straight solid needle. `entry` and `tip` are LPS mm of the planning CT; the shaft runs on behind the entry.
+    """A straight needle. `entry` and `tip` are LPS mm of the planning CT; the shaft runs on behind the entry.
 
     The tip is the point of the axis level with the foremost metal; for a bevel the metal itself is there at the
-    rim of the shaft, `diameter_mm / 2` beside the axis.
+    rim of the shaft, `diameter_mm / 2` beside the axis. `trocar` is a three-sided pyramid, `diamond` a four-sided
+    one, `ogive` a rounded point, `cannula` a bevelled tube without its stylet. `bore_mm` is the width of the tube's
+    bore: None takes three quarters of the diameter for a cannula and none for the others.
     """
 
     entry: tuple[float, float, float]
@@ -29,18 +32,28 @@ class Needle:
     tip_shape: TipShape = "cone"
     tip_length_mm: float = 3.0
     length_mm: float = 125.0
+    bore_mm: float | None = None
 
     def __post_init__(self) -> None:
         if np.linalg.norm(np.subtract(self.tip, self.entry)) < 1.0:
             raise ValueError("entry and tip of a needle must lie at least 1 mm apart")
-        if self.tip_shape not in ("cone", "bevel", "diamond"):
+        if self.tip_shape not in TIP_SHAPES:
             raise ValueError(f"unknown tip shape {self.tip_shape}")
+        if not 0.0 <= self.bore < self.diameter_mm:
+            raise ValueError("the bore must be narrower than the needle")
 
     @property
     def axis(self) -> Array:
         """Unit vector from entry to tip."""
         way = np.subtract(self.tip, self.entry)
         return np.asarray(way / np.linalg.norm(way), dtype=np.float64)
+
+    @property
+    def bore(self) -> float:
+        """Diameter of the bore, mm; 0 for a solid needle."""
+        if self.bore_mm is not None:
+            return self.bore_mm
+        return 0.75 * self.diameter_mm if self.tip_shape == "cannula" else 0.0
 
     def distance(self, points: Array) -> Array:
         """Signed distance (N,) mm, negative in metal, of points (N,3) in the frame of `tip`; close near the surface."""
@@ -51,14 +64,26 @@ class Needle:
         u, v = q @ across, q @ np.cross(axis, across)
         radial = np.hypot(u, v)
         shaft = np.maximum(radial - radius, np.maximum(behind - self.length_mm, -behind))
+        metal = np.maximum(shaft, self._point(u, v, radial, behind))
+        return np.asarray(metal if self.bore == 0 else np.maximum(metal, 0.5 * self.bore - radial))
+
+    def _point(self, u: Array, v: Array, radial: Array, behind: Array) -> Array:
+        """Distance (N,) to the faces of the point, unlimited behind them; `u`, `v` across and `behind` the tip, mm."""
+        radius = 0.5 * self.diameter_mm
         slope = radius / self.tip_length_mm
         if self.tip_shape == "cone":
-            point = (radial - slope * behind) / np.hypot(1.0, slope)
-        elif self.tip_shape == "diamond":
-            point = (np.maximum(np.abs(u), np.abs(v)) * np.sqrt(2.0) - slope * behind) / np.hypot(1.0, slope)
-        else:
-            point = (u + radius - 2.0 * slope * behind) / np.hypot(1.0, 2.0 * slope)
-        return np.asarray(np.maximum(shaft, point))
+            return np.asarray((radial - slope * behind) / np.hypot(1.0, slope))
+        if self.tip_shape == "diamond":
+            square = np.maximum(np.abs(u), np.abs(v)) * np.sqrt(2.0)
+            return np.asarray((square - slope * behind) / np.hypot(1.0, slope))
+        if self.tip_shape == "trocar":
+            turns = 2.0 * np.pi * np.arange(3) / 3.0
+            faces = np.cos(turns)[:, None] * u + np.sin(turns)[:, None] * v
+            return np.asarray((faces.max(axis=0) - slope * behind) / np.hypot(1.0, slope))
+        if self.tip_shape == "ogive":
+            part = np.clip(behind / self.tip_length_mm, 0.0, 1.0)
+            return np.asarray(radial - radius * np.sqrt(1.0 - (1.0 - part) ** 2))
+        return np.asarray((u + radius - 2.0 * slope * behind) / np.hypot(1.0, 2.0 * slope))
 
     def box(self) -> Array:
         """Corners (2,3) of an upright box around the needle."""
@@ -69,12 +94,18 @@ class Needle:
 
 @dataclass(frozen=True)
 class Cement:
-    """A lobed blob of bone cement around `centre` (LPS mm of the planning CT)."""
+    """A lobed blob of bone cement around `centre` (LPS mm of the planning CT).
+
+    With `leak_to` (LPS mm) a strand of `leak_radius_mm` runs from the centre to that point and ends in a drop twice
+    as thick: cement on its way into the canal, a disc or a vein.
+    """
 
     centre: tuple[float, float, float]
     radius_mm: float = 7.0
     lobes: int = 5
     seed: int = 1
+    leak_to: tuple[float, float, float] | None = None
+    leak_radius_mm: float = 1.0
 
     def spheres(self) -> tuple[Array, Array]:
         """Centres (n,3) and radii (n,) of the spheres whose union is the blob."""
@@ -83,18 +114,26 @@ class Cement:
         way /= np.linalg.norm(way, axis=1, keepdims=True)
         centres = np.vstack([np.zeros(3), way * self.radius_mm * 0.75]) + np.asarray(self.centre)
         radii = np.concatenate([[0.85], rng.uniform(0.35, 0.6, self.lobes)]) * self.radius_mm
-        return centres, radii
+        if self.leak_to is None:
+            return centres, radii
+        way_out = np.subtract(self.leak_to, self.centre)
+        steps = max(2, int(np.ceil(2.0 * np.linalg.norm(way_out) / self.leak_radius_mm)))
+        strand = np.asarray(self.centre) + np.linspace(0.0, 1.0, steps)[:, None] * way_out
+        thick = np.full(steps, self.leak_radius_mm)
+        thick[-1] *= 2.0
+        return np.vstack([centres, strand]), np.concatenate([radii, thick])
 
     def distance(self, points: Array) -> Array:
         """Signed distance (N,) mm of points (N,3) to the blob."""
-        centres, radii = self.spheres()
-        each = np.linalg.norm(points[:, None, :] - centres[None], axis=2) - radii
-        return np.asarray(each.min(axis=1))
+        nearest = np.full(len(points), np.inf)
+        for centre, radius in zip(*self.spheres(), strict=True):
+            nearest = np.minimum(nearest, np.linalg.norm(points - centre, axis=1) - radius)
+        return np.asarray(nearest)
 
     def box(self) -> Array:
         """Corners (2,3) of an upright box around the blob."""
-        reach = 1.5 * self.radius_mm
-        return np.stack([np.asarray(self.centre) - reach, np.asarray(self.centre) + reach])
+        centres, radii = self.spheres()
+        return np.stack([(centres - radii[:, None]).min(axis=0), (centres + radii[:, None]).max(axis=0)])
 
 
 def _perpendicular(axis: Array) -> Array:

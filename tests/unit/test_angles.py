@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from service.domain.plan import VertebraFrame
 from service.errors import GeometryError
 from service.geometry import angles as ang
+from service.geometry.volume import Volume
 
 FRAME = VertebraFrame(
     origin=(0.0, 0.0, 0.0), left=(1.0, 0.0, 0.0), anterior=(0.0, -1.0, 0.0), superior=(0.0, 0.0, 1.0)
@@ -109,3 +110,8 @@ def test_no_direction_is_refused_in_words() -> None:
 
 def test_distance_to_axis() -> None:
     assert ang.point_to_axis_mm([[0, 3, 4], [9, 0, 0]], [0, 0, 0], [2, 0, 0]) == pytest.approx([5.0, 0.0])
+
+
+def test_a_voxel_of_the_o_arm_has_the_stated_volume():
+    volume = Volume(np.zeros((2, 2, 2), dtype=np.int16), np.diag([0.415, 0.415, 0.833, 1.0]))
+    assert volume.voxel_ml == pytest.approx(1.434634e-4, rel=1e-6)

@@ -128,9 +128,9 @@ def test_the_verification_says_which_of_its_images_were_lossy(tmp_path: Path) ->
     write_series(tmp_path / "plain", 12)
     write_series(tmp_path / "lossy", 12, change=lambda n, ds: setattr(ds, "LossyImageCompression", "01"))
     plain, lossy = load_series(tmp_path / "plain"), load_series(tmp_path / "lossy")
-    assert source_warnings(plain, plain) == []
-    assert source_warnings(lossy, lossy) == WARNINGS
-    assert source_warnings(plain, lossy) == WARNINGS[1:]
+    assert source_warnings(plain.info.lossy, plain.info.lossy) == []
+    assert source_warnings(lossy.info.lossy, lossy.info.lossy) == WARNINGS
+    assert source_warnings(plain.info.lossy, lossy.info.lossy) == WARNINGS[1:]
 
 
 def test_objects_are_stored_as_they_are_built() -> None:

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from scipy import ndimage
 
-from simulators.oarm import Cement, Needle, Scan, ScanSettings, make_scan, small_settings, write_scan
+from simulators.oarm import (
+    TIP_SHAPES,
+    Cement,
+    Motion,
+    Needle,
+    Scan,
+    ScanSettings,
+    make_scan,
+    small_settings,
+    write_scan,
+)
 from simulators.oarm.__main__ import join_negative, main
 from simulators.oarm.needle import voxel_share
 from simulators.pacs import PacsSink
@@ -82,7 +92,7 @@ def test_thresholded_metal_lies_on_the_true_needles(scanned: Path) -> None:
         assert np.rad2deg(np.arccos(min(1.0, abs(float(direction @ axis))))) < 0.3
 
 
-@pytest.mark.parametrize("shape", ["cone", "bevel", "diamond"])
+@pytest.mark.parametrize("shape", TIP_SHAPES)
 def test_metal_reaches_the_stated_tip_and_not_beyond(shape: Any) -> None:
     needle = Needle((0, 0, 30), (0.3, 0.2, 0), tip_shape=shape)
     grid = (60, 40, 40)
@@ -94,10 +104,12 @@ def test_metal_reaches_the_stated_tip_and_not_beyond(shape: Any) -> None:
     points = np.argwhere(full > 0.02)[:, ::-1] @ matrix[:3, :3].T + matrix[:3, 3]
     forward = (points - np.asarray(needle.tip)) @ needle.axis
     assert -0.6 < forward.max() < 0.2
-    # from 4 mm behind the tip on, the section is the full disc
+    # from 4 mm behind the tip on, the section is the full disc, or the ring of a tube
     heights = matrix[2, 3] + 0.25 * np.arange(grid[0])
     area = full[heights > 4.5].sum(axis=(1, 2)) * 0.25**2
-    assert area == pytest.approx(np.full(len(area), np.pi * 2.413**2 / 4), rel=0.01)
+    section = np.pi * (2.413**2 - needle.bore**2) / 4
+    assert area == pytest.approx(np.full(len(area), section), rel=0.02)
+    assert (needle.bore > 0) == (shape == "cannula")
 
 
 def test_bone_is_where_the_pose_says(scanned: Path) -> None:
@@ -204,6 +216,50 @@ def test_cement_has_the_stated_volume_and_is_bright(pixels_only: Path) -> None:
     stated = scan.truth["cement"][0]["volume_mm3"]
     assert stated == pytest.approx(inside, rel=0.03)
     assert (scan.grey > 1200).sum() * 0.8**3 == pytest.approx(stated, rel=0.15)
+
+
+def test_leaking_cement_reaches_the_point_it_leaks_to() -> None:
+    tight, leaking = (Cement((0, 0, 0), radius_mm=6.0, leak_to=to) for to in (None, (2.0, 17.0, 1.0)))
+    drop = np.array([[2.0, 17.0, 1.0], [2.0, 18.5, 1.0], [1.0, 8.5, 0.5]])
+    assert (leaking.distance(drop) < 0).all()
+    assert (tight.distance(drop) > 0).all()
+    assert leaking.box()[1][1] == pytest.approx(19.0)
+
+
+def _edge_width(scan: Scan) -> float:
+    """Width in voxels of the needle's bright line across the rows: of a still needle about its diameter."""
+    bright = scan.grey[18].astype(float) - np.median(scan.grey[18])
+    return float((bright > 0.25 * bright.max()).sum())
+
+
+def test_motion_smears_what_moves_and_keeps_the_total(pixels_only: Path) -> None:
+    quiet: dict[str, Any] = {**TINY, "noise_sd": 0.0, "streaks": 0.0, "cupping": 0.0, "turn_deg": 0.0}
+    upright = Needle((-3.4, 18.0, -200.0), (-3.4, 18.0, -240.0))
+    still, moving = (
+        make_scan(
+            pixels_only, needles=[upright], settings=ScanSettings(**quiet, motion=motion), focus=upright.tip
+        )
+        for motion in (None, Motion((6.0, 0.0, 0.0), kind="jerk"))
+    )
+    assert _edge_width(moving) > 1.6 * _edge_width(still)
+    inner = (slice(None), slice(30, 66), slice(30, 66))
+    assert moving.grey[inner].mean() == pytest.approx(still.grey[inner].mean(), abs=6)
+    nothing = make_scan(
+        pixels_only, needles=[upright], settings=ScanSettings(**quiet, motion=Motion()), focus=upright.tip
+    )
+    assert np.abs(nothing.grey.astype(int) - still.grey).max() <= 1
+
+
+def test_the_mean_of_a_motion_is_the_stated_pose() -> None:
+    for kind in ("drift", "jerk", "breath"):
+        motion = Motion((3.0, -1.0, 2.0), 4.0, kind=kind)
+        assert motion.shares().mean() == pytest.approx(0.0, abs=1e-9)
+        assert np.ptp(motion.shares()) > 0.85
+        poses = np.array(motion.poses(np.array([5.0, 6.0, 7.0])))
+        centres = poses[:, :3, :3] @ [5.0, 6.0, 7.0] + poses[:, :3, 3]
+        assert centres.mean(axis=0) == pytest.approx([5.0, 6.0, 7.0])
+    with pytest.raises(ValueError, match="even number"):
+        Motion(moments=5)
 
 
 def test_same_seed_same_bytes_other_seed_other_pose(preop: Path) -> None:

@@ -6,13 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage, signal
 
 from service.errors import GeometryError
 from service.geometry import pose
-from service.geometry.metal import read_scan, reduce
+from service.geometry.metal import _last_peak, read_scan, reduce
 from service.geometry.registration import register
 from service.geometry.registration_check import GATES, refusal
-from service.geometry.registration_model import build_model
+from service.geometry.registration_file import read_model, write_model
+from service.geometry.registration_model import ModelSettings, build_model
 from service.geometry.volume import Volume
 from tests.unit import spine_scene as scene
 
@@ -115,3 +117,38 @@ def test_an_empty_scan_and_an_empty_mask_say_so(planned):
     with pytest.raises(GeometryError) as caught:
         build_model(ct, Volume(np.zeros_like(mask.values), mask.lps_from_ijk))
     assert caught.value.code == "verify.mask"
+
+
+def test_a_prepared_model_comes_back_as_it_was(model, tmp_path):
+    path = tmp_path / "registration.npz"
+    write_model(model, path)
+    back = read_model(path)
+    assert back is not None
+    for field in dataclasses.fields(model):
+        mine, read = getattr(model, field.name), getattr(back, field.name)
+        if isinstance(mine, Volume):
+            assert np.array_equal(mine.values, read.values)
+            assert np.array_equal(mine.lps_from_ijk, read.lps_from_ijk)
+        else:
+            assert np.array_equal(mine, read)
+
+
+def test_a_prepared_model_that_is_damaged_or_of_other_settings_is_made_anew(model, tmp_path):
+    path = tmp_path / "registration.npz"
+    write_model(model, path)
+    assert read_model(path, ModelSettings(zone_mm=3.0)) is None
+    whole = path.read_bytes()
+    for damaged in (b"", b"registration", whole[: len(whole) // 2], whole[:2000] + b"?" * 50 + whole[2050:]):
+        path.write_bytes(damaged)
+        assert read_model(path) is None
+    assert read_model(tmp_path / "missing.npz") is None
+
+
+def test_the_last_peak_is_that_of_scipys_finder():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        values = ndimage.gaussian_filter1d(rng.gamma(0.4, 1.0, 60), rng.uniform(0.8, 4.0))
+        tallest = values.max()
+        padded = np.concatenate([[0.0], values, [0.0]])
+        peaks, _ = signal.find_peaks(padded, height=0.2 * tallest, prominence=0.1 * tallest)
+        assert _last_peak(values, 0.2 * tallest, 0.1 * tallest) == peaks[-1] - 1

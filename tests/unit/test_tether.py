@@ -72,7 +72,11 @@ def lingering(argument, progress):
     threading.Thread(target=lambda: time.sleep(300)).start()
     return {"ok": True}
 
+def nice(argument, progress):
+    return {"nice": os.nice(0)}
+
 tasks = {f.__name__: f for f in (echo, refuse, defect, memory, crash, noisy, forever, numpy_forever, lingering)}
+tasks["verify"] = tasks["nice"] = nice
 raise SystemExit(serve_task(sys.argv[-1], tasks))
 """
 
@@ -103,6 +107,13 @@ def test_argument_progress_and_result_pass_through():
     result = run_tethered("echo", argument, lambda stage, f: seen.append((stage, f)), timeout_s=30)
     assert result == argument
     assert seen == [("step", 0.0), ("step", 0.5), ("step", 1.0)]
+
+
+def test_all_work_gives_way_to_a_verification():
+    """On two busy cores the surgeon at the table comes before a model for next week."""
+    own = os.nice(0)
+    assert run_tethered("verify", {}, silent, timeout_s=30) == {"nice": own}
+    assert run_tethered("nice", {}, silent, timeout_s=30) == {"nice": min(19, own + tether.GIVE_WAY)}
 
 
 def test_a_refusal_comes_back_as_it_was():

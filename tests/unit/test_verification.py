@@ -7,6 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from service.geometry.metrics import outer_from_mask
+from service.geometry.registration_file import read_model, write_model
+from service.geometry.registration_model import build_model
 from service.geometry.verification import verify_scan
 from tests.unit import spine_scene as scene
 
@@ -38,6 +41,19 @@ def check(planned, scan):
 def measured(patient, planned):
     made = scene.needle_along(planned[2], "left", shift=(0.6, -0.4, 0.3), turn_deg=(1.0, 0.5, 1.5))
     return check(planned, scene.scan(patient, [made], preop_from_scan=TRUTH, **SMALL)), made
+
+
+def test_a_prepared_planning_side_gives_the_same_report(measured, patient, planned, tmp_path):
+    document, made = measured
+    write_model(build_model(planned[0], planned[1]), tmp_path / "registration.npz")
+    scan = scene.scan(patient, [made], preop_from_scan=TRUTH, **SMALL)
+    outer = outer_from_mask(planned[1])
+    again = verify_scan(None, None, outer, planned[2], scan, model=read_model(tmp_path / "registration.npz"))
+    assert {k: v for k, v in again.items() if k != "timings_s"} == {
+        k: v for k, v in document.items() if k != "timings_s"
+    }
+    with pytest.raises(ValueError, match="planning CT"):
+        verify_scan(None, planned[1], outer, planned[2], scan)
 
 
 def test_tip_and_axis_agree_with_the_truth(measured):

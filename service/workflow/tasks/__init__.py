@@ -1,24 +1,41 @@
-"""The heavy work, as functions from a JSON argument to a JSON result. Run in a tethered child, or by the CLI."""
+"""The heavy work, as functions from a JSON argument to a JSON result. Run in a tethered child, or by the CLI.
+
+Each function loads what it needs when it is called: the packages of all of them take seconds, and a child does one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
+from typing import Any
 
+from service.geometry.progress import Progress
 from service.ports import Slicer
-from service.workflow.tasks.inspect_task import inspect_study
-from service.workflow.tasks.model_task import model_task
-from service.workflow.tasks.publish_task import publish_task
-from service.workflow.tasks.slice_task import slice_task
-from service.workflow.tasks.verify_task import verify_task
 from service.workflow.tether import Task
+
+#: Kind of work -> (module of this package, function).
+_TASKS: Mapping[str, tuple[str, str]] = {
+    "inspect_study": ("inspect_task", "inspect_study"),
+    "model": ("model_task", "model_task"),
+    "verify": ("verify_task", "verify_task"),
+    "publish": ("publish_task", "publish_task"),
+}
 
 
 def all_tasks(slicer: Slicer) -> Mapping[str, Task]:
     return {
-        "inspect_study": inspect_study,
-        "model": model_task,
-        "slice": partial(slice_task, slicer),
-        "verify": verify_task,
-        "publish": publish_task,
+        **{kind: partial(_run, module, function) for kind, (module, function) in _TASKS.items()},
+        "slice": partial(_slice, slicer),
     }
+
+
+def _run(module: str, function: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    task: Task = getattr(import_module(f"{__name__}.{module}"), function)
+    return task(argument, progress)
+
+
+def _slice(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    from service.workflow.tasks.slice_task import slice_task
+
+    return slice_task(slicer, argument, progress)

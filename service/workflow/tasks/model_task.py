@@ -24,6 +24,8 @@ from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
 from service.geometry.progress import Progress
+from service.geometry.registration_file import write_model
+from service.geometry.registration_model import build_model
 from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
 from service.geometry.trajectories import PlanningLimits, PlanningResult, check_trajectory, plan_trajectories
@@ -40,7 +42,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), plan, settings, case_code, out.
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
-    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, views.png, slices.png.
+    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, views.png, slices.png.
 
     Raises
     ------
@@ -78,6 +80,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     watch.stage("print pose and pictures", 0.87, 1.0)
     pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
     _write_geometry(out, isolation, solid, pose)
+    write_model(build_model(ct.volume, isolation.mask), out / "registration.npz")
     _write_pictures(out, ct, isolation, solid, str(argument.get("case_code") or ""))
     report = _report(argument, ct, isolation, planning, solid, check, pose, watch)
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")

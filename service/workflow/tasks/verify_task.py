@@ -5,49 +5,59 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.domain.plan import plan_from_document
-from service.domain.series import LOSSY_CT, LOSSY_SCAN
+from service.domain.series import LOSSY_CT, LOSSY_SCAN, PatientIdentity
 from service.errors import ImagingError
 from service.geometry.progress import Progress
+from service.geometry.registration_file import read_model
+from service.geometry.registration_model import VertebraModel
 from service.geometry.verification import verify_scan
+from service.geometry.volume import Volume
 from service.imaging.nifti import read_nifti
-from service.imaging.series import LoadedSeries, load_series
+from service.imaging.scan import scan_files
+from service.imaging.series import load_series
 
 
 def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: ct_files, scan_files, mask, plan, outer. Result: the `spineprint.verification/1` document.
+    """Argument: ct_files, scan_files, mask, plan, outer, prepared. Result: the `spineprint.verification/1` document.
+
+    `outer` and `prepared` (the registration model made with the printed model) may be missing or None: both are
+    then made from the planning CT and the mask, which takes seconds longer.
 
     Raises
     ------
     ImagingError : the scan cannot be read, or is of another patient.
     """
     started = time.monotonic()
-    progress("reading the planning CT", 0.0)
-    ct = load_series([Path(f) for f in argument["ct_files"]])
-    progress("reading the scan", 0.1)
+    progress("reading the scan", 0.0)
     scan = load_series([Path(f) for f in argument["scan_files"]])
-    differences = ct.identity.contradicts(scan.identity)
+    progress("reading the plan", 0.1)
+    planning = _planning(argument)
+    differences = planning.identity.contradicts(scan.identity)
     if differences:
         raise ImagingError(
             f"The scan and the planning CT differ in {', '.join(differences)}.",
             next_step="Check the patient at the O-arm; correct the identity and send the scan again.",
             code="imaging.other_patient",
         )
-    read_s = time.monotonic() - started
     plan = plan_from_document(json.loads(Path(argument["plan"]).read_text("utf-8")))
     outer = read_nifti(Path(argument["outer"])) if argument.get("outer") else None
+    mask = None if planning.model and outer else read_nifti(Path(argument["mask"]))
+    read_s = time.monotonic() - started
     document = verify_scan(
-        ct.volume,
-        read_nifti(Path(argument["mask"])),
+        planning.volume,
+        mask,
         outer,
         plan,
         scan.volume,
+        model=planning.model,
         progress=lambda stage, fraction: progress(stage, 0.15 + 0.85 * fraction),
     )
-    document["warnings"] = source_warnings(ct, scan)
+    document["warnings"] = source_warnings(planning.lossy, scan.info.lossy)
     timings = document.get("timings_s")
     if isinstance(timings, dict):
         timings["reading"] = round(read_s, 3)
@@ -55,10 +65,35 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
     return document
 
 
-def source_warnings(ct: LoadedSeries, scan: LoadedSeries) -> list[dict[str, str]]:
+@dataclass(frozen=True, eq=False)
+class _Planning:
+    """The planning side: either `model` or `volume` is there."""
+
+    identity: PatientIdentity
+    lossy: bool | None
+    model: VertebraModel | None
+    volume: Volume | None
+
+
+def _planning(argument: Mapping[str, Any]) -> _Planning:
+    """The prepared model with one header of the planning CT for its patient, or the whole CT."""
+    files = [Path(f) for f in argument["ct_files"]]
+    model = read_model(Path(argument["prepared"])) if argument.get("prepared") else None
+    found = scan_files(files[:1]).series if model is not None else ()
+    if found:
+        # That all its files are of one patient was required when the model was built from them.
+        return _Planning(found[0].identity, found[0].info.lossy, model, None)
+    ct = load_series(files)
+    return _Planning(ct.identity, ct.info.lossy, None, ct.volume)
+
+
+def source_warnings(lossy_ct: bool | None, lossy_scan: bool | None) -> list[dict[str, str]]:
     """What makes the images themselves doubtful, for the report and the screen in the operating room."""
     return [
         {"code": code, "message": sentence}
-        for code, sentence, series in (("lossy_ct", LOSSY_CT, ct), ("lossy_scan", LOSSY_SCAN, scan))
-        if series.info.lossy
+        for code, sentence, lossy in (
+            ("lossy_ct", LOSSY_CT, lossy_ct),
+            ("lossy_scan", LOSSY_SCAN, lossy_scan),
+        )
+        if lossy
     ]

@@ -1,0 +1,1 @@
+"""The O-arm verification measured: accuracy and refusals on simulated scans of known truth, and its speed."""

@@ -1,0 +1,48 @@
+"""python -m bench.verify [tips|accuracy|refusals|speed|all] [options]; exit code 1 when an acceptance line fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from bench.verify import accuracy, refusals, speed, tips
+
+_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.verify", description=__doc__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--work", type=Path, help="folder for prepared anatomies, kept for the next run")
+    common.add_argument("--set", choices=("tuning", "acceptance"), default="acceptance")
+    common.add_argument("--jobs", type=int, default=1, help="processes (2 at most on a quiet machine)")
+    common.add_argument(
+        "--rows",
+        type=Path,
+        help="keep every scan's figures in this file (JSON lines) and go on where it ends",
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name, module in _PARTS.items():
+        module.add_options(parts.add_parser(name, parents=[common], help=module.__doc__))
+    everything = parts.add_parser("all", parents=[common], help="one after the other")
+    for module in _PARTS.values():
+        module.add_options(everything)
+    options = parser.parse_args()
+    if options.jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="bench-verify-") as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        results = {}
+        for name, module in _PARTS.items():
+            if options.part in (name, "all"):
+                print(f"== {name} ({options.set} set): {module.__doc__}", flush=True)
+                results[name] = module.run(options, work)
+    print("\n" + ", ".join(f"{name}: {'PASS' if good else 'FAIL'}" for name, good in results.items()))
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,221 @@
+"""Planning sides of the bench: phantom variants and two real CTs, isolated and planned by the service itself.
+
+The service takes each vertebra from a mask (the phantom's own label map, or a real CT's label) or isolates it from
+seed points (the other real CT; all of them with SPINEPRINT_BENCH_ISOLATE=1, which takes half a minute each), finds
+its frame and plans the needle paths, as it does for a hospital's CT. How good isolation is, is measured elsewhere.
+Prepared anatomies are kept in the work folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
+from service.geometry.anatomy import Isolation, Seeds
+from service.geometry.isolation import isolate_vertebra, isolation_from_mask
+from service.geometry.registration_model import VertebraModel, build_model
+from service.geometry.trajectories import plan_trajectories
+from service.geometry.volume import Volume
+from service.imaging.masks import read_mask
+from service.imaging.nifti import read_nifti, write_nifti
+from service.imaging.series import load_series
+from simulators.phantom import PhantomParameters, generate, vertebra_sdf, write_study
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("SPINEPRINT_DATA", ROOT.parent / "shared" / "data"))
+
+#: Tuning: settings of the software may be chosen by looking at scans of these.
+TUNING: Mapping[str, PhantomParameters] = {
+    "tune-L1": PhantomParameters(level="L1", wedge=0.3, seed=101),
+    "tune-L3": PhantomParameters(level="L3", wedge=0.15, seed=102, trabecular_mean_hu=140.0),
+    "tune-T12": PhantomParameters(level="T12", wedge=0.4, seed=103, cortex_mm=0.7, trabecular_mean_hu=70.0),
+}
+#: Acceptance: never looked at while choosing.
+ACCEPTANCE: Mapping[str, PhantomParameters] = {
+    "T11": PhantomParameters(level="T11", wedge=0.2, seed=201),
+    "T12-porotic": PhantomParameters(
+        level="T12", wedge=0.45, seed=202, trabecular_mean_hu=60.0, trabecular_sd_hu=40.0, cortex_mm=0.7
+    ),
+    "L1-wedge": PhantomParameters(level="L1", wedge=0.35, seed=203, height_scale=0.95),
+    "L2-scoliosis": PhantomParameters(level="L2", wedge=0.1, seed=204, scoliosis_deg=8.0),
+    "L3-coarse": PhantomParameters(level="L3", wedge=0.25, seed=205, increment_mm=1.0, pixel_mm=0.7,
+                                   columns=200, rows=200),
+    "L1-dense": PhantomParameters(level="L1", wedge=0.0, seed=206, trabecular_mean_hu=160.0, cortex_mm=1.2),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RealCt:
+    """A CT of the data folder: its packed series and seed points, or the number of a label in its label file."""
+
+    packed: str
+    level: str
+    seeds: dict[str, tuple[float, float, float]] | None = None
+    labels: str = ""
+    label: int = 0
+
+
+REAL: Mapping[str, RealCt] = {
+    "rider-thoracic": RealCt(
+        "rider-thin-thoracic/dicom.tar.xz",
+        "T11",
+        {
+            "target": (-22.0, 24.0, -234.0),
+            "above": (-22.0, 27.0, -210.0),
+            "below": (-22.0, 20.0, -264.0),
+        },
+    ),
+    "lidc-T12": RealCt(
+        "lidc-idri-0001/dicom.tar.xz", "T12", None, "lidc-idri-0001/vertebrae_labels.nii.gz", 32
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """`folder` holds the CT as DICOM. `surface` is the true outer surface (signed distance, mm, negative inside)."""
+
+    name: str
+    folder: Path
+    model: VertebraModel
+    mask: Volume
+    outer: Volume
+    plan: Plan
+    surface: Volume
+    neighbours: tuple[tuple[float, float, float], ...]
+    """Body centres one level up and down where they are known."""
+
+
+def names(chosen: str) -> list[str]:
+    """Names of a set (`tuning` or `acceptance`); real CTs only where their data are present."""
+    if chosen == "tuning":
+        return list(TUNING)
+    found = [name for name, real in REAL.items() if (DATA / real.packed).is_file()]
+    return [*ACCEPTANCE, *found]
+
+
+def missing() -> list[str]:
+    return [name for name, real in REAL.items() if not (DATA / real.packed).is_file()]
+
+
+@lru_cache(maxsize=2)
+def load(name: str, work: Path) -> Anatomy:
+    """The anatomy ready to be scanned; made once, then read from `work`/name."""
+    folder = work / name
+    if not (folder / "plan.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        _make(name, folder)
+    ct = load_series(folder / "dicom").volume
+    plan = plan_from_document(json.loads((folder / "plan.json").read_text()))
+    outer = read_nifti(folder / "outer.nii.gz")
+    known = json.loads((folder / "known.json").read_text())
+    mask = read_nifti(folder / "mask.nii.gz")
+    return Anatomy(
+        name=name,
+        folder=folder / "dicom",
+        model=build_model(ct, mask),
+        mask=mask,
+        outer=outer,
+        plan=plan,
+        surface=_true_surface(name, outer, folder / "surface.npy"),
+        neighbours=tuple(tuple(v) for v in known["neighbours"]),
+    )
+
+
+def parameters(name: str) -> PhantomParameters | None:
+    return TUNING.get(name) or ACCEPTANCE.get(name)
+
+
+def stranger(name: str, work: Path) -> Path:
+    """DICOM folder of another patient of the same level and shape of fracture: another texture, size and pedicle."""
+    own = parameters(name)
+    if own is None:
+        raise ValueError(f"{name} is no phantom")
+    folder = work / f"{name}-stranger"
+    if not (folder / "dicom").is_dir():
+        other = replace(own, seed=own.seed + 5000, longer_left_transverse_mm=4.0)
+        write_study(generate(other), folder, patient_id="PH-9999")
+    return folder / "dicom"
+
+
+def _true_surface(name: str, outer: Volume, kept: Path) -> Volume:
+    """The phantom's analytic surface sampled where the service's own field lies; of a real CT that field itself."""
+    own = parameters(name)
+    if own is None:
+        return outer
+    if not kept.is_file():
+        coarse = outer.values[::2, ::2, ::2]
+        k, j, i = np.indices(coarse.shape).reshape(3, -1) * 2
+        points = outer.to_lps(np.stack([i, j, k], axis=1).astype(np.float64))
+        near = np.flatnonzero(np.abs(coarse.ravel()) < 7.0)
+        values = coarse.astype(np.float32).ravel().copy()
+        for part in np.array_split(near, max(1, len(near) // 200_000)):
+            values[part] = vertebra_sdf(own.level, points[part], own)
+        np.save(kept, values.reshape(coarse.shape))
+    # Every second voxel: between them a distance is straight to within 0.03 mm.
+    affine = outer.lps_from_ijk.copy()
+    affine[:3, :3] *= 2.0
+    return Volume(np.load(kept), affine, outer.frame_of_reference_uid)
+
+
+def _make(name: str, folder: Path) -> None:
+    own = parameters(name)
+    known: dict[str, Any] = {"neighbours": []}
+    if own is not None:
+        phantom = generate(own)
+        write_study(phantom, folder)
+        seeds = {k: np.asarray(v, dtype=np.float64) for k, v in phantom.truth["seeds"].items()}
+        known["neighbours"] = [phantom.truth["seeds"][k] for k in ("above", "below")]
+        known["parameters"] = asdict(own)
+        ct = load_series(folder / "dicom").volume
+        if os.environ.get("SPINEPRINT_BENCH_ISOLATE"):
+            isolation = isolate_vertebra(ct, own.level, Seeds(**seeds))
+        else:
+            number = phantom.truth["labels"][own.level]
+            mask = read_mask(folder / "truth_labels.nii.gz", ct, level=own.level, label=number)
+            isolation = isolation_from_mask(ct, mask, own.level)
+        level = own.level
+    else:
+        isolation, level, ct = _real(REAL[name], folder)
+    planned = plan_trajectories(isolation.outer, isolation.landmarks)
+    if not planned.trajectories:
+        raise SystemExit(f"{name}: no needle path can be planned: {' '.join(planned.unmet)}")
+    centre = isolation.landmarks.body_centre
+    plan = Plan(
+        level=level,
+        frame_of_reference_uid=ct.frame_of_reference_uid,
+        vertebra_frame=isolation.landmarks.frame,
+        body_centre=(float(centre[0]), float(centre[1]), float(centre[2])),
+        trajectories=planned.trajectories,
+        model=ModelSettings(),
+    )
+    write_nifti(isolation.mask, folder / "mask.nii.gz")
+    write_nifti(
+        replace(isolation.outer, values=isolation.outer.values.astype(np.float32)), folder / "outer.nii.gz"
+    )
+    (folder / "known.json").write_text(json.dumps(known))
+    (folder / "plan.json").write_text(json.dumps(plan_to_document(plan)))
+
+
+def _real(real: RealCt, folder: Path) -> tuple[Isolation, str, Volume]:
+    folder.mkdir(parents=True)
+    with tarfile.open(DATA / real.packed) as archive:
+        archive.extractall(folder / "packed", filter="data")
+    first = next(p for p in sorted((folder / "packed").rglob("*")) if p.is_file())
+    shutil.move(str(first.parent), folder / "dicom")
+    ct = load_series(folder / "dicom").volume
+    if real.seeds is not None:
+        seeds = Seeds(**{k: np.asarray(v) for k, v in real.seeds.items()})
+        return isolate_vertebra(ct, real.level, seeds), real.level, ct
+    mask = read_mask(DATA / real.labels, ct, level=real.level, label=real.label)
+    return isolation_from_mask(ct, mask, real.level), real.level, ct
