@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 def _study(folder: Path) -> tuple[dict[str, Any], int]:
     """A phantom as a CT of 512 x 512 pixels of 0.45 mm, in about 400 slices."""
     phantom = generate(
-        PhantomParameters(columns=SIDE, rows=SIDE, pixel_mm=0.45, increment_mm=0.31, thickness_mm=0.62)
+        PhantomParameters(columns=SIDE, rows=SIDE, pixel_mm=0.45, increment_mm=0.308, thickness_mm=0.616)
     )
     write_study(phantom, folder)
     np.savez(folder / "labels.npz", labels=phantom.labels == phantom.truth["labels"]["L1"],

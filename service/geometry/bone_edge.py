@@ -35,7 +35,8 @@ class SurfaceSettings:
     """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
     correct_bias: bool = True
     """Take the surface half-way between the cortex and what lies outside it. The threshold's own surface lies in the
-    blur outside the bone and makes the model fatter than the bone (0.3-0.5 mm on phantoms)."""
+    blur outside the bone and makes the model fatter than the bone. The correction takes part of that away, most where
+    the cortex is thick; what remains is in docs/accuracy.md."""
     least_contrast_hu: float = 150.0
     """Cortex over surroundings below which half-way is not told from noise, so that the threshold stands."""
     most_threshold_hu: float = 900.0
