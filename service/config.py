@@ -138,9 +138,9 @@ class ModelConfig(_Section):
         3.4, ge=3.2, le=8, description="as modelled; meshing narrows it by up to 0.07 mm, 3.0 mm must remain"
     )
     target: Literal["body_centre", "anterior_third"] = "body_centre"
-    surface: Literal["corrected", "threshold"] = Field(
-        "corrected",
-        description="`threshold` takes the 226 HU surface as it is, which lies a little outside the bone",
+    surface: Literal["threshold", "corrected"] = Field(
+        "threshold",
+        description="`corrected` moves the 226 HU surface towards the bone's edge; on trial, may fail the self-check",
     )
     min_confidence: float = Field(0.5, ge=0, le=1)
 

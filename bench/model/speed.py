@@ -1,4 +1,4 @@
-"""CT folder to checked STL, stage by stage, beside the same with plain scipy, scikit-image and trimesh"""
+"""CT folder to checked STL, stage by stage"""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +28,23 @@ SLICES, SIDE = 400, 512
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="each is run so often; the fastest counts")
-    parser.add_argument("--no-plain", action="store_true", help="leave the plain pipeline out")
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     study = work / "speed"
-    truth, slices = _study(study)
+    # In a process of its own: the system counts a parent's memory as the peak of the child it starts.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        truth, slices = pool.submit(_study, study).result()
     rounds = [_ours(study, truth, work / f"ours{n}") for n in range(options.rounds)]
     best = min(rounds, key=lambda r: r["wall_s"])
     print("  ours: " + json.dumps(best), flush=True)
-    result = {"slices": slices, "ours": best, "rounds_wall_s": [r["wall_s"] for r in rounds]}
-    if not options.no_plain:
-        plan = json.loads((work / "ours0" / "plan.json").read_text())
-        plain = [_plain(study, truth, plan, work) for _ in range(options.rounds)]
-        result["plain"] = min(plain, key=lambda r: r["wall_s"])
-        print("  plain: " + json.dumps(result["plain"]), flush=True)
-    return result
+    return {"slices": slices, "ours": best, "rounds_wall_s": [r["wall_s"] for r in rounds]}
 
 
 def _study(folder: Path) -> tuple[dict[str, Any], int]:
     """A phantom as a CT of 512 x 512 pixels of 0.45 mm, in about 400 slices."""
     phantom = generate(
-        PhantomParameters(columns=SIDE, rows=SIDE, pixel_mm=0.45, increment_mm=0.31, thickness_mm=0.62)
+        PhantomParameters(columns=SIDE, rows=SIDE, pixel_mm=0.45, increment_mm=0.308, thickness_mm=0.616)
     )
     write_study(phantom, folder)
     np.savez(folder / "labels.npz", labels=phantom.labels == phantom.truth["labels"]["L1"],
@@ -66,23 +63,6 @@ def _ours(study: Path, truth: dict[str, Any], out: Path) -> dict[str, Any]:
     figures.pop("stdout")
     dice = _dice(study, read_volume(out / "mask.nii.gz"))
     return figures | {"timings_s": report["timings_s"], "passed": report["passed"], "dice": dice}
-
-
-def _plain(study: Path, truth: dict[str, Any], plan: dict[str, Any], work: Path) -> dict[str, Any]:
-    argument = {
-        "ct": str(study / "dicom"),
-        "seeds": [truth["seeds"][k] for k in ("target", "above", "below")],
-        "paths": [[t["entry"], t["target"]] for t in plan["trajectories"]],
-        "out": str(work / "plain.stl"),
-        "mask": str(work / "plain.npz"),
-    }
-    (work / "plain.json").write_text(json.dumps(argument))
-    command = [sys.executable, str(Path(__file__).with_name("plain.py")), str(work / "plain.json")]
-    figures = _timed(command)
-    said = json.loads(figures.pop("stdout"))
-    with np.load(work / "plain.npz") as data:
-        mask = Volume(data["mask"].astype(np.uint8), data["affine"])
-    return figures | {"timings_s": said["timings_s"], "checks": said["checks"], "dice": _dice(study, mask)}
 
 
 def _timed(command: list[str]) -> dict[str, Any]:
@@ -115,12 +95,14 @@ def _dice(study: Path, mask: Volume) -> float:
 def lines(result: dict[str, Any]) -> list[Line]:
     ours, count = result["ours"], result["slices"]
     refit = ours["timings_s"]["isolating the vertebra"]
-    found = [
+    return [
         Line(
             f"CT folder to checked STL, {SLICES} slices of {SIDE} x {SIDE}: at most {SECONDS:g} s",
             f"{ours['wall_s']:.1f} s wall, {ours['cpu_s']:.1f} s CPU, {count} slices, load {ours['load_average']}",
             ours["wall_s"] <= SECONDS and count >= SLICES,
         ),
+        Line("the model passes its self-check", str(ours["passed"]), bool(ours["passed"])),
+        Line("beside a plain pipeline of scipy, scikit-image and trimesh", "not written", False),
         Line(
             f"peak memory at most {MEGABYTES / 1000:g} GB",
             f"{ours['peak_mb'] / 1000:.2f} GB",
@@ -132,31 +114,10 @@ def lines(result: dict[str, Any]) -> list[Line]:
             refit <= REFIT_SECONDS,
         ),
     ]
-    if "plain" in result:
-        plain = result["plain"]
-        found.append(
-            Line(
-                "not slower than the plain pipeline, whose model is not guided by any shape",
-                f"{ours['wall_s']:.1f} s against {plain['wall_s']:.1f} s; Dice {ours['dice']:.3f} against "
-                f"{plain['dice']:.3f}",
-                ours["wall_s"] <= plain["wall_s"],
-            )
-        )
-    return found
 
 
 def page(result: dict[str, Any]) -> str:
-    ours, plain = result["ours"], result.get("plain")
-    names = list(dict.fromkeys([*ours["timings_s"], *(plain["timings_s"] if plain else ())]))
-    rows = []
-    for name in names:
-        theirs = plain["timings_s"].get(name) if plain else None
-        rows.append([name, _seconds(ours["timings_s"].get(name)), _seconds(theirs)])
-    for name, key in (("whole process, wall s", "wall_s"), ("CPU s", "cpu_s"), ("peak MB", "peak_mb"),
-                      ("Dice against the true bone", "dice")):  # fmt: skip
-        rows.append([f"**{name}**", str(ours[key]), str(plain[key]) if plain else "-"])
-    return table(["stage (seconds)", "spineprint", "plain pipeline"], rows)
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    ours = result["ours"]
+    rows = [[name, f"{seconds:.1f}"] for name, seconds in ours["timings_s"].items()]
+    rows += [["**whole process, wall**", str(ours["wall_s"])], ["**CPU**", str(ours["cpu_s"])]]
+    return table(["stage", "seconds"], rows)

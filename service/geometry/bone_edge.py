@@ -15,7 +15,7 @@ from scipy import ndimage
 Array = NDArray[np.float64]
 Grid = NDArray[np.float32]
 
-STEP_MM = 0.5
+STEP_MM = 0.25
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class SurfaceSettings:
     search_outward_mm: float = 2.0
     margin_mm: float = 6.0
     cap_mm: float = 8.0
-    exact_inside_mm: float = 1.2
-    exact_outside_mm: float = 1.2
+    exact_inside_mm: float = 3.0
+    exact_outside_mm: float = 1.5
     smoothing_mm: float = 0.35
     smoothing_of_voxel: float = 0.22
     """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
-    correct_bias: bool = True
+    correct_bias: bool = False
     """Take the surface half-way between the cortex and what lies outside it. The threshold's own surface lies in the
-    blur outside the bone and makes the model fatter than the bone (0.3-0.5 mm on phantoms)."""
+    blur outside the bone and makes the model fatter than the bone. The correction takes part of that away, most where
+    the cortex is thick; but around a
+    fitted mask it can pit a thin cortex so far that the finished model fails its self-check: not the default."""
     least_contrast_hu: float = 150.0
     """Cortex over surroundings below which half-way is not told from noise, so that the threshold stands."""
     most_threshold_hu: float = 900.0
@@ -58,7 +60,7 @@ class Edge:
 def find_edge(hu: Grid, soft: Grid, use: SurfaceSettings) -> Edge:
     """Walk along the normals of the boundary `soft == 0` (signed distance, mm): outwards while it is bone, else
     inwards until it is. Contact with other bone shows as no fall below the threshold, and stays undefined."""
-    near = np.abs(soft) < 0.6
+    near = np.abs(soft) < 0.75
     profile, inward = _profiles(hu, soft, near, use)
     found = _crossing(profile, np.full(len(profile), use.threshold_hu), inward)
     known = np.isfinite(found)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AidSettings:
-    """Ours; set on the phantom with a 30 % wedge."""
+    """Limits from adult anatomy and our own choice of the fade; not tuned on data."""
 
     fade_mm: float = 8.0
     """Over this length behind the body the change of height fades out, so that the arch keeps its size."""

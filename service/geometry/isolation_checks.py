@@ -37,7 +37,7 @@ class GateSettings:
     """Below this share of height left somewhere, a fit without endplate points is not trusted."""
     weak_surface_share: float = 0.35
     template_spread_mm: float = 1.2
-    review_levels: tuple[str, ...] = ("T8", "T9", "T10")
+    review_levels: tuple[str, ...] = ("T8", "T9", "T10", "L5")
     """Levels at which the method is known to be weak: always for a person to look at."""
     confidence_bar: float = 0.5
 

@@ -1,7 +1,7 @@
 """The outer bone surface of one vertebra as a signed distance, from the CT's own values.
 
 Where the bone reaches the clinical threshold (226 HU) near the mask's boundary, the surface is where the CT's values
-cross it, or by default the half-way level of that edge, at sub-voxel accuracy; elsewhere (weak bone, contact with
+cross it, or on request the half-way level of that edge, at sub-voxel accuracy; elsewhere (weak bone, contact with
 other bone) it is the smoothed boundary of the mask, and both are blended over 1-2 mm. The inside is solid.
 """
 

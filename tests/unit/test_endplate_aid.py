@@ -130,9 +130,9 @@ def test_edge_of_a_blurred_sheet_is_found_where_it_is(thick_mm: float, most_mm: 
     hu = np.broadcast_to(blurred[:, None, None], (48, 24, 24)).astype(np.float32)
     soft = np.broadcast_to(z[:, None, None], hu.shape).astype(np.float32).copy()
     middle = (24, 12, 12)
-    edge = find_edge(hu, soft, SurfaceSettings())
+    edge = find_edge(hu, soft, SurfaceSettings(correct_bias=True))
     assert abs(edge.offset[middle]) < most_mm
-    raw = find_edge(hu, soft, SurfaceSettings(correct_bias=False))
+    raw = find_edge(hu, soft, SurfaceSettings())
     assert raw.offset[middle] > 0.3
     assert edge.threshold_bias_mm == pytest.approx(raw.offset[middle] - edge.offset[middle], abs=0.05)
     assert edge.share_without_threshold == 0.0

@@ -41,15 +41,16 @@ def offset_from_the_true_edge(field: Volume) -> np.ndarray:
     return MODEL.distance(shell)
 
 
-def test_surface_lies_on_the_edge_and_not_on_voxels() -> None:
+def test_surface_lies_on_the_threshold_and_not_on_voxels() -> None:
     offset = offset_from_the_true_edge(from_mask().outer)
-    assert -0.1 < np.median(offset) < 0.3
+    # 226 HU lies about 0.3 mm outside the true edge of this bone (its own blur): the known bias.
+    assert 0.0 < np.median(offset) < 0.6
     assert np.percentile(np.abs(offset - np.median(offset)), 90) < 0.45
 
 
-def test_threshold_surface_is_selectable_and_lies_farther_out_by_the_bias_reported() -> None:
-    plain = outer_surface(*scan(), settings=SurfaceSettings(correct_bias=False))
-    corrected = outer_surface(*scan())
+def test_corrected_surface_is_selectable_and_lies_farther_in_by_the_bias_reported() -> None:
+    plain = outer_surface(*scan())
+    corrected = outer_surface(*scan(), settings=SurfaceSettings(correct_bias=True))
     gap = np.mean(offset_from_the_true_edge(plain.field)) - np.mean(
         offset_from_the_true_edge(corrected.field)
     )

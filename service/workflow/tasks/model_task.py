@@ -90,7 +90,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Isolation:
     level = str(argument["level"])
-    corrected = (argument.get("settings") or {}).get("surface", "corrected") == "corrected"
+    corrected = (argument.get("settings") or {}).get("surface", "threshold") == "corrected"
     settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
     if argument.get("mask"):
         mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
