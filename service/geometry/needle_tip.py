@@ -35,6 +35,10 @@ class TipSettings:
     """Where a clipped scan may be cut, relative to solid metal."""
     tube_core: float = 0.75
     """Core over area below this part of a solid needle's is a tube."""
+    max_residual: tuple[float, float] = (0.18, 0.35)
+    """Worst misfit of a solid needle and of a tube: beyond it the end is not that of any needle."""
+    max_around: tuple[float, float] = (0.27, 0.45)
+    """Brightest surroundings that may still be bone, per metal; the second of a tube or a clipped scan."""
     floor_mm: float = 0.15
     clipped_floor_mm: float = 0.25
 
@@ -65,13 +69,15 @@ class _Measured:
 def fit_tip(
     axis: Axis, *, clipped: bool, settings: TipSettings | None = None, needle: NeedleSettings | None = None
 ) -> Tip | None:
-    """Tip of the needle from the curves of `axis`; None when they hold no end."""
+    """Tip of the needle from the curves of `axis`; None when they hold no end, or none like a needle's."""
     settings, needle = settings or TipSettings(), needle or NeedleSettings()
     measured = _measured(axis)
     if measured is None:
         return None
     fits = _all_fits(measured, _candidates(axis, measured, clipped, settings, needle), settings)
     best = min(fits, key=lambda f: f[0])
+    if np.sqrt(best[0]) > settings.max_residual[best[2].startswith("tube")]:
+        return None
     # Neighbouring samples are blurred together: about two independent samples per millimetre of three curves.
     independent = 1.8 * max(float(np.ptp(measured.s_mm)) - 4.0, 3.0)
     likelihood = np.array(
@@ -88,6 +94,18 @@ def fit_tip(
         best[3],
         float(np.sqrt(best[0])),
     )
+
+
+def hidden(axis: Axis, *, clipped: bool, settings: TipSettings | None = None) -> bool:
+    """Whether something denser than bone (cement) surrounds the front of the needle, so that its end cannot be told.
+
+    Cement next to a tip is as bright as half of the metal, and a strand of it looks like more needle.
+    """
+    settings = settings or TipSettings()
+    front = np.isfinite(axis.around) & (axis.s_mm > -20.0)
+    shaft = axis.s_mm < axis.s_mm[0] + 12.0
+    dark = clipped or np.nanmedian(axis.core[shaft]) < 2.0 * np.nanmedian(axis.area[shaft])
+    return bool(front.any() and axis.around[front].max() > settings.max_around[bool(dark)])
 
 
 def _measured(axis: Axis) -> _Measured | None:

@@ -66,6 +66,8 @@ class Axis:
     """The same weighted towards the axis (`tip_shapes.weights`)."""
     moment: Array
     """(S, 2) mean over the disc of grey times its place beside the axis, mm; the two axes of `across`."""
+    around: Array
+    """(S,) bright part (85 %) of each section's outer ring above the shaft's usual surroundings, per `ceiling`."""
     ceiling: float
     """Brightest grey above the surroundings on the shaft: where a clipped scan is cut."""
     lateral_sigma_mm: float
@@ -212,7 +214,10 @@ def fit_axis(scan: Volume, line: MetalLine, tip: Array, settings: NeedleSettings
     shaft = np.arange(-length + 3.0, -8.0, settings.section_mm)
     blur = _lateral_blur(scan, origin, direction, shaft, settings)
     ceiling = float(np.nanmax(_above(scan, origin, direction, shaft, settings)))
-    return Axis(origin, direction, s, area, core, moment, ceiling, blur, scatter, sections, float(turn))
+    around = _around(scan, origin, direction, s, settings) / max(ceiling, 1e-9)
+    return Axis(
+        origin, direction, s, area, core, moment, around, ceiling, blur, scatter, sections, float(turn)
+    )
 
 
 def _disc(settings: NeedleSettings) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -243,6 +248,16 @@ def _curves(
     area_of, core_of = weights(a[disc], b[disc], settings.disc_mm)
     moment = np.stack([above @ (area_of * a[disc]), above @ (area_of * b[disc])], axis=1)
     return above @ area_of, above @ core_of, moment
+
+
+def _around(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> Array:
+    """(S,) grey that the brightest 15 % of each section's ring exceed, above the median ring of the rear half."""
+    u, v = across(direction)
+    a, b, _, ring = _disc(settings)
+    points = origin + s[:, None, None] * direction + (a[ring, None] * u + b[ring, None] * v)[None]
+    values = scan.sample(points.reshape(-1, 3), outside=np.nan).reshape(len(s), -1)
+    usual = float(np.nanmedian(values[: max(len(s) // 2, 1)]))
+    return np.asarray(np.percentile(values, 85, axis=1) - usual)
 
 
 def _lateral_blur(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> float:

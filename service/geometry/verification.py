@@ -18,7 +18,7 @@ from service.geometry import pose
 from service.geometry.heights import BodyHeights, body_heights
 from service.geometry.metal import MetalSettings, ScanView, read_scan
 from service.geometry.metrics import NeedleFigures, measure, outer_from_mask, side_of
-from service.geometry.needle_tip import TipSettings, fit_tip
+from service.geometry.needle_tip import TipSettings, fit_tip, hidden
 from service.geometry.needles import Axis, MetalLine, NeedleSettings, find_lines, fit_axis
 from service.geometry.progress import Progress, silent
 from service.geometry.registration import Registration, RegistrationSettings, register
@@ -153,10 +153,12 @@ def verify(
         return _refused(reason, gate.code if gate else "", registration, heights, view, watch)
     lines = find_lines(view, settings.needle)
     near = [line for line in lines if _near(line, registration, outer, plan, settings)]
-    needles = _measure_all(near, registration, view, outer, plan, settings)
+    axes = [fit_axis(view.full, n, _ends(n, registration, plan)[0], settings.needle) for n in near]
+    covered = any(hidden(axis, clipped=view.grey.clipped, settings=settings.tip) for axis in axes)
+    needles = () if covered else _measure_all(axes, registration, view, outer, plan, settings)
     watch.done("needles", 0.95)
     if not needles:
-        code, reason = _why_no_needle(bool(lines), bool(near))
+        code, reason = _why_no_needle(bool(lines), bool(near), covered)
         return _refused(reason, code, registration, heights, view, watch)
     decision = decide([_readings(n) for n in needles], settings.tolerances)
     watch.done("verdict", 1.0)
@@ -173,7 +175,12 @@ def verify(
     )
 
 
-def _why_no_needle(any_line: bool, any_near: bool) -> tuple[str, str]:
+def _why_no_needle(any_line: bool, any_near: bool, covered: bool) -> tuple[str, str]:
+    if covered:
+        return "tip_hidden", (
+            "Something denser than bone, such as cement, surrounds the front of the needle, so where it ends cannot "
+            "be told. Look at the images; the needle is measured before cement goes in."
+        )
     if any_near:
         return "needle_unclear", (
             "A needle was found but its tip or side cannot be told apart: it ends outside the field, or two "
@@ -230,7 +237,7 @@ def _near(
 
 
 def _measure_all(
-    lines: list[MetalLine],
+    axes: list[Axis],
     registration: Registration,
     view: ScanView,
     outer: Volume,
@@ -238,7 +245,7 @@ def _measure_all(
     settings: VerificationSettings,
 ) -> tuple[MeasuredNeedle, ...]:
     """All needles, left before right; empty when any of them is unclear."""
-    found = [_measure_one(line, registration, view, outer, plan, settings) for line in lines]
+    found = [_measure_one(axis, registration, view, outer, plan, settings) for axis in axes]
     measured = [needle for needle in found if needle is not None]
     sides = [needle.figures.pedicle for needle in measured]
     if len(measured) < len(found) or len(set(sides)) < len(sides):
@@ -247,16 +254,14 @@ def _measure_all(
 
 
 def _measure_one(
-    line: MetalLine,
+    axis: Axis,
     registration: Registration,
     view: ScanView,
     outer: Volume,
     plan: Plan,
     settings: VerificationSettings,
 ) -> MeasuredNeedle | None:
-    rough_tip, _ = _ends(line, registration, plan)
-    axis = fit_axis(view.full, line, rough_tip, settings.needle)
-    tip = fit_tip(axis, clipped=view.grey.clipped, settings=settings.tip)
+    tip = fit_tip(axis, clipped=view.grey.clipped, settings=settings.tip, needle=settings.needle)
     if tip is None:
         return None
     preop = registration.preop_from_scan

@@ -39,7 +39,7 @@ def to_document(result: Verification) -> dict[str, object]:
 
 
 #: Reasons given after the registration passed its gates ('' is a measured scan): the pose may be shown.
-_AFTER_GATES = ("", "no_needle", "needle_elsewhere", "needle_unclear")
+_AFTER_GATES = ("", "no_needle", "needle_elsewhere", "needle_unclear", "tip_hidden")
 
 
 def _registration(r: Registration | None, *, trusted: bool) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from service.geometry.metal import read_scan
-from service.geometry.needle_tip import TipSettings, fit_tip
+from service.geometry.needle_tip import TipSettings, fit_tip, hidden
 from service.geometry.needles import across, find_lines, fit_axis
 from service.geometry.volume import Volume
 from tests.unit import spine_scene as scene
@@ -74,6 +74,24 @@ def test_a_bench_offset_moves_the_tip_along_the_axis():
     assert plain is not None
     assert moved is not None
     assert moved.s_mm - plain.s_mm == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("clip", [None, 3071])
+@pytest.mark.parametrize("ahead_mm", [-3.0, 2.0, 6.0])
+def test_a_tip_in_cement_is_hidden_and_one_in_bone_is_not(clip, ahead_mm):
+    """A strand of cement ahead of the tip once passed for 17 mm more needle, with a stated uncertainty of 0.7 mm."""
+    made = needle(tip=(3.2, 2.0, -4.1))
+    bare = tank([made.sdf], clip=clip)
+    k, j, i = np.indices(bare.values.shape).reshape(3, -1)
+    points = bare.to_lps(np.stack([i, j, k], axis=1).astype(float))
+    centre = made.tip + ahead_mm * made.axis + np.array([1.5, 0.0, 1.0])
+    blob = (np.linalg.norm(points - centre, axis=1) < 6.0).reshape(bare.values.shape)
+    values = np.where(blob, np.maximum(bare.values, 0.7 * 2300 + 120), bare.values).astype(np.int16)
+    for volume, expected in ((bare, False), (Volume(values, bare.lps_from_ijk), True)):
+        view = read_scan(volume)
+        line = max(find_lines(view), key=lambda c: c.length_mm)
+        axis = fit_axis(view.full, line, nearest_end(line, made.tip))
+        assert hidden(axis, clipped=view.grey.clipped) == expected
 
 
 def test_two_needles_are_two():
