@@ -150,8 +150,7 @@ def _with_printed_layers(body: bytes, stated: int) -> tuple[bytes, int]:
 
 def _print_size(body: bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Bounds in mm on the plate of the nozzle path while it extrudes."""
-    moves = _MOVE.findall(body)
-    table = np.array(moves, dtype="S12").reshape(-1, 5)
+    table = np.array(_MOVE.findall(body), dtype="S12").reshape(-1, 5)
     extrudes = (table[:, 0] == b"1") & (table[:, 4] != b"") & ((table[:, 1] != b"") | (table[:, 2] != b""))
     # A line is printed from the position before it to its own end: both count.
     involved = extrudes | np.append(extrudes[1:], False)

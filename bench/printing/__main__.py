@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.printing.play import Outcome, Player
+from bench.printing.play import POLLS_ALLOWED, Outcome, Player
 from bench.printing.scenario import Scenario, draw
 from bench.printing.world import Device, World, build_world
 
@@ -111,6 +111,9 @@ def report(outcomes: list[Outcome], kills: int, seed: int) -> bool:
     print(
         f"  whole polls until the truth: {dict(sorted(Counter(p for o in outcomes for p in o.polls).items()))}"
     )
+    slow = sum(p > POLLS_ALLOWED for o in outcomes for p in o.polls)
+    # reads before a send are counted as polls too, and a busy machine looks late: an upper bound
+    print(f"  comparisons seen to hold only after more than {POLLS_ALLOWED}: {slow}")
     print(f"  ends: {dict(Counter(o.final for o in outcomes))}")
     print(f"  {'PASS' if not bad else 'FAIL'}: {len(bad)} scenarios with a broken promise")
     for outcome in bad:

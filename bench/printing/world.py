@@ -128,6 +128,8 @@ class World:
         self.service.process.stop(5.0)
         for device in self.devices:
             device.process.stop(5.0)
+            if device.process.process and device.process.process.stdout:
+                device.process.process.stdout.close()
             device.wire.close()
         self.rig.app.engine.dispose()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,6 +25,7 @@ _BLOCK_BYTES = 4 << 20
 _LONGEST_NUMBER = 12
 _HEADER_LINE_LIMIT = 100
 _WORDS = b"XYZEF"
+_MODES = ("G90", "G91", "G92", "M82", "M83")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -49,6 +50,9 @@ class Gcode:
     header: tuple[TextLine, ...]
     others: tuple[TextLine, ...]
     """Comments and commands after the header that are not moves, in order."""
+    by_word: Mapping[str, list[TextLine]]
+    """`others` by their command word, or by the word before the colon of a comment (`;LAYER`), in order: there are
+    a hundred thousand of them, sorted once and not searched by every check."""
     faults: tuple[str, ...]
     """What could not be read."""
     line_count: int
@@ -222,13 +226,16 @@ def _assemble(blocks: list[_Block]) -> Gcode:
     line = np.concatenate([b.line for b in blocks]) if blocks else np.empty(0, np.int64)
     rapid = np.concatenate([b.rapid for b in blocks]) if blocks else np.empty(0, np.bool_)
     faults = [fault for block in blocks for fault in block.faults]
-    start, end, extruded, feed = _follow(words, line, body, faults)
-    layer = _labels(body, line, r";LAYER:(-?\d+)", faults)
-    kind, kinds = _named(body, line, ";TYPE:")
-    mesh, meshes = _named(body, line, ";MESH:")
+    by_word = _by_word(body)
+    changes = sorted((t for w in _MODES for t in by_word.get(w, [])), key=lambda t: t.number)
+    start, end, extruded, feed = _follow(words, line, changes, faults)
+    layer = _labels(by_word.get(";LAYER", []), line, r";LAYER:(-?\d+)")
+    kind, kinds = _named(by_word.get(";TYPE", []), line, ";TYPE:")
+    mesh, meshes = _named(by_word.get(";MESH", []), line, ";MESH:")
     return Gcode(
         header=tuple(header),
         others=tuple(body),
+        by_word=by_word,
         faults=tuple(faults[:20]),
         line_count=sum(block.line_count for block in blocks),
         start=start,
@@ -256,7 +263,7 @@ def _split_header(others: list[TextLine]) -> tuple[list[TextLine], list[TextLine
 
 
 def _follow(
-    words: FloatArray, line: IntArray, body: list[TextLine], faults: list[str]
+    words: FloatArray, line: IntArray, mode_changes: list[TextLine], faults: list[str]
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Positions, extrusion and feed of every move, run by run between changes of mode (G90/91, M82/83, G92)."""
     count = len(words)
@@ -266,8 +273,7 @@ def _follow(
     position[3] = 0.0
     absolute = absolute_e = True
     cursor = 0
-    changes = [t for t in body if re.match(r"(?:G90|G91|G92|M82|M83)\b", t.text)]
-    for change in [*changes, None]:
+    for change in [*mode_changes, None]:
         stop = count if change is None else int(np.searchsorted(line, change.number))
         rows = slice(cursor, stop)
         if stop > cursor:
@@ -312,7 +318,7 @@ def _switch(
     return absolute, absolute_e
 
 
-def _labels(body: list[TextLine], line: IntArray, pattern: str, faults: list[str]) -> IntArray:
+def _labels(body: list[TextLine], line: IntArray, pattern: str) -> IntArray:
     """The number a comment gives to all moves after it; -1 before the first."""
     marks = [(t.number, int(m.group(1))) for t in body if (m := re.fullmatch(pattern, t.text.strip()))]
     values = np.array([-1, *(value for _, value in marks)], np.int64)
@@ -332,10 +338,15 @@ def _named(body: list[TextLine], line: IntArray, prefix: str) -> tuple[IntArray,
     return found, tuple(index)
 
 
+def _by_word(lines: Sequence[TextLine]) -> dict[str, list[TextLine]]:
+    found: dict[str, list[TextLine]] = {}
+    for line in lines:
+        word = line.text.partition(":" if line.text.startswith(";") else " ")[0].strip()
+        if word:
+            found.setdefault(word, []).append(line)
+    return found
+
+
 def commands(gcode: Gcode) -> Mapping[str, list[TextLine]]:
     """Lines after the header that are neither comments nor moves, by their command word."""
-    found: dict[str, list[TextLine]] = {}
-    for line in gcode.others:
-        if not line.text.startswith(";") and line.text.strip():
-            found.setdefault(line.text.split(maxsplit=1)[0], []).append(line)
-    return found
+    return {word: lines for word, lines in gcode.by_word.items() if not word.startswith(";")}

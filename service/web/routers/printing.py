@@ -14,7 +14,7 @@ from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import age_s, print_view
-from service.workflow import print_run
+from service.workflow import print_queue, print_run
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
@@ -24,6 +24,11 @@ TechnicianDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN))]
 class StartPrint(BaseModel):
     model_config = ConfigDict(extra="forbid")
     printer: str
+    bed_clear: bool
+
+
+class StartNext(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     bed_clear: bool
 
 
@@ -70,6 +75,20 @@ def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Res
 def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the print on a plate a person has seen to be clear."""
     return print_view(print_run.start_print(app, case_id, body.printer, actor, bed_clear=body.bed_clear))
+
+
+@router.get("/print-queue")
+def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
+    """Sliced cases by the time of their operation; when each can be ready, and how much too late."""
+    rows = print_queue.list_queue(app)
+    # the forecast moves with the clock; order, dates and printers are what a poll waits for
+    return polled(request, rows, retry_after_s=10, volatile=("print_start", "ready_by", "late_h"))
+
+
+@router.post("/printers/{name}/next", status_code=202)
+def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
+    """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
+    return print_view(print_queue.start_next(app, name, actor, bed_clear=body.bed_clear))
 
 
 @router.post("/print-jobs/{token}/settle")

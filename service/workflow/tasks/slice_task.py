@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from service.domain.plan import plan_from_document
-from service.errors import GeometryError
+from service.errors import GeometryError, StorageError
 from service.gcode.audit import audit_gcode
 from service.gcode.expected import AuditReport, ExpectedPrint
 from service.geometry.mesh import read_stl
@@ -18,6 +20,7 @@ from service.geometry.progress import Progress
 from service.ports import Slicer, SliceSettings
 
 Point = tuple[float, float, float]
+_GZIP_LEVEL = 6
 
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -28,21 +31,25 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
     GeometryError : the mesh to print is not the approved one in another pose.
     ToolMissingError : no slicer.
     """
-    out = Path(argument["out"])
-    check_same_part(Path(argument["mesh"]), Path(argument["print_mesh"]), Path(argument["layout"]))
+    out, print_mesh, layout = Path(argument["out"]), Path(argument["print_mesh"]), Path(argument["layout"])
     progress("slicing", 0.05)
     settings = SliceSettings()
-    result = slicer.slice(
-        Path(argument["print_mesh"]),
-        out / "print.gcode.gz",
-        settings,
-        blocker_stl=_path(argument.get("blocker")),
-        filler_stl=_path(argument.get("filler")),
-    )
-    progress("auditing", 0.85)
-    report = audit(
-        result.gcode, Path(argument["print_mesh"]), Path(argument["layout"]), Path(argument["plan"])
-    )
+    with ThreadPoolExecutor(1) as beside:
+        # beside the engine, which is a process of its own; a wrong part ends here before anything of it is used
+        same = beside.submit(check_same_part, Path(argument["mesh"]), print_mesh, layout)
+        result = slicer.slice(
+            print_mesh,
+            out / "print.gcode",
+            settings,
+            blocker_stl=_path(argument.get("blocker")),
+            filler_stl=_path(argument.get("filler")),
+        )
+        same.result()
+        progress("auditing", 0.85)
+        packed = beside.submit(_pack, result.gcode, out / "print.gcode.gz")
+        report = audit(result.gcode, print_mesh, layout, Path(argument["plan"]))
+        packed.result()
+    result.gcode.unlink()
     grams = result.material_mm3 / 1000.0 * settings.material_density_g_cm3
     document = {
         **report.to_document(),
@@ -60,6 +67,20 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
         "material_mm3": result.material_mm3,
         "weight_g": grams,
     }
+
+
+def _pack(plain: Path, packed: Path) -> None:
+    """The file that is sent, from the one that is audited; unpacked again and compared before it counts.
+
+    Equal content gives equal bytes: no name and no time in it. Raises StorageError.
+    """
+    content = plain.read_bytes()
+    packed.write_bytes(gzip.compress(content, compresslevel=_GZIP_LEVEL, mtime=0))
+    if gzip.decompress(packed.read_bytes()) != content:
+        raise StorageError(
+            "The packed G-code is not the one that was written.",
+            next_step="Check the disk of the data folder; then slice again.",
+        )
 
 
 def audit(gcode: Path, print_mesh: Path, layout: Path, plan_file: Path) -> AuditReport:
