@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reportlab.lib.units import mm
-from reportlab.platypus import Flowable, Paragraph, Spacer, Table, TableStyle
+from reportlab.platypus import CondPageBreak, Flowable, Paragraph, Spacer, Table, TableStyle
 
 from service.results.pdf_page import (
     GREY,
@@ -51,10 +51,11 @@ def sheet_pdf(sheet: Sheet) -> bytes:
     """A4 pages with the notice at the foot. The same sheet gives the same bytes."""
     story: list[Flowable] = [title_line(sheet.title), Spacer(1, 3 * mm)]
     if sheet.warning:
-        story += [Paragraph(safe(sheet.warning), text_style(11, "VeraBd")), Spacer(1, 2 * mm)]
+        story += [Paragraph(safe(sheet.warning), text_style(14, "VeraBd")), Spacer(1, 2 * mm)]
     story.append(facts_table(sheet.facts))
     for section in sheet.sections:
-        story.append(heading(section.title))
+        # a title never stands alone at the foot of a page
+        story += [CondPageBreak(28 * mm), heading(section.title)]
         story.append(_table(section))
     for who in sheet.signatures:
         story += [Spacer(1, 12 * mm), Paragraph(safe(f"{'_' * 40}  {who}, date, time"), text_style(8.5))]

@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 from service.domain.sterilisation import (
     BiologicalIndicator,
     BiState,
+    GcodeProof,
     HistoryEntry,
     Item,
+    ItemDesign,
     ItemState,
     Load,
     SterilisationSettings,
@@ -33,7 +35,7 @@ from service.store.database import reading
 from service.workflow.app import App
 
 _HISTORY = ("when (UTC)", "step", "from", "to", "signed by", "role", "reason")
-_WIDE = (2.2, 2.2, 1.8, 1.8, 2.0, 2.2, 3.5)
+_WIDE = (2.7, 2.5, 2.2, 2.2, 2.8, 2.5, 2.6)
 
 
 def load_record(app: App, load_id: str) -> Sheet:
@@ -82,6 +84,7 @@ def item_passport(app: App, item_id: str) -> Sheet:
     hashes = [("planning CT (all images)", ct), ("mesh inspected against", design.stl_sha256)]
     hashes += [(kind, artifact.sha256) for kind, artifact in sorted(current.items())]
     sections = (
+        Section("What was proven before loading", ("proof", "measured"), _proof_rows(design), (1.4, 3)),
         Section("What it was made from, SHA-256", ("thing", "hash"), tuple(hashes), (1, 3)),
         Section(
             "Steps of the case", ("when (UTC)", "step", "signed by"),
@@ -127,7 +130,7 @@ def recall_sheet(app: App, bi_id: str) -> Sheet:
         ("Written", _time(app.clock.now())),
     )
     columns = ("item", "case", "level", "patient ref.", "pack", "state", "what to do", "done (initials)")
-    sections = (Section("Items in question", columns, rows, (2, 1, 0.7, 1.8, 1.6, 1.4, 2.6, 1.2)),)
+    sections = (Section("Items in question", columns, rows, (2.6, 1.1, 0.7, 2.4, 1.9, 1.8, 2.4, 1.2)),)
     warning = "RECALL: do not use any pack listed here."
     return Sheet(
         f"Recall sheet {bi.id}",
@@ -241,6 +244,27 @@ def _item_rows(items: Iterable[Item]) -> tuple[tuple[str, ...], ...]:
         (i.id, i.design.engraved_id, i.design.level, i.pack.pack_id if i.pack else "", i.state.value)
         for i in items
     )
+
+
+def _proof_rows(design: ItemDesign) -> tuple[tuple[str, ...], ...]:
+    widths = ", ".join(f"{w:g}" for w in design.channels_mm or ()) or "not measured"
+    proof = design.gcode
+    free = ", ".join(_said(w) for w in proof.channels_free_mm) if proof else ""
+    return (
+        ("sealed cavities of the mesh", _said(design.sealed_cavities)),
+        ("openings of the cavity with the fewest", _said(design.openings_per_cavity)),
+        ("narrowest opening, mm", _said(design.narrowest_opening_mm)),
+        ("channels on the mesh, mm", widths),
+        ("channels free between printed lines, mm", free or "not measured"),
+        ("plastic over that of a solid part", _said(proof.part_over_mesh) if proof else "not measured"),
+        ("audit of the printed G-code", _audit_words(proof)),
+    )
+
+
+def _audit_words(proof: GcodeProof | None) -> str:
+    if proof is None:
+        return "none is stored"
+    return f"{'passed' if proof.passed else 'NOT PASSED'}, SHA-256 {proof.report_sha256}"
 
 
 def _history(

@@ -272,7 +272,7 @@ class World:
             {"stl_sha256": design.stl_sha256, "material": "PLA", "layer_mm": 0.2, "nozzle_c": 210.0, "bed_c": 60.0,
              "speed_mm_s": 50.0, "measured_x_mm": x, "measured_y_mm": y, "measured_z_mm": z, "vents_clear": True,
              "engraved_id": design.engraved_id},
-            person("ada"),
+            person("ada"), signed=True,
         )  # fmt: skip
         return item.id
 

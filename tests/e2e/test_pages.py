@@ -395,12 +395,15 @@ def test_sterile_services_offers_only_a_roles_steps_and_shows_refusals_in_full(
     for name, value in good.items():
         page.fill(f"{form} [name={name}]", value)
     page.select_option(f"{form} [name=vents_clear]", "true")
+    page.fill(f"{form} [name=password]", PASSWORD)
     page.click(f"{form} button[type=submit]")
     page.wait_for_selector(f"{form} .problem")
     refusal = text(page, f"{form} .problem")
     assert "Next:" in refusal and "mm" in refusal
     assert page.input_value(f"{form} [name=material]") == "PLA", "what was typed stays"
+    assert page.input_value(f"{form} [name=password]") == "", "the signature does not stay"
     page.fill(f"{form} [name=measured_y_mm]", "55")
+    page.fill(f"{form} [name=password]", PASSWORD)
     page.click(f"{form} button[type=submit]")
     page.wait_for_selector(f"[data-id='{item.id}'] .badge:has-text('inspected')")
     assert world.case(case.id).state.value == "QA_PASSED"
