@@ -12,7 +12,7 @@ from service.domain.case import CaseState
 from service.domain.people import Actor
 from service.domain.print_job import RUNNING, PrintState
 from service.domain.print_queue import Forecast, Waiting, forecast, in_order
-from service.domain.sterilisation_schedule import Handling, plan_back
+from service.domain.sterilisation_schedule import plan_back
 from service.errors import ConflictError, NotFoundError
 from service.store import blobs, cases, prints
 from service.store.cases import Case
@@ -20,16 +20,19 @@ from service.store.database import reading
 from service.store.prints import PrintJob
 from service.workflow import print_run
 from service.workflow.app import App
-from service.workflow.sterilise import SETTINGS
-from service.workflow.waiting import AERATION_C, CYCLE, HANDLING, INDICATOR
 
 
 def list_queue(app: App) -> list[dict[str, Any]]:
-    """One row a waiting case, the next to print first; without a printer there is no forecast."""
+    """One row a waiting case, the next to print first.
+
+    Without a printer, or with a time of sterile services that is not configured, there is no forecast.
+    """
+    after_print = _after_print(app)
     with reading(app.engine) as connection:
-        waiting = _waiting(connection)
+        waiting = _waiting(connection, app)
         free = {name: _free_at(connection, app, name) for name in app.printers}
-    planned = {f.waiting.case_id: f for f in forecast(waiting, free, _after_print())}
+    forecasts = [] if after_print is None else forecast(waiting, free, after_print)
+    planned = {f.waiting.case_id: f for f in forecasts}
     return [
         {"place": place, **_row(case, planned.get(case.case_id))}
         for place, case in enumerate(in_order(waiting), start=1)
@@ -46,7 +49,7 @@ def start_next(app: App, printer_name: str, actor: Actor, *, bed_clear: bool) ->
     NotFoundError : nothing waits, or no such printer. ConflictError, NotAllowedError : as `start_print`.
     """
     with reading(app.engine) as connection:
-        waiting = in_order(_waiting(connection))
+        waiting = in_order(_waiting(connection, app))
     for case in waiting:
         try:
             return print_run.start_print(app, case.case_id, printer_name, actor, bed_clear=bed_clear)
@@ -60,20 +63,24 @@ def start_next(app: App, printer_name: str, actor: Actor, *, bed_clear: bool) ->
     )
 
 
-def _waiting(connection: Connection) -> list[Waiting]:
+def _waiting(connection: Connection, app: App) -> list[Waiting]:
     """Sliced cases that may be printed; those with undecided images wait for a person first."""
     found = cases.listed(connection, states=(CaseState.SLICED,))
     return [
-        Waiting(c.id, c.code, c.created_at, c.surgery_at, _print_s(connection, c))
+        Waiting(c.id, c.code, c.created_at, c.surgery_at, _print_s(connection, app, c))
         for c in found
         if not c.newer_images
     ]
 
 
-def _print_s(connection: Connection, case: Case) -> float:
+def _print_s(connection: Connection, app: App, case: Case) -> float:
     report = blobs.current(connection, case.id).get("gcode_report")
     seconds = json.loads(report.path.read_text("utf-8")).get("print_time_s") if report else None
-    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else HANDLING.print_h * 3600.0
+    return (
+        float(seconds)
+        if isinstance(seconds, int | float) and seconds > 0
+        else app.sterile_settings.print_h * 3600.0
+    )
 
 
 def _free_at(connection: Connection, app: App, printer: str) -> datetime:
@@ -82,24 +89,19 @@ def _free_at(connection: Connection, app: App, printer: str) -> datetime:
     for job in prints.listed(connection, printer=printer, states=RUNNING | {PrintState.INTENT}):
         if job.state is PrintState.AWAITING_REMOVAL:
             continue
-        total_s = job.time_total_s or _print_s(connection, cases.get(connection, job.case_id))
+        total_s = job.time_total_s or _print_s(connection, app, cases.get(connection, job.case_id))
         left_s = max(left_s, total_s - (job.time_elapsed_s or 0))
     return now + timedelta(seconds=left_s)
 
 
-def _after_print() -> timedelta:
-    """From the end of a print to the pack in theatre: the way back from an operation, without the print."""
+def _after_print(app: App) -> timedelta | None:
+    """From the end of a print to the pack in theatre: the way back from an operation, without the print.
+
+    None when the cycle, aeration or indicator the site counts with has no known time.
+    """
     moment = datetime(2000, 1, 1)  # noqa: DTZ001  # only the difference counts
-    plan = plan_back(
-        moment,
-        SETTINGS,
-        cycle_name=CYCLE,
-        aeration_c=AERATION_C,
-        indicator=INDICATOR,
-        handling=Handling(print_h=0.0),
-    )
-    assert plan is not None
-    return moment - plan.latest_print_start
+    plan = plan_back(moment, app.sterile_settings, print_h=0.0)
+    return None if plan is None else moment - plan.latest_print_start
 
 
 def _row(case: Waiting, plan: Forecast | None) -> dict[str, Any]:
