@@ -66,9 +66,13 @@ def test_the_line_counts_by_itself_between_two_answers(world: World, open_page: 
     assert re.search(r"5 slices, last \d+ s ago, closes in \d+ min", text(page, row))
     bodies: list[int] = []
     page.on("response", lambda r: bodies.append(r.status) if r.url == f"{url}/api/v1/studies" else None)
-    before = _seconds(page, row, r"last (\d+) s ago")
+    before, started = _seconds(page, row, r"last (\d+) s ago"), time.monotonic()
     page.wait_for_timeout(4500)
-    assert _seconds(page, row, r"last (\d+) s ago") - before in (4, 5)
+    # a busy machine draws late: no second may be made up, and the line must have gone on
+    while (counted := _seconds(page, row, r"last (\d+) s ago") - before) < 4:
+        assert time.monotonic() - started < 30, "the line stands still"
+        page.wait_for_timeout(200)
+    assert counted <= time.monotonic() - started + 1
     assert bodies and set(bodies) == {304}, "an age alone must not be a new answer"
 
 
