@@ -12,7 +12,7 @@ from service.geometry.anatomy import Isolation, Pedicle
 from service.geometry.trajectories import PlanningLimits, pedicle_section, plan_trajectories, wanted_target
 from service.geometry.volume import Volume
 from simulators.phantom.anatomy import PhantomParameters
-from simulators.phantom.shape import vertebra_sdf
+from simulators.phantom.distance import TrueDistance
 
 
 def path_figures(found: Isolation, parameters: PhantomParameters) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def path_figures(found: Isolation, parameters: PhantomParameters) -> list[dict[s
         section = pedicle_section(
             found.landmarks, pedicle, np.array(path.entry), np.array(path.target), limits
         )
-        true = -vertebra_sdf(parameters.level, section, parameters)
+        true = -_distance(section, parameters)(section)
         rows.append(
             {
                 "side": path.pedicle,
@@ -78,7 +78,11 @@ def _true_field(pedicle: Pedicle, parameters: PhantomParameters, half_mm: float 
     ticks = np.arange(-half_mm, half_mm + step / 2, step)
     z, y, x = np.meshgrid(ticks, ticks, ticks, indexing="ij")
     points = np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1) + pedicle.centre
-    values = vertebra_sdf(parameters.level, points, parameters).reshape(z.shape).astype(np.float32)
+    values = _distance(points, parameters)(points).reshape(z.shape).astype(np.float32)
     affine = np.diag([step, step, step, 1.0])
     affine[:3, 3] = pedicle.centre - half_mm
     return Volume(values, affine)
+
+
+def _distance(points: Array, parameters: PhantomParameters) -> TrueDistance:
+    return TrueDistance(parameters.level, points.min(axis=0) - 8.0, points.max(axis=0) + 8.0, parameters)

@@ -29,7 +29,8 @@ from service.geometry.volume import Volume
 from service.imaging.masks import read_mask
 from service.imaging.nifti import read_nifti, write_nifti
 from service.imaging.series import load_series
-from simulators.phantom import PhantomParameters, generate, vertebra_sdf, write_study
+from simulators.phantom import PhantomParameters, generate, write_study
+from simulators.phantom.distance import TrueDistance
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SPINEPRINT_DATA", ROOT.parent / "shared" / "data"))
@@ -127,7 +128,7 @@ def load(name: str, work: Path) -> Anatomy:
         mask=mask,
         outer=outer,
         plan=plan,
-        surface=_true_surface(name, outer, folder / "surface.npy"),
+        surface=_true_surface(name, outer, folder / "true-distance.npy"),
         neighbours=tuple(tuple(v) for v in known["neighbours"]),
     )
 
@@ -149,7 +150,7 @@ def stranger(name: str, work: Path) -> Path:
 
 
 def _true_surface(name: str, outer: Volume, kept: Path) -> Volume:
-    """The phantom's analytic surface sampled where the service's own field lies; of a real CT that field itself."""
+    """Distance from the phantom's own surface, where the service's field lies; of a real CT that field itself."""
     own = parameters(name)
     if own is None:
         return outer
@@ -159,8 +160,8 @@ def _true_surface(name: str, outer: Volume, kept: Path) -> Volume:
         points = outer.to_lps(np.stack([i, j, k], axis=1).astype(np.float64))
         near = np.flatnonzero(np.abs(coarse.ravel()) < 7.0)
         values = coarse.astype(np.float32).ravel().copy()
-        for part in np.array_split(near, max(1, len(near) // 200_000)):
-            values[part] = vertebra_sdf(own.level, points[part], own)
+        low, high = points[near].min(axis=0) - 3.0, points[near].max(axis=0) + 3.0
+        values[near] = TrueDistance(own.level, low, high, own)(points[near])
         np.save(kept, values.reshape(coarse.shape))
     # Every second voxel: between them a distance is straight to within 0.03 mm.
     affine = outer.lps_from_ijk.copy()
