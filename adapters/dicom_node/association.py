@@ -273,21 +273,20 @@ class Association:
         if self._landing is None:
             self._landing = self._around.new_landing()
         self._refusal = _refusal_of(command, accepted)
-        wanted = self._refusal is None
-        self._landing.begin(self._facts(command, accepted) if wanted else None)
+        self._landing.begin(wanted=self._refusal is None)
 
-    def _facts(self, command: Command, accepted: AcceptedContext) -> InstanceFacts:
+    def _facts(self, command: Command, context: int, size: int) -> InstanceFacts:
         return InstanceFacts(
             sop_class_uid=command.sop_class_uid,
             sop_instance_uid=command.sop_instance_uid,
-            transfer_syntax_uid=accepted.transfer_syntax,
+            transfer_syntax_uid=self._contexts[context].transfer_syntax,
             calling_ae=self._caller,
             called_ae=self._around.ae_title,
             peer_address=self.address,
             association=self.id,
             received_at=self._around.now(),
             sha256="",
-            size=0,
+            size=size,
         )
 
     def _finish_instance(self, context: int, command: Command) -> None:
@@ -299,7 +298,7 @@ class Association:
             refusal = Refusal(CANNOT_UNDERSTAND, "refused_empty", "it has no data set")
         if refusal is None:
             try:
-                record = landing.finish()
+                record = landing.finish(self._facts(command, context, landing.size))
             except StorageError as error:
                 status = _STATUS_OF_STORAGE.get(error.code, PROCESSING_FAILURE)
                 kind = "refused_size" if error.code == "storage.size" else "refused_storage"

@@ -16,6 +16,8 @@ C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ, N_ACTION_RQ, C_CANCEL_RQ = 0x0001, 0x0
 _ANSWER_BIT = 0x8000
 _NO_DATA_SET = 0x0101
 _ELEMENT = struct.Struct("<HHI")
+_NUMBERS = struct.Struct("<" + 4 * "HHIH")
+"""Four elements with a number each."""
 _CLASS, _FIELD, _MESSAGE, _ANSWERED, _DATA_SET, _STATUS, _COMMENT, _INSTANCE = (
     0x0002, 0x0100, 0x0110, 0x0120, 0x0800, 0x0900, 0x0902, 0x1000,
 )  # fmt: skip
@@ -72,7 +74,8 @@ def _number(value: bytes) -> int:
 
 
 def _uid(value: bytes | None) -> str:
-    return (value or b"").rstrip(b"\0 ").decode("ascii", "replace").replace("\ufffd", "?")
+    text = (value or b"").rstrip(b"\0 ")
+    return text.decode("ascii") if text.isascii() else text.decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def answer(context: int, command: Command, status: int, comment: str = "") -> bytes:
@@ -80,10 +83,12 @@ def answer(context: int, command: Command, status: int, comment: str = "") -> by
     body = b"".join(
         [
             _element(_CLASS, _even(command.sop_class_uid.encode("ascii", "replace"), b"\0")),
-            _element(_FIELD, struct.pack("<H", command.field | _ANSWER_BIT)),
-            _element(_ANSWERED, struct.pack("<H", command.message_id)),
-            _element(_DATA_SET, struct.pack("<H", _NO_DATA_SET)),
-            _element(_STATUS, struct.pack("<H", status)),
+            _NUMBERS.pack(
+                *(0, _FIELD, 2, command.field | _ANSWER_BIT),
+                *(0, _ANSWERED, 2, command.message_id),
+                *(0, _DATA_SET, 2, _NO_DATA_SET),
+                *(0, _STATUS, 2, status),
+            ),
             _element(_COMMENT, _even(comment.encode("ascii", "replace")[:64], b" ")) if comment else b"",
             _element(_INSTANCE, _even(command.sop_instance_uid.encode("ascii", "replace"), b"\0")),
         ]

@@ -24,6 +24,7 @@ import itertools
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
 
 _SCRATCH_BYTES = 1 << 20
+_AMPLE_BYTES, _AMPLE_S = 2 << 30, 0.1
+"""With twice so much room nothing that comes within so long can fill it, and the disk is not asked each time."""
 _log = logging.getLogger("spineprint.dicom")
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
@@ -100,6 +103,7 @@ class DurableStore:
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
         self._direct = 0
+        self._ample_until = 0.0
         self._frame = room(BLOCK + _SCRATCH_BYTES)
         """Of the one thread that calls `place`: a block for the envelope, then the data set or a piece of it."""
         self._held: Source | None = None
@@ -275,10 +279,15 @@ class DurableStore:
 
     def require_room(self, size: int) -> None:
         """Raises StorageError (`storage.full`) when `size` more bytes would not fit above the reserve."""
+        now = time.monotonic()
+        if now < self._ample_until and size < _AMPLE_BYTES:
+            return
         try:
             room = self.free_bytes()
         except OSError as error:
             raise storage_error(error) from error
+        if room > 2 * _AMPLE_BYTES:
+            self._ample_until = now + _AMPLE_S
         if room < size:
             raise StorageError(
                 "The disk of the image store is filled up to its reserve.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import xxhash
 
@@ -31,7 +30,7 @@ class Landing:
         self._frame = room(BLOCK + _FIRST_BYTES)
         self._buffer = self._frame[BLOCK:]
         """Where the data set lands; the block before it is for the header of its record."""
-        self._facts: InstanceFacts | None = None
+        self._wanted = False
         self._held = 0
         self._check = xxhash.xxh3_128()
         self._big: BigRecord | None = None
@@ -39,10 +38,10 @@ class Landing:
         self.refusal: StorageError | None = None
         """Why this instance cannot be kept; the rest of it is read and forgotten."""
 
-    def begin(self, facts: InstanceFacts | None) -> None:
-        """`facts` None: the data set is not wanted, only its bytes must be got past."""
+    def begin(self, *, wanted: bool = True) -> None:
+        """Not `wanted`: only the bytes of the data set must be got past."""
         self.abandon()
-        self._facts, self.refusal = facts, None
+        self._wanted, self.refusal = wanted, None
         self._check.reset()
 
     @property
@@ -51,7 +50,7 @@ class Landing:
 
     def view(self, count: int) -> memoryview:
         """Where the next `count` bytes belong. Released by the caller before the next call."""
-        if self._facts is None or self.refusal is not None:
+        if not self._wanted or self.refusal is not None:
             self._held = 0
         elif self.size + count > self._largest:
             self._refuse(
@@ -71,18 +70,17 @@ class Landing:
         return self._buffer[self._held : self._held + count]
 
     def filled(self, count: int) -> None:
-        if self._facts is not None:
+        if self._wanted:
             # piece by piece, while it is in the processor's cache
             self._check.update(self._buffer[self._held : self._held + count])
         self._held += count
 
-    def finish(self) -> Record:
-        """Durable when this returns. Raises StorageError; then nothing is kept."""
+    def finish(self, facts: InstanceFacts) -> Record:
+        """Durable when this returns; `facts` with the size of what came. Raises StorageError; then nothing is kept."""
         if self.refusal is not None:
             raise self.refusal
-        if self._facts is None:
-            raise AssertionError("nothing was begun")
-        facts = replace(self._facts, size=self.size)
+        if not self._wanted or facts.size != self.size:
+            raise AssertionError("nothing was begun, or these are the facts of something else")
         check = self._check.hexdigest()
         try:
             if self._big is None:
@@ -103,11 +101,11 @@ class Landing:
         if self._big is not None:
             self._big.abandon()
             self._big = None
-        self._facts, self._held, self._next_check = None, 0, 0
+        self._wanted, self._held, self._next_check = False, 0, 0
 
     def _spill(self) -> None:
         try:
-            if self._big is None and self._facts is not None:
+            if self._big is None and self._wanted:
                 self._big = self._log.begin_big()
             self._flush()
         except StorageError as error:

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import to_json
+
 IMPLEMENTATION_CLASS_UID = "2.25.248471163519227606105953402115204914293"
 IMPLEMENTATION_VERSION = "SPINEPRINT_1"
 _PRIVATE_CREATOR_UID = "2.25.248471163519227606105953402115204914294"
@@ -70,7 +72,7 @@ def envelope(facts: InstanceFacts, *, block: int = 2) -> bytes:
             _PRIVATE_CREATOR,
         ]
     )
-    text = _TO_JSON(private).encode("ascii")
+    text = to_json(private)
     length = _BEFORE_META + len(body) + _LONG_HEADER + len(text)
     body += _element(0x0102, b"OB", text + b" " * (-length % block))
     return b"\0" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
@@ -104,7 +106,6 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
 
 
-_TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 _BEFORE_META, _LONG_HEADER = 128 + 4 + 12, 12
 """Preamble, magic and the element of the group's length; an element's header with a long length."""
 _VERSION = _element(0x0001, b"OB", b"\x00\x01")

@@ -20,6 +20,7 @@ _HEADER = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
 _LONGEST_TICK_S = 2.0
 _AHEAD_BYTES = 4096
+_SILENT, _UNFINISHED = "sent nothing for {:g} s", "did not finish a PDU within {:g} s"
 _FIXED_LENGTH = {RELEASE_RQ: 4, RELEASE_RP: 4, ABORT: 4}
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 0x01, 0x02, 0x06
 """Reasons of an A-ABORT by the service provider (PS3.8 section 9.3.8)."""
@@ -60,7 +61,8 @@ class PduReader:
         self._on_quiet = on_quiet
         self._limits = limits
         self._deadline = time.monotonic() + limits.negotiation_s
-        self._late = ""
+        self._late = _SILENT, limits.negotiation_s
+        """The words for it, filled in only when needed: this is set with every PDU."""
         self._left = 0
         self._buffer = memoryview(bytearray(_AHEAD_BYTES))
         self._ahead = self._buffer[:0]
@@ -79,13 +81,13 @@ class PduReader:
 
     def next_pdu(self, *, negotiating: bool = False) -> tuple[int, int]:
         """Type and length of the next PDU, whose content is then read with `take` or `pdvs`."""
-        wait_s = self._limits.negotiation_s if negotiating else self._limits.idle_s
-        self._deadline = time.monotonic() + wait_s
-        self._late = f"sent nothing for {wait_s:g} s"
         if not self._ahead:
+            wait_s = self._limits.negotiation_s if negotiating else self._limits.idle_s
+            self._deadline = time.monotonic() + wait_s
+            self._late = _SILENT, wait_s
             self._read_ahead()
         self._deadline = time.monotonic() + self._limits.pdu_s
-        self._late = f"did not finish a PDU within {self._limits.pdu_s:g} s"
+        self._late = _UNFINISHED, self._limits.pdu_s
         kind, length = _HEADER.unpack(self._few(_HEADER.size))
         longest = self._longest(kind)
         if length > longest:
@@ -165,7 +167,8 @@ class PduReader:
 
     def _check_deadline(self) -> None:
         if time.monotonic() > self._deadline:
-            raise PeerFaultError(self._late)
+            words, limit_s = self._late
+            raise PeerFaultError(words.format(limit_s))
 
     def _receive(self, view: memoryview, flags: int, *, in_pdu: bool = True) -> int:
         """0 when nothing came within a tick."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
+from pydantic_core import to_json
 
 from adapters.dicom_node.direct_io import BLOCK, aligned, room, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, facts_from_json, facts_to_json
@@ -26,7 +27,6 @@ _SEGMENT = struct.Struct("<8s16sI")
 _RECORD = struct.Struct("<8s16sQQQII")
 """magic, generation, sequence, offset, data length, length of the facts, CRC-32 of all before and the facts"""
 _log = logging.getLogger("spineprint.dicom")
-_TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
 _SEGMENT_MAGIC, _RECORD_MAGIC = b"SPSEGM01", b"SPRECD01"
 
 
@@ -150,7 +150,7 @@ def read_generation(descriptor: int) -> bytes | None:
 def record_header(generation: bytes, sequence: int, offset: int, facts: InstanceFacts, check: str) -> bytes:
     document = facts_to_json(facts)
     document["xxh3"] = check
-    text = _TO_JSON(document).encode("ascii")
+    text = to_json(document)
     if _RECORD.size + len(text) > BLOCK:
         raise StorageError("An instance has facts longer than any real one.", code="storage.failed")
     fields = (_RECORD_MAGIC, generation, sequence, offset, facts.size, len(text))

@@ -313,14 +313,14 @@ def test_any_sizes_and_any_subset_placed_replays_to_what_was_not_retired(
 
 
 def land(landing: Landing, about: InstanceFacts, data: bytes, piece: int) -> Record:
-    landing.begin(replace(about, sha256="", size=0))
+    landing.begin()
     for start in range(0, len(data), piece):
         part = data[start : start + piece]
         view = landing.view(len(part))
         view[:] = part
         view.release()
         landing.filled(len(part))
-    return landing.finish()
+    return landing.finish(replace(about, sha256=""))
 
 
 @pytest.mark.parametrize(
