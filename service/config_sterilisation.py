@@ -112,6 +112,7 @@ class SterilisationConfig(Section):
     channel_mm: Span = _built_in(Span, "channel_mm")
     channel_free_min_mm: Number = _built_in(Number, "channel_free_min_mm")
     walls_solid_ratio: Span = _built_in(Span, "walls_solid_ratio")
+    walls_layer_off_max: Number = _built_in(Number, "walls_layer_off_max")
     dimension_tolerance_mm: Number = _built_in(Number, "dimension_tolerance_mm")
     print_tolerance_c: Number = _built_in(Number, "print_tolerance_c")
     resterilisation_limit: Count = _built_in(Count, "resterilisation_limit")

@@ -80,6 +80,8 @@ class GcodeProof:
     """What the stored audit of the printed G-code measured (`spineprint.gcode-audit/1`).
 
     `part_over_mesh` is the plastic of the part over the volume of its mesh (1 = solid walls, no sparse filling);
+    `layer_off_most` the same layer by layer: how far the layer farthest off is from the mesh's cross-section, as a
+    share of it, so that a hollow wall cannot hide behind fat lines elsewhere;
     `channels_free_mm` the free diameter left between the printed lines, one value a channel, None = not measured.
     """
 
@@ -87,6 +89,7 @@ class GcodeProof:
     passed: bool
     part_over_mesh: float | None
     channels_free_mm: tuple[float | None, ...]
+    layer_off_most: float | None = None
 
 
 @dataclass(frozen=True)

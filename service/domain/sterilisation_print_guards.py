@@ -45,7 +45,7 @@ def gas_path_proven(facts: Facts) -> str | None:
 
 @guard("solid_walls", "data", _PRINT_ANEW)
 def solid_walls(facts: Facts) -> str | None:
-    """Walls without hollow filling: the plastic extruded for the part is that of its solid mesh."""
+    """Walls without hollow filling: the plastic extruded is that of the solid mesh, in the whole and in each layer."""
     if facts.item is None:
         return "The item is not known."
     proof, low, high = facts.item.design.gcode, *facts.settings.walls_solid_ratio
@@ -58,6 +58,12 @@ def solid_walls(facts: Facts) -> str | None:
         return (
             f"{where}: {said(proof.part_over_mesh)} times the plastic of a solid part, {low:g} to {high:g} allowed; "
             "the walls are not proven to be solid."
+        )
+    most = facts.settings.walls_layer_off_max
+    if proof.layer_off_most is None or not proof.layer_off_most <= most:
+        return (
+            f"{where}: the layer farthest off is {said(proof.layer_off_most)} (share of its cross-section) from solid, "
+            f"{most:g} allowed; the walls are not proven to be solid."
         )
     return None
 

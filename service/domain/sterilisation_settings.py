@@ -190,6 +190,13 @@ class SterilisationSettings:
         "P",
         "limits of the G-code audit; solid parts measured 1.02 to 1.03",
     )
+    walls_layer_off_max: float = _constant(
+        0.06,
+        "",
+        "how far one layer's plastic may be from a solid layer, as a share",
+        "P",
+        "limit of the G-code audit",
+    )
     dimension_tolerance_mm: float = _constant(
         0.5, "mm", "measured size against the design", "P", "facts sheet, R12"
     )

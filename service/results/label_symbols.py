@@ -106,6 +106,34 @@ SYMBOLS: Mapping[str, Symbol] = {
             _box(0.3, 0.04, 0.7, 0.3),
         ),
     ),
+    "lot": Symbol("batch code", (_box(0.05, 0.05, 1.75, 0.95),), (Letters("LOT", (0.9, 0.5), 0.5),), 1.8),
+    "udi": Symbol(
+        "unique device identifier", (_box(0.05, 0.05, 1.75, 0.95),), (Letters("UDI", (0.9, 0.5), 0.5),), 1.8
+    ),
+    # an oval: straight above and below, half circles at the ends
+    "single_barrier": Symbol(
+        "single sterile barrier system",
+        (
+            (
+                *_arc(0.5, 0.5, 0.42, 90, 270),
+                *_arc(0.8, 0.5, 0.42, -90, 90),
+                (0.5, 0.92),
+            ),
+        ),
+        width=1.3,
+    ),
+    # a thermometer, open below the mark of the upper limit; the number is printed by the label
+    "upper_temperature": Symbol(
+        "upper limit of temperature",
+        (
+            _arc(0.32, 0.17, 0.13, 125, 415),
+            ((0.245, 0.27), (0.245, 0.9)),
+            _arc(0.32, 0.9, 0.075, 180, 0),
+            ((0.395, 0.9), (0.395, 0.27)),
+            ((0.395, 0.58), (1.28, 0.58)),
+        ),
+        width=1.3,
+    ),
     "non_sterile": Symbol(
         "non-sterile",
         (_box(0.03, 0.2, 2.97, 0.8), ((0.03, 0.2), (2.97, 0.8)), ((0.03, 0.8), (2.97, 0.2))),

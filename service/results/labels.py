@@ -23,8 +23,9 @@ from service.results.pdf_page import BOLD, FONT, register_fonts
 WIDTH_MM, HEIGHT_MM = 80.0, 50.0
 CODE_MM = 24.0
 MATRIX_MM = 17.0
-SYMBOL_MM = 5.4
-SYMBOL_GAP_MM = 1.2
+SYMBOL_MM = 4.8
+SYMBOL_GAP_MM = 0.8
+UDI_MM = 4.0
 _CAPITAL = 0.73  # height of a capital of the font, per unit of its size
 NOTICE = "Not a medical device. Only for the patient referred to. Do not resterilise."
 NOTICE_AGAIN = "Not a medical device. Only for the patient referred to."
@@ -49,6 +50,16 @@ class Placed:
     x: float
     y: float
     size: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the label's left side, with the symbol that stands before its words, if any."""
+
+    words: str
+    size_mm: float
+    bold: bool = False
+    symbol: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,8 @@ class LabelData:
     load_id: str = ""
     released_by: str = ""
     released_at: datetime | None = None
+    warmest_c: float | None = None
+    """Highest temperature the printed material may see; None: no limit is known, and none is drawn."""
     gtin: str = ""
     """The site's own GTIN; empty: no GS1 string is made, the Data Matrix says what the QR code says."""
     resterilisable: bool = False
@@ -93,42 +106,63 @@ class LabelData:
 def lay_out(data: LabelData) -> Label:
     """Texts, symbols and code of one label, every text cut to the room it has."""
     released = bool(data.released_by) and data.released_at is not None
-    lines = [
-        (f"{data.case_code}  {data.code.level}", 5.0, True),
-        (f"Pack {data.code.pack_id}", 3.2, False),
-        (f"Patient ref. {data.code.patient_reference}", 2.8, False),
-        (f"Use by {_date(data.use_by)}", 3.2, True),
-        (f"Packed {_date(data.packed_at)}", 2.6, False),
-        (f"Pouch lot {data.pouch_lot}", 2.6, False),
-    ]
-    if released and data.released_at is not None:
-        lines += [
-            (f"Released {_date(data.released_at)}, load {data.load_id}", 2.4, False),
-            (f"by {data.released_by}", 2.8, True),
-        ]
-    else:
-        lines += [("NOT STERILE", 4.2, True), ("until released by sterile services", 2.4, False)]
-    texts, y = [], HEIGHT_MM - 4.0
-    room = WIDTH_MM - CODE_MM - 9.0
-    for words, size, bold in lines:
-        y -= size
-        texts.append(Text(_cut(words, size, bold, room), 3.0, y, size, bold))
+    codes, gs1 = _codes(data)
+    texts, symbols, y = [], [], HEIGHT_MM - 4.0
+    for line in _lines(data):
+        y -= line.size_mm
+        x = 3.0
+        if line.symbol:
+            symbols.append(Placed(line.symbol, x, y - 0.1 * line.size_mm, line.size_mm))
+            x += line.size_mm * SYMBOLS[line.symbol].width + 0.8
+        room = WIDTH_MM - CODE_MM - 6.0 - x
+        texts.append(Text(_cut(line.words, line.size_mm, line.bold, room), x, y, line.size_mm, line.bold))
         y -= 0.8
     texts.append(Text(NOTICE_AGAIN if data.resterilisable else NOTICE, 3.0, 2.2, 1.9))
-    return Label(tuple(texts), _symbols(data, released), _codes(data))
+    row, side = _row(data, released)
+    if gs1:
+        side.append(Placed("udi", WIDTH_MM - MATRIX_MM - 4.0 - UDI_MM * SYMBOLS["udi"].width, 14.0, UDI_MM))
+    return Label(tuple(texts) + tuple(row), tuple(symbols) + tuple(side), codes)
 
 
-def _symbols(data: LabelData, released: bool) -> tuple[Placed, ...]:
-    names = ["use_by", "single_use", *([] if data.resterilisable else ["no_resterilise"])]
-    names += ["damaged", "keep_dry", "keep_cool", "sterile_eo" if released else "non_sterile"]
-    placed, x = [], 3.0
+def _lines(data: LabelData) -> list[_Line]:
+    lines = [
+        _Line(f"{data.case_code}  {data.code.level}", 5.0, bold=True),
+        _Line(f"Pack {data.code.pack_id}", 3.2),
+        _Line(f"Patient ref. {data.code.patient_reference}", 2.8),
+        _Line(f"Use by {_date(data.use_by)}", 3.2, bold=True, symbol="use_by"),
+        _Line(f"Packed {_date(data.packed_at)}", 2.6),
+        _Line(f"Pouch lot {data.pouch_lot}", 2.6, symbol="lot"),
+    ]
+    if data.released_by and data.released_at is not None:
+        return [
+            *lines,
+            _Line(f"Released {_date(data.released_at)}, load {data.load_id}", 2.4),
+            _Line(f"by {data.released_by}", 2.8, bold=True),
+        ]
+    return [*lines, _Line("NOT STERILE", 4.2, bold=True), _Line("until released by sterile services", 2.4)]
+
+
+def _row(data: LabelData, released: bool) -> tuple[list[Text], list[Placed]]:
+    """The symbols along the lower edge, and the number at the thermometer."""
+    names = ["single_use", *([] if data.resterilisable else ["no_resterilise"])]
+    names += [
+        "damaged",
+        "keep_dry",
+        "keep_cool",
+        *(["upper_temperature"] if data.warmest_c is not None else []),
+    ]
+    names += ["single_barrier", "sterile_eo" if released else "non_sterile"]
+    texts, placed, x = [], [], 3.0
     for name in names:
         placed.append(Placed(name, x, 6.0, SYMBOL_MM))
+        if name == "upper_temperature" and data.warmest_c is not None:
+            texts.append(Text(f"{data.warmest_c:g} °C", x + 0.47 * SYMBOL_MM, 6.0 + 0.66 * SYMBOL_MM, 1.4))
         x += SYMBOL_MM * SYMBOLS[name].width + SYMBOL_GAP_MM
-    return tuple(placed)
+    return texts, placed
 
 
-def _codes(data: LabelData) -> tuple[Code, ...]:
+def _codes(data: LabelData) -> tuple[tuple[Code, ...], bool]:
+    """QR code and Data Matrix; and whether the latter is a GS1 element string, so a unique device identifier."""
     text = write_code(data.code)
     qr = segno.make(text, error="m", micro=False)
     modules = tuple(tuple(int(bool(m)) for m in row) for row in qr.matrix_iter(border=4))
@@ -140,7 +174,7 @@ def _codes(data: LabelData) -> tuple[Code, ...]:
     return (
         Code(modules, WIDTH_MM - CODE_MM - 3.0, top - CODE_MM, CODE_MM),
         Code(matrix, WIDTH_MM - MATRIX_MM - 3.0, top - CODE_MM - 1.5 - MATRIX_MM, MATRIX_MM),
-    )
+    ), gs1
 
 
 def label_pdf(label: Label) -> bytes:

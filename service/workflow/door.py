@@ -29,6 +29,7 @@ def label_data(app: App, item_id: str) -> LabelData:
             code="label.not_packed",
         )
     # A recalled or expired pack keeps the record of its release, but no label may claim it.
+    limit = app.sterile_settings.material(design.printing.material)
     release = item.release if item.state in (ItemState.RELEASED, ItemState.ISSUED) else None
     return LabelData(
         code=PackCode(pack.pack_id, design.case_id, design.level, design.patient_reference),
@@ -39,6 +40,7 @@ def label_data(app: App, item_id: str) -> LabelData:
         load_id=item.load_id,
         released_by=release.released_by if release else "",
         released_at=release.at if release else None,
+        warmest_c=limit.max_process_c if limit else None,
         gtin=app.config.labels.gtin,
         resterilisable=app.sterile_settings.resterilisation_limit > 0,
     )

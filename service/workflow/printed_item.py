@@ -76,6 +76,7 @@ def _gcode_proof(current: Mapping[str, blobs.Artifact], job: PrintJob) -> GcodeP
         report_sha256=report.sha256,
         passed=document.get("passed") is True,
         part_over_mesh=measures.get("part_over_mesh"),
+        layer_off_most=measures.get("layer_off_most"),
         channels_free_mm=tuple(None if r is None else round(2.0 * float(r), 3) for r in free),
     )
 

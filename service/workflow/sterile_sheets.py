@@ -257,6 +257,7 @@ def _proof_rows(design: ItemDesign) -> tuple[tuple[str, ...], ...]:
         ("channels on the mesh, mm", widths),
         ("channels free between printed lines, mm", free or "not measured"),
         ("plastic over that of a solid part", _said(proof.part_over_mesh) if proof else "not measured"),
+        ("layer farthest from solid, share", _said(proof.layer_off_most) if proof else "not measured"),
         ("audit of the printed G-code", _audit_words(proof)),
     )
 

@@ -34,8 +34,9 @@ from tests.support_sterile import BASE, BI, NURSE, PATIENT_ID, TECH, Room, make_
 
 AT = datetime(2026, 1, 5, 8, tzinfo=UTC)
 CODE = PackCode("P-1|^XZ~JA", "0190aa10-7000-8000-9000-000000000001", "T12", "00ff" * 4)
-DATA = LabelData(CODE, "AB12-CD", AT, datetime(2026, 7, 4, tzinfo=UTC), "TY-2207")
+DATA = LabelData(CODE, "AB12-CD", AT, datetime(2026, 7, 4, tzinfo=UTC), "TY-2207", warmest_c=45.0)
 RELEASED = replace(DATA, load_id="L-7", released_by="sue", released_at=AT)
+WITH_GTIN = replace(RELEASED, code=replace(CODE, pack_id="P-17"), gtin="04012345678901")
 
 
 def barcodes(image: Image.Image) -> list[zxingcpp.Barcode]:
@@ -89,7 +90,7 @@ def test_the_codes_of_both_forms_are_read_by_a_decoder(data: LabelData, tmp_path
 
 @pytest.mark.parametrize("zpl", [False, True])
 def test_with_a_gtin_the_data_matrix_is_a_gs1_element_string(zpl: bool, tmp_path: Path) -> None:
-    label = lay_out(replace(RELEASED, code=replace(CODE, pack_id="P-17"), gtin="04012345678901"))
+    label = lay_out(WITH_GTIN)
     image = printed(label_zpl(label)) if zpl else page(label_pdf(label), tmp_path)
     (matrix,) = [b for b in barcodes(image) if b.symbology.name == "DataMatrix"]
     assert matrix.content_type == zxingcpp.ContentType.GS1
@@ -97,6 +98,17 @@ def test_with_a_gtin_the_data_matrix_is_a_gs1_element_string(zpl: bool, tmp_path
     assert read_code(codes(image)["QRCode"]) == replace(CODE, pack_id="P-17")  # the door's code stays
     with pytest.raises(InputRefusedError):
         read_code(matrix.text)  # it names no patient: the door asks for the other one
+
+
+def test_the_symbol_of_a_device_identifier_stands_only_beside_one() -> None:
+    assert "udi" in {s.name for s in lay_out(WITH_GTIN).symbols}
+    assert "udi" not in {s.name for s in lay_out(RELEASED).symbols}
+
+
+def test_no_limit_of_temperature_is_drawn_when_none_is_known() -> None:
+    label = lay_out(replace(DATA, warmest_c=None))
+    assert "upper_temperature" not in {s.name for s in label.symbols}
+    assert "°C" not in words(label)
 
 
 def test_a_pack_number_gs1_cannot_write_gets_our_own_text() -> None:
@@ -141,11 +153,23 @@ def test_only_a_released_pack_bears_the_sterile_symbol() -> None:
 
 
 def test_texts_stay_clear_of_the_symbols_and_the_code() -> None:
-    for label in (lay_out(DATA), lay_out(RELEASED)):
-        top = max(s.y + s.size for s in label.symbols)
-        *body, _notice = label.texts
+    for label in (lay_out(DATA), lay_out(RELEASED), lay_out(WITH_GTIN)):
+        row = [s for s in label.symbols if s.y == 6.0]
+        assert [s.name for s in row if s.name in ("single_barrier", "upper_temperature")] == [
+            "upper_temperature", "single_barrier",
+        ]  # fmt: skip
+        top = max(s.y + s.size for s in row)
+        body = [t for t in label.texts if t.y > top]
+        (degrees,) = [t for t in label.texts if t.text == "45 °C"]
+        (thermometer,) = [s for s in row if s.name == "upper_temperature"]
+        assert thermometer.x < degrees.x and degrees.y + degrees.size_mm < top
+        assert all(b.x - a.x > a.size * SYMBOLS[a.name].width for a, b in pairwise(row))
         right = max(s.x + s.size * SYMBOLS[s.name].width for s in label.symbols)
         assert right < min(c.x for c in label.codes if c.y < top)
+        for symbol in (s for s in label.symbols if s.name in ("use_by", "lot")):
+            (beside,) = [t for t in body if t.y <= symbol.y + symbol.size / 2 < t.y + t.size_mm]
+            assert beside.text.startswith({"use_by": "Use by", "lot": "Pouch lot"}[symbol.name])
+            assert beside.x > symbol.x + symbol.size * SYMBOLS[symbol.name].width
         upper, lower = label.codes
         assert lower.y > 0 and lower.y + lower.side < upper.y
         assert min(t.y for t in body) > top

@@ -66,7 +66,7 @@ def new_item(item_id: str = "i1") -> Item:
         narrowest_opening_mm=3.0,
         longest_path_mm=80.0,
         channels_mm=(2.79, 2.8),
-        gcode=GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4)),
+        gcode=GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4), 0.02),
         ct_acquired_at=at(-48),
     )
     return Item(item_id, design, printed_by="printer-person")

@@ -19,7 +19,7 @@ from service.domain.sterilisation_settings import MaterialLimit
 from service.errors import InputRefusedError, SpineprintError
 from tests.unit.test_sterilisation_machines import SETTINGS, Story, at, refused
 
-GOOD = GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4))
+GOOD = GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4), 0.02)
 
 
 def ready(site: SterilisationSettings = SETTINGS, **design: Any):
@@ -46,6 +46,8 @@ def ready(site: SterilisationSettings = SETTINGS, **design: Any):
         ({"gcode": replace(GOOD, part_over_mesh=None)}, "solid_walls", "not recorded times the plastic"),
         ({"gcode": replace(GOOD, part_over_mesh=0.62)}, "solid_walls", "0.62 times the plastic of a solid part"),
         ({"gcode": replace(GOOD, part_over_mesh=1.2)}, "solid_walls", "0.92 to 1.08 allowed"),
+        ({"gcode": replace(GOOD, layer_off_most=None)}, "solid_walls", "farthest off is not recorded"),
+        ({"gcode": replace(GOOD, layer_off_most=0.2)}, "solid_walls", "farthest off is 0.2 (share of its"),
         ({"channels_mm": None}, "channels_validated", "no channel was measured"),
         ({"channels_mm": (2.8, 2.4)}, "channels_validated", "channel 2 is 2.4 mm wide on the mesh, validated 2.5 to 4"),
         ({"channels_mm": (4.2, 2.8)}, "channels_validated", "channel 1 is 4.2 mm"),
@@ -81,7 +83,8 @@ def test_no_role_goes_past_them(role: str) -> None:
 
 def test_the_ranges_are_those_of_the_site() -> None:
     wide = replace(SETTINGS, channel_mm=(2.0, 4.0), walls_solid_ratio=(0.5, 1.5), channel_free_min_mm=1.0)
-    design = {"channels_mm": (2.3, 2.3), "gcode": GcodeProof("x", True, 0.6, (1.5, 1.5))}
+    wide = replace(wide, walls_layer_off_max=0.2)
+    design = {"channels_mm": (2.3, 2.3), "gcode": GcodeProof("x", True, 0.6, (1.5, 1.5), 0.15)}
     assert ready(wide, **design)().state is ItemState.LOADED
     with pytest.raises(SpineprintError):
         ready(**design)()
@@ -118,6 +121,6 @@ WIDTHS = st.none() | st.lists(st.floats(0, 6), max_size=3).map(tuple)
 @given(RATIO, WIDTHS, st.sampled_from(["gcode", "channels_mm", "sealed_cavities", "longest_path_mm"]))
 def test_a_proof_lost_never_turns_a_refusal_into_an_acceptance(ratio, widths, lost: str) -> None:
     free = tuple(2.3 for _ in widths or ())
-    design = {"gcode": GcodeProof("x", True, ratio, free), "channels_mm": widths}
+    design = {"gcode": GcodeProof("x", True, ratio, free, 0.02), "channels_mm": widths}
     with pytest.raises(SpineprintError):
         ready(**{**design, lost: None})()
