@@ -36,6 +36,8 @@ class CheckSettings:
     pocket_mm3: float = 5.0
     """Crevices up to this volume beyond the ball's reach are let pass."""
     surface_p99_mm: float = 0.3
+    least_relief_mm: float = 0.35
+    """A mark that stands out less cannot be read on a print of 0.2 mm layers."""
     voxel_mm: float = 0.4
     rays: int = 12000
 
@@ -91,6 +93,8 @@ class ModelCheck:
     unreached_mm3: float
     surface_p99_mm: float | None
     """Deviation of the outside from the isolated bone; None when no bone was given."""
+    mark_relief_mm: tuple[float, ...] = ()
+    """How far each mark stands out of the bone; empty when no bone was given or nothing is written."""
     failures: tuple[str, ...] = ()
 
     @property
@@ -127,6 +131,9 @@ def failures_of(
             f"The outside of the model lies up to {check.surface_p99_mm:.2f} mm (99th percentile) from the bone; "
             f"{settings.surface_p99_mm:g} mm are allowed: wrong size, place or mirrored."
         )
+    for number, relief in enumerate(check.mark_relief_mm, 1):
+        if relief < settings.least_relief_mm:
+            yield f"Mark {number} stands out by {relief:.2f} mm only; {settings.least_relief_mm:g} mm can be read."
 
 
 def _mesh_failures(check: ModelCheck) -> Iterator[str]:

@@ -6,6 +6,7 @@ Frame: LPS mm. Limits: issue acceptance (wall, channel) and facts sheet (`vents`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from service.domain.plan import Plan, Trajectory, Vent
 from service.geometry.fields import Array, Grid, components, distance_to, segment_distance
 from service.geometry.gas_path import ball_centres, hollow_of, unreached
+from service.geometry.marking import Mark
 from service.geometry.mesh import Mesh, SurfaceIndex, edge_faults, surface_volumes
 from service.geometry.model_check import (
     ChannelCheck,
@@ -41,6 +43,7 @@ class _View:
     grid: Grid
     solid: Mask
     hollow: Mask
+    marks: tuple[Mark, ...]
 
 
 def check_model(
@@ -49,6 +52,7 @@ def check_model(
     plan: Plan,
     *,
     outer: Volume | None = None,
+    marks: Sequence[Mark] = (),
     settings: CheckSettings | None = None,
 ) -> ModelCheck:
     """Measure a finished mesh against its plan.
@@ -59,12 +63,13 @@ def check_model(
     faces : (M, 3).
     plan : the plan with its vents; the shell, channels and vents expected.
     outer : signed distance to the bone (mm, negative inside); adds the check of size, place and handedness.
+    marks : what is written on it: left out of wall and surface, and with `outer` looked for.
     """
     settings = settings or CheckSettings()
     mesh = Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64))
     open_edges, flipped = edge_faults(mesh)
     _, volumes = surface_volumes(mesh)
-    view = _look(mesh, plan, settings)
+    view = _look(mesh, plan, tuple(marks), settings)
     channels = tuple(_check_channel(view, path, plan, settings) for path in plan.trajectories)
     vent_checks, starts, labels = _check_vents(view, plan, settings)
     for path, channel in zip(plan.trajectories, channels, strict=True):
@@ -89,11 +94,12 @@ def check_model(
         cavities=int((sizes > settings.min_cavity_mm3).sum()),
         unreached_mm3=float(sum(p for p in pockets if p > settings.pocket_mm3)),
         surface_p99_mm=None if outer is None else _surface_deviation(view, plan, outer),
+        mark_relief_mm=() if outer is None else tuple(_relief(view, mark, outer) for mark in marks),
     )
     return replace(check, failures=tuple(failures_of(check, plan, settings, sizes.tolist())))
 
 
-def _look(mesh: Mesh, plan: Plan, settings: CheckSettings) -> _View:
+def _look(mesh: Mesh, plan: Plan, marks: tuple[Mark, ...], settings: CheckSettings) -> _View:
     step, margin = settings.voxel_mm, 4.0
     low = mesh.vertices.min(axis=0) - margin
     size = np.ceil((mesh.vertices.max(axis=0) + margin - low) / step).astype(int) + 1
@@ -103,7 +109,7 @@ def _look(mesh: Mesh, plan: Plan, settings: CheckSettings) -> _View:
     # Twice: a wide seal closes vents and channels, a narrow one finds small hollows behind narrow necks.
     hollow = hollow_of(solid, step, min(widest / 2.0 + 0.4, 3.0)) | hollow_of(solid, step, 0.8)
     normals, areas = mesh.normals()
-    return _View(mesh, SurfaceIndex(mesh), normals, areas, grid, solid, hollow)
+    return _View(mesh, SurfaceIndex(mesh), normals, areas, grid, solid, hollow, marks)
 
 
 def _axis(path: Trajectory) -> tuple[Array, Array, Array, float]:
@@ -226,8 +232,12 @@ def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[
     return unreached(view.hollow, reached[labels] | passages, step, radius + 1.5)
 
 
-def _near_opening(points: Array, plan: Plan, margin_mm: float, *, sleeve: bool) -> Mask:
+def _set_apart(view: _View, plan: Plan, margin_mm: float, *, sleeve: bool) -> Mask:
+    """Faces near an opening or in a mark."""
+    points = view.mesh.centroids
     near = np.zeros(len(points), dtype=bool)
+    for mark in view.marks:
+        near |= mark.covers(points, margin_mm)
     extra = plan.model.sleeve_wall_mm if sleeve else 0.0
     for path in plan.trajectories:
         entry, target, axis, _ = _axis(path)
@@ -258,10 +268,10 @@ def _facing_hollow(view: _View) -> Mask:
 
 
 def _check_wall(view: _View, plan: Plan, settings: CheckSettings) -> WallCheck:
-    centroids, shell = view.mesh.centroids, plan.model.shell_mm
+    shell = plan.model.shell_mm
     inner = _facing_hollow(view)
-    from_inside = _sampled(view, inner & ~_near_opening(centroids, plan, 1.0, sleeve=True), settings.rays)
-    from_outside = _sampled(view, ~inner & ~_near_opening(centroids, plan, 1.0, sleeve=False), settings.rays)
+    from_inside = _sampled(view, inner & ~_set_apart(view, plan, 1.0, sleeve=True), settings.rays)
+    from_outside = _sampled(view, ~inner & ~_set_apart(view, plan, 1.0, sleeve=False), settings.rays)
     hit, wall = _thickness(view, from_inside)
     wall = wall[~inner[hit]]
     outside = _thickness(view, from_outside)[1]
@@ -294,8 +304,21 @@ def _thickness(view: _View, faces: NDArray[np.int64]) -> tuple[NDArray[np.int64]
 def _surface_deviation(view: _View, plan: Plan, outer: Volume) -> float:
     """99th percentile of the distance between the model's outside and the bone surface, mm."""
     centroids = view.mesh.centroids
-    outside = ~_facing_hollow(view) & ~_near_opening(centroids, plan, 1.0, sleeve=False)
+    outside = ~_facing_hollow(view) & ~_set_apart(view, plan, 1.0, sleeve=False)
     faces = _sampled(view, outside, 20000)
     if len(faces) == 0:
         return float("inf")
     return float(np.percentile(np.abs(outer.sample(centroids[faces], order=1, outside=8.0)), 99))
+
+
+def _relief(view: _View, mark: Mark, outer: Volume) -> float:
+    """How far the strokes of a mark stand out of the bone surface where a ray from outside meets them, median, mm."""
+    middles = np.array([(start + end) / 2.0 for start, end in mark.strokes()])
+    axes = np.array([mark.reading, mark.up])
+    outward = np.array(mark.outward)
+    starts = np.array(mark.centre) + middles @ axes + 30.0 * outward
+    hit, t = view.index.first_hit(starts, np.tile(-outward, (len(starts), 1)))
+    if not (hit >= 0).any():
+        return 0.0
+    met = starts[hit >= 0] - t[hit >= 0, None] * outward
+    return float(np.median(outer.sample(met, order=1, outside=8.0)))

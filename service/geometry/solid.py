@@ -29,6 +29,7 @@ from service.geometry.fields import (
     prepare_bone,
     subtract,
 )
+from service.geometry.marking import Mark, choose_marks, raise_marks
 from service.geometry.mesh import Ints, Mesh, largest_body, mesh_of_field, simplify, submesh, surface_volumes
 from service.geometry.progress import Progress, silent
 from service.geometry.volume import Volume
@@ -71,6 +72,8 @@ class Solid:
     cavity_faces: Ints
     """Closed inner surface, outward winding, for the slicer's filler; empty when nothing is hollow."""
     measures: dict[str, float]
+    marks: tuple[Mark, ...] = ()
+    """What is written on it; empty without a case code, or where no wall had room."""
 
     @property
     def mesh(self) -> Mesh:
@@ -95,7 +98,7 @@ def build_solid(
     ----------
     outer : signed distance to the outer bone surface, mm, negative inside (`Isolation.outer`).
     plan : trajectories and model settings; vents that are given are used, missing ones are chosen.
-    case_code : accepted for the record of the caller; nothing is embossed.
+    case_code : raised on the side walls of the body with the side and an arrow up (`marking`); empty: no mark.
 
     Raises
     ------
@@ -115,7 +118,10 @@ def build_solid(
     progress("hollow and vents", 0.5)
     hollow = _hollow_out(bone, plan, settings)
     progress("channels", 0.65)
+    finished = replace(plan, model=replace(plan.model, vents=hollow.vents))
+    marks = choose_marks(bone, finished, case_code)
     part = np.maximum(bone.field, -hollow.field)
+    raise_marks(part, bone, marks)
     for shape in (*hollow.holes, *(channel_shape(bone, path, plan) for path in plan.trajectories)):
         subtract(part, bone.grid, shape)
     filled_mm3 = _tidy(part, settings.grid_mm)
@@ -128,13 +134,14 @@ def build_solid(
     outer_mesh = simplify(bone.mesh, settings.simplify_mm)
     progress("solid done", 1.0)
     return Solid(
-        plan=replace(plan, model=replace(plan.model, vents=hollow.vents)),
+        plan=finished,
         vertices=final.vertices,
         faces=final.faces,
         outer_vertices=outer_mesh.vertices,
         outer_faces=outer_mesh.faces,
         cavity_vertices=cavity.vertices,
         cavity_faces=cavity.faces,
+        marks=marks,
         measures={
             "bone_ml": round(bone.mesh.volume_mm3() / 1000.0, 4),
             "part_ml": round(final.volume_mm3() / 1000.0, 4),

@@ -30,12 +30,12 @@ def plan(bone):
 
 @pytest.fixture(scope="module")
 def solid(bone, plan):
-    return build_solid(bone, plan)
+    return build_solid(bone, plan, case_code="82DPXQ")
 
 
 @pytest.fixture(scope="module")
 def check(bone, solid):
-    return check_model(solid.vertices, solid.faces, solid.plan, outer=bone)
+    return check_model(solid.vertices, solid.faces, solid.plan, outer=bone, marks=solid.marks)
 
 
 def test_one_closed_manifold_body_without_void(solid):
@@ -65,6 +65,16 @@ def test_self_check_passes_with_the_figures_of_the_acceptance(check):
         assert channel.diameter_mm == pytest.approx(2.8, abs=0.05)
         assert channel.depth_error_mm == pytest.approx(0.0, abs=0.1)
     assert all(vent.diameter_mm >= 3.0 and vent.reaches_hollow for vent in check.vents)
+
+
+def test_the_marks_stand_out_and_are_missed_where_they_are_not(bone, solid, check):
+    assert [mark.side for mark in solid.marks] == ["left", "right"]
+    assert check.mark_relief_mm == pytest.approx((0.6, 0.6), abs=0.1)
+    lower = [
+        dataclasses.replace(m, centre=(m.centre[0], m.centre[1], m.centre[2] - 9.0)) for m in solid.marks
+    ]
+    wrong = check_model(solid.vertices, solid.faces, solid.plan, outer=bone, marks=lower)
+    assert any("stands out by" in failure for failure in wrong.failures)
 
 
 def test_wall_against_the_formula_of_a_sphere():

@@ -300,9 +300,8 @@ def test_twenty_thousand_random_histories_hold(capsys: pytest.CaptureFixture[str
     missed = set(ItemState) - Histories.reached - {ItemState.PRINTED}
     assert not missed, f"no history came to {missed}"
     with capsys.disabled():
-        print(
-            f"\n{Histories.started} histories, states of the item reached: {len(Histories.reached) + 1} of 14"
-        )
+        reached = f"{len(Histories.reached) + 1} of {len(ItemState)}"
+        print(f"\n{Histories.started} histories, states of the item reached: {reached}")
 
 
 #: Spoilt after release only, so the item is released and stopped later.

@@ -35,6 +35,9 @@ from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
 
 SCHEMA = "spineprint.model/1"
+NO_ROOM_FOR_MARKS = (
+    "No side of the body has room for the case code: tag the printed part before it leaves the printer room."
+)
 SEEDS = ("target", "above", "below", "endplates")
 
 
@@ -76,7 +79,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         progress=watch.inner,
     )
     watch.stage("checking the model", 0.75, 0.87)
-    check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer)
+    check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer, marks=solid.marks)
     watch.stage("print pose and pictures", 0.87, 1.0)
     pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
     _write_geometry(out, isolation, solid, pose)
@@ -200,6 +203,8 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
     if ct.info.lossy:
         warnings.append({"code": "lossy", "message": LOSSY_CT})
+    if argument.get("case_code") and not solid.marks:
+        warnings.append({"code": "model.unmarked", "message": NO_ROOM_FOR_MARKS})
     measured = check.to_document()
     vents = [v for v in check.vents if v.reaches_hollow]
     return {
@@ -237,6 +242,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
             "alternatives": {k: [asdict(t) for t in ts] for k, ts in planning.alternatives.items()},
         },
         "solid": solid.measures,
+        "marks": [mark.to_document() for mark in solid.marks],
         "check": measured,
         "gas_path": {
             "closed_voids": check.closed_voids,
