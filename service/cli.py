@@ -20,7 +20,15 @@ from service.cli_admin import printer_app, token_app, user_app
 from service.cli_admin import register as register_admin
 from service.cli_audit import audit_app
 from service.cli_case import case_app
-from service.cli_common import ENDPLATES_HELP, ConfigOption, config_of, parse_endplates, parse_point
+from service.cli_common import (
+    EDITS_HELP,
+    ENDPLATES_HELP,
+    ConfigOption,
+    config_of,
+    parse_endplates,
+    parse_point,
+    read_edits,
+)
 from service.errors import InputRefusedError, SpineprintError, StorageError
 
 console = Console(stderr=True, highlight=False)
@@ -111,6 +119,7 @@ def model(
     above: Annotated[str | None, typer.Option(help="X,Y,Z inside the body above")] = None,
     below: Annotated[str | None, typer.Option(help="X,Y,Z inside the body below")] = None,
     endplates: Annotated[str | None, typer.Option(help=ENDPLATES_HELP)] = None,
+    edits: Annotated[Path | None, typer.Option(exists=True, help=EDITS_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True, help="DICOM SEG, NIfTI or NRRD")] = None,
     mask_label: Annotated[int | None, typer.Option(help="value of the vertebra in a label map")] = None,
     plan: Annotated[Path | None, typer.Option(exists=True, help="plan.json edited by hand")] = None,
@@ -127,7 +136,7 @@ def model(
     argument: dict[str, Any] = {
         "ct": str(ct), "series_uid": series, "level": level, "target": parse_point("--target", target),
         "above": parse_point("--above", above), "below": parse_point("--below", below),
-        "endplates": parse_endplates(endplates),
+        "endplates": parse_endplates(endplates), "edits": [e.to_document() for e in read_edits(edits)],
         "mask": str(mask) if mask else None, "mask_label": mask_label, "plan": str(plan) if plan else None,
         "settings": settings, "case_code": "", "out": str(out),
     }  # fmt: skip

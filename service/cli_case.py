@@ -14,11 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli_common import (
+    EDITS_HELP,
     ENDPLATES_HELP,
     ConfigOption,
     config_of,
     parse_endplates,
     parse_point,
+    read_edits,
     read_password,
 )
 from service.domain.people import Actor, acting
@@ -149,6 +151,7 @@ def inputs(
     above: Annotated[str | None, typer.Option()] = None,
     below: Annotated[str | None, typer.Option()] = None,
     endplates: Annotated[str | None, typer.Option(help=ENDPLATES_HELP)] = None,
+    edits: Annotated[Path | None, typer.Option(exists=True, help=EDITS_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True)] = None,
     mask_label: Annotated[int | None, typer.Option()] = None,
     password_stdin: StdinOption = False,
@@ -161,7 +164,7 @@ def inputs(
     given = build.ModelInputs(
         level=level, target=parse_point("--target", target), above=parse_point("--above", above),
         below=parse_point("--below", below), endplates=parse_endplates(endplates), mask=mask,
-        mask_label=mask_label,
+        mask_label=mask_label, edits=read_edits(edits),
     )  # fmt: skip
     case = build.give_inputs(app, case_id, given, _actor(app, user, password_stdin))
     console.print(f"{case.code}: {case.state.value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from service.config import Config, load_config
+from service.domain.edits import Edit, edits_from_document
 from service.errors import InputRefusedError
 from service.ports import Destination
 
@@ -56,6 +58,23 @@ def parse_endplates(text: str | None) -> tuple[tuple[float, float, float], ...] 
             code="input.point",
         )
     return tuple(p for p in points if p is not None)
+
+
+EDITS_HELP = "JSON file of corrections by hand: a list of cut, erase and paint (see the operator guide)"
+
+
+def read_edits(path: Path | None) -> tuple[Edit, ...]:
+    """Raises InputRefusedError."""
+    if path is None:
+        return ()
+    try:
+        return edits_from_document(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputRefusedError(
+            f"--edits: {path.name} is no JSON file that can be read.",
+            next_step='Write a list such as [{"kind": "erase", "centre": [X, Y, Z], "radius_mm": 3}].',
+            code="edits.invalid",
+        ) from error
 
 
 def parse_destination(text: str) -> Destination:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.case import CaseEvent, CaseState
+from service.domain.edits import Edit
 from service.domain.people import Actor, system
 from service.domain.plan import LEVELS
 from service.errors import InputRefusedError, StorageError
@@ -48,6 +49,7 @@ class ModelInputs:
     below: tuple[float, float, float] | None = None
     endplates: tuple[tuple[float, float, float], ...] | None = None
     """Upper front, upper back, lower front, lower back: four, or none."""
+    edits: tuple[Edit, ...] = ()
     mask: Path | None = None
     mask_label: int | None = None
     series_uid: str | None = None
@@ -84,6 +86,7 @@ def give_inputs(app: App, case_id: str, inputs: ModelInputs, actor: Actor) -> Ca
             "above": inputs.above,
             "below": inputs.below,
             "endplates": inputs.endplates,
+            "edits": [edit.to_document() for edit in inputs.edits],
             "mask": str(kept_mask[0]) if kept_mask else None,
             "mask_label": inputs.mask_label,
         }
@@ -159,6 +162,7 @@ def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
         "above": case.inputs.get("above"),
         "below": case.inputs.get("below"),
         "endplates": case.inputs.get("endplates"),
+        "edits": case.inputs.get("edits"),
         "mask": case.inputs.get("mask"),
         "mask_label": case.inputs.get("mask_label"),
         "case_code": case.code,

@@ -19,7 +19,7 @@ from service.store.database import reading, transaction
 from service.web.access import COOKIE
 from service.web.api import create_web
 from service.web.limits import LARGEST_BODY
-from service.workflow import identity
+from service.workflow import build, identity
 from tests.support_app import PASSWORD, PLANNER, Rig, add_people, bring, park
 
 #: Open on purpose: liveness, a bare yes or no of readiness, logging in and out, and the shells of pages that hold
@@ -461,7 +461,14 @@ def test_unknown_fields_and_levels_are_refused(rig: Rig, people: Any):
         _problem(client.post(url, json=bad), 422, "request.invalid")
     _problem(client.post(url, json={"level": "L1"}), 422, "inputs.missing")
     _problem(client.post(url, json=good | {"series_uid": "1.2"}), 422, "inputs.series")
-    assert client.post(url, json=good).status_code == 202
+    erase = {"kind": "erase", "centre": [1.0, 2.0, 3.0], "radius_mm": 3.0}
+    for bad_edit in (erase | {"kind": "melt"}, erase | {"radius_mm": 99}, erase | {"centre": [1.0]}):
+        _problem(client.post(url, json=good | {"edits": [bad_edit]}), 422, "request.invalid")
+    _problem(client.post(url, json=good | {"edits": [erase | {"kind": "cut"}]}), 422, "edits.invalid")
+    assert client.post(url, json=good | {"edits": [erase]}).status_code == 202
+    assert rig.case(case.id).inputs["edits"] == [erase]
+    argument = build.build_argument(rig.app, rig.case(case.id), rig.app.work_folder("x"))
+    assert argument["edits"] == [erase]
 
 
 @pytest.mark.parametrize("event", ["", "nope", "release", "x" * 5000])

@@ -12,6 +12,13 @@ from fastapi.responses import FileResponse, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, SecretStr
 
 from service.domain.case import CaseState
+from service.domain.edits import (
+    LEAST_RADIUS_MM,
+    MOST_EDITS,
+    MOST_RADIUS_MM,
+    EditKind,
+    edits_from_document,
+)
 from service.domain.people import Actor, Role, Scope
 from service.store import audit, blobs, cases, studies
 from service.store.database import reading
@@ -45,6 +52,13 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class EditBody(_Body):
+    kind: EditKind
+    centre: Point
+    radius_mm: float = Field(ge=LEAST_RADIUS_MM, le=MOST_RADIUS_MM)
+    normal: Point | None = Field(None, description="For a cut: to the side that goes")
+
+
 class Inputs(_Body):
     level: Literal["T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5"]
     target: Point | None = None
@@ -55,6 +69,9 @@ class Inputs(_Body):
         min_length=4,
         max_length=4,
         description="For a fractured body: upper front, upper back, lower front, lower back, mid-sagittal",
+    )
+    edits: list[EditBody] = Field(
+        [], max_length=MOST_EDITS, description="Corrections by hand, applied in their order"
     )
     series_uid: str | None = None
 
@@ -125,7 +142,7 @@ def give_inputs(case_id: str, body: Inputs, app: AppDep, actor: PersonDep) -> di
     inputs = build.ModelInputs(
         level=body.level, target=_point(body.target), above=_point(body.above), below=_point(body.below),
         endplates=tuple((p[0], p[1], p[2]) for p in body.endplates) if body.endplates else None,
-        series_uid=body.series_uid,
+        edits=edits_from_document([e.model_dump(exclude_none=True) for e in body.edits]), series_uid=body.series_uid,
     )  # fmt: skip
     return case_view(build.give_inputs(app, case_id, inputs, actor))
 

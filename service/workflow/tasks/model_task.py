@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import NOTICE, __version__
+from service.domain.edits import edits_from_document
 from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
 from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.edits import apply_edits
 from service.geometry.isolation import IsolationSettings, isolate_vertebra, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
@@ -42,7 +44,8 @@ SEEDS = ("target", "above", "below", "endplates")
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), plan, settings, case_code, out.
+    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), edits,
+    plan, settings, case_code, out.
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
     print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, views.png, slices.png.
@@ -58,7 +61,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     source = [Path(f) for f in argument["files"]] if argument.get("files") else Path(argument["ct"])
     ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
-    isolation = _isolate(argument, ct, watch)
+    isolation = apply_edits(_isolate(argument, ct, watch), edits_from_document(argument.get("edits")))
     confidence_bar = float(settings.get("min_confidence", 0.5))
     if isolation.quality.confidence < confidence_bar:
         raise GeometryError(
@@ -221,6 +224,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
             "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
             "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
             "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
+            "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
             "settings": dict(argument.get("settings") or {}),
         },
         "isolation": {
