@@ -27,6 +27,9 @@ class Scan:
     error: dict[str, Any] | None
     last_image_at: datetime
     updated_at: datetime
+    acknowledged_by: str = ""
+    """The surgeon who acknowledged the verdict; empty: nobody yet."""
+    acknowledged_at: datetime | None = None
 
 
 def create(
@@ -66,6 +69,15 @@ def change(connection: Connection, scan_id: str, now: datetime, **values: object
     )
 
 
+def acknowledge(connection: Connection, scan_id: str, *, by: str, at: datetime) -> None:
+    """`updated_at` stays: it is when the answer came."""
+    connection.execute(
+        update(scans)
+        .where(scans.c.id == scan_id)
+        .values(acknowledged_by=by, acknowledged_at=times.to_text(at))
+    )
+
+
 def of_case(connection: Connection, case_id: str) -> list[Scan]:
     """Newest first."""
     rows = connection.execute(
@@ -96,4 +108,6 @@ def _scan(r: Row[Any]) -> Scan:
         error=dict(r.error) if r.error else None,
         last_image_at=times.from_text(r.last_image_at),
         updated_at=times.from_text(r.updated_at),
+        acknowledged_by=r.acknowledged_by,
+        acknowledged_at=times.from_text(r.acknowledged_at) if r.acknowledged_at else None,
     )

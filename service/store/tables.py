@@ -249,6 +249,8 @@ scans = Table(
     Column("fraction", Float, nullable=False, default=0.0),
     Column("report", JSON),
     Column("error", JSON),
+    Column("acknowledged_by", String(64), nullable=False, server_default=""),
+    Column("acknowledged_at", _TIME),
     Column("last_image_at", _TIME, nullable=False),
     Column("updated_at", _TIME, nullable=False),
     UniqueConstraint("study_uid", "study_revision", name="uq_scans_study_revision"),

@@ -167,6 +167,11 @@ def sign(app: App, actor: Actor, password: str) -> bool:
         return False
 
 
+def check_password(app: App, username: str, password: str) -> Person:
+    """Who signs on the spot, without a session. Raises NotAuthenticatedError; counts and locks as a login does."""
+    return _check(app, username, password)
+
+
 def person_of_session(app: App, secret: str) -> Person | None:
     with reading(app.engine) as connection:
         row = people.session_user(connection, secret, app.clock.now())

@@ -12,6 +12,7 @@ from service.domain.case import CaseState
 from service.store import cases, scans, studies
 from service.store.cases import Case
 from service.store.scans import Scan
+from service.workflow.acknowledge import cement_step
 from service.workflow.app import App
 
 #: State of the newest scan -> word of the contract.
@@ -30,7 +31,10 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
         body |= _scan_part(of_case[0], case)
     else:
         body |= {"status": "none", "since": case.updated_at}
-    body["cement_step"] = "locked" if case.state is not CaseState.VERIFIED else "needs_acknowledgement"
+    shown = of_case[0] if of_case and body.get("scan_id") == of_case[0].id else None
+    body["cement_step"] = cement_step(case, shown)
+    if shown is not None and shown.acknowledged_by:
+        body["acknowledged"] = {"by": shown.acknowledged_by, "at": shown.acknowledged_at}
     body["age_s"] = round(max(0.0, (app.clock.now() - body["since"]).total_seconds()), 1)
     return body
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.domain.sterilisation import Steriliser
 from service.ports import PrinterState
@@ -372,6 +374,39 @@ def test_a_verdict_is_word_shape_and_colour(world: World, open_page: Opened, ver
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (
         "a wall screen does not scroll"
     )
+
+
+def test_the_cement_step_is_signed_for_at_the_rooms_screen(world: World, open_page: Opened) -> None:
+    case = world.sliced("CEMENT^CARLA")
+    both = {"needles": [pages_world.NEEDLE, pages_world.NEEDLE | {"pedicle": "right"}]}
+    world.scan(case, "READY", report=pages_world.verification("reposition") | both)
+    world.put_to(case, CaseState.VERIFIED)
+    token = identity.add_token(world.app, "or-cement", ["or_terminal"], "test")
+    page = open_page(f"/or/{case.id}?token={token}", size=(1920, 1080), faults_expected=True)
+    form = "form[data-cement=locked]"
+    page.wait_for_selector(form)
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (
+        "a wall screen does not scroll"
+    )
+    page.fill(f"{form} [name=username]", "lin")
+    page.fill(f"{form} [name=password]", "wrong")
+    page.fill(f"{form} [name=note]", "the fracture is reached from here")
+    page.click(f"{form} button")
+    page.wait_for_selector(f"{form} .problem")
+    assert page.input_value(f"{form} [name=password]") == "", "no password stays on the screen"
+    page.fill(f"{form} [name=password]", PASSWORD)
+    if folder := os.environ.get("SPINEPRINT_PICTURES"):
+        page.screenshot(path=f"{folder}/or-cement.png")
+    page.click(f"{form} button")
+    page.wait_for_selector("[data-cement=acknowledged]")
+    assert "acknowledged by lin" in text(page, "#cement")
+    # a newer scan locks again, also while somebody is typing
+    world.scan(case, "READY", report=pages_world.verification("accurate"))
+    page.wait_for_selector(form)
+    page.focus(f"{form} [name=username]")
+    world.scan(case, "COMPUTING", stage="registering", fraction=0.2)
+    page.wait_for_selector("[data-status=computing]")
+    assert page.locator(form).count() == 0
 
 
 # --- sterile services ---------------------------------------------------------------------------------------

@@ -45,3 +45,32 @@ def test_items_from_before_are_read_and_have_no_proof(tmp_path: Path) -> None:
             json.loads(connection.execute(text("SELECT document FROM sterile_records")).scalar_one()) == old
         )
     engine.dispose()
+
+
+def test_proofs_from_before_say_nothing_of_single_layers(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    settings = Config()
+    settings.set_main_option("script_location", str(MIGRATIONS))
+    old = to_document(new_item())
+    del old["design"]["gcode"]["layer_off_most"]  # type: ignore[index]
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0006")
+        connection.execute(
+            text(
+                "INSERT INTO sterile_records (kind, id, version, state, document, updated_at) "
+                "VALUES ('item', 'i1', 0, 'PRINTED', :document, 'x')"
+            ),
+            {"document": json.dumps(old)},
+        )
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+        kept = connection.execute(text("SELECT document FROM sterile_records")).scalar_one()
+        proof = from_document(Item, json.loads(kept)).design.gcode
+        assert proof is not None and proof.layer_off_most is None
+        command.downgrade(settings, "0006")
+        assert (
+            json.loads(connection.execute(text("SELECT document FROM sterile_records")).scalar_one()) == old
+        )
+    engine.dispose()

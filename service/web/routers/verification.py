@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from service.domain.people import Actor, Role, Scope
 from service.store.database import reading
 from service.web.access import AppDep, Caller, has_role, reader
 from service.web.polling import polled
-from service.workflow import intake, scans, terminal
+from service.workflow import acknowledge, intake, scans, terminal
 
 router = APIRouter(prefix="/api/v1", tags=["verification"])
 TerminalDep = Annotated[Caller, Depends(reader(Scope.OR_TERMINAL))]
@@ -27,12 +27,36 @@ class Assign(BaseModel):
     case_id: str
 
 
+class Acknowledgement(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    scan_id: str
+    username: str
+    password: SecretStr
+    note: str = ""
+
+
 @router.get("/cases/{case_id}/verification")
 def get_verification(case_id: str, request: Request, app: AppDep, _caller: TerminalDep) -> Response:
     """none | receiving | computing | ready | not_measurable | failed, with age; made for polling."""
     with reading(app.engine) as connection:
         body = terminal.document(app, connection, case_id)
     return polled(request, body, retry_after_s=app.config.web.or_poll_s, volatile=("age_s",))
+
+
+@router.post("/cases/{case_id}/verification/acknowledge")
+def acknowledge_verdict(
+    case_id: str, body: Acknowledgement, app: AppDep, _caller: TerminalDep
+) -> dict[str, Any]:
+    """A surgeon signs, with name and password, to have seen the verdict; the cement step is locked until then."""
+    scan = acknowledge.acknowledge(
+        app,
+        case_id,
+        body.scan_id,
+        username=body.username,
+        password=body.password.get_secret_value(),
+        note=body.note,
+    )
+    return {"scan_id": scan.id, "by": scan.acknowledged_by, "at": scan.acknowledged_at}
 
 
 @router.post("/studies/{study_uid}/assign")

@@ -1,9 +1,10 @@
 // The operating room's screen: one answer, readable from three metres. Word, shape and colour say the same.
 
-import { $, adoptToken, caseId, clock, duration, el, fill, fixed, plain, poll, progressBar, showProblem, svg, watchStaleness } from './core.js';
+import { $, adoptToken, busy, caseId, clock, duration, el, fill, fixed, plain, poll, post, progressBar, showProblem, svg, watchStaleness } from './core.js';
 
 adoptToken();
 let body = null; let at = performance.now();
+let signingFor = ''; const signing = el('div', { id: 'cement' }); $('#status').after(signing);
 
 const SHAPES = {
   accurate: () => [svg('circle', { cx: 50, cy: 50, r: 46, fill: '#2fc495' }), svg('path', { d: 'M27 52l16 16 31-36', fill: 'none', stroke: '#00352a', 'stroke-width': 11, 'stroke-linecap': 'round', 'stroke-linejoin': 'round' })],
@@ -67,15 +68,43 @@ function parts() {
   }
 }
 
+// The cement step: locked until a surgeon signs for this very verdict. The room's screen has no session of a person, so name and
+// password are given here; they are kept nowhere.
+function cement() {
+  if (body.status !== 'ready') return null;
+  if (body.cement_step === 'acknowledged') {
+    return el('p', { class: 'or-text cement', 'data-cement': 'acknowledged' }, el('strong', {}, 'Cement step open: '), `verdict acknowledged by ${body.acknowledged.by} at ${clock(new Date(body.acknowledged.at))}`);
+  }
+  if (body.cement_step !== 'needs_acknowledgement') return null;
+  const scan = body.scan_id; const reasonWanted = body.report.verdict !== 'accurate';
+  const field = (label, attributes) => el('label', {}, el('span', {}, label), el('input', { autocomplete: 'off', required: '', ...attributes }));
+  const form = el('form', { class: 'cement', 'data-cement': 'locked' },
+    el('strong', {}, 'Cement step locked: a surgeon acknowledges the verdict'),
+    field('Name', { name: 'username' }), field('Password', { name: 'password', type: 'password' }),
+    reasonWanted ? field('Why go on (no patient name)', { name: 'note', maxlength: 500, class: 'wide' }) : null,
+    el('button', { type: 'submit' }, 'Acknowledge'), el('div', { class: 'refused' }));
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const value = (name) => (form.elements[name] ? form.elements[name].value : '');
+    const signed = { scan_id: scan, username: value('username'), password: value('password'), note: value('note') };
+    form.elements.password.value = '';
+    if (await busy(form, $('.refused', form), () => post(`/api/v1/cases/${caseId}/verification/acknowledge`, signed))) verification.now();
+  });
+  return form;
+}
+
 function draw() {
   if (!body) return;
   $('#or-case').textContent = `Needle check · ${body.level || '?'} · case ${body.case_code}${body.scans > 1 ? ` · scan ${body.scans}` : ''}`;
   const box = $('#status');
   box.dataset.status = body.status;
   fill(box, parts());
+  // In a place of its own, drawn anew only for another verdict: the numbers above change also while somebody types here.
+  const about = `${body.status} ${body.scan_id} ${body.cement_step}`;
+  if (about !== signingFor) { signingFor = about; signing.replaceChildren(...[cement()].filter(Boolean)); }
 }
 
-poll(`/api/v1/cases/${caseId}/verification`, (answer, changed) => {
+const verification = poll(`/api/v1/cases/${caseId}/verification`, (answer, changed) => {
   if (changed) { body = answer; at = performance.now(); draw(); }
 }, { onProblem: (problem) => showProblem($('#problems'), problem && problem.status ? problem : null) });
 
