@@ -20,7 +20,7 @@ from service.geometry.progress import Progress
 from service.ports import Slicer, SliceSettings
 
 Point = tuple[float, float, float]
-_GZIP_LEVEL = 6
+_GZIP_LEVEL = 5
 
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
