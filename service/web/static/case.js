@@ -4,6 +4,7 @@ import {
 import { deliveriesTable } from './deliveries.js';
 import { drawHead } from './head.js';
 import { liveLine } from './live.js';
+import { drawPrintCheck } from './print_check.js';
 
 const api = (path) => `/api/v1/cases/${caseId}${path}`;
 const STEPS = [['RECEIVING'], ['RECEIVED'], ['BUILDING'], ['PLAN_READY'], ['APPROVED'], ['SLICED'], ['PRINTING'], ['PRINTED'], ['QA_PASSED'], ['ISSUED'], ['USED', 'VERIFYING'], ['VERIFIED'], ['CLOSED']];
@@ -171,7 +172,7 @@ function drawScans() {
 
 // --- right column -------------------------------------------------------------------------------------------
 
-const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;
@@ -221,6 +222,7 @@ const detailPoll = poll(api(''), (body, changed) => {
   if (!changed) return;
   detail = body;
   drawHead(detail, 'Case'); drawJourney(); drawNow(); drawActions(); drawPrints(); drawScans(); drawRight();
+  drawPrintCheck($('#print-check'), detail.artifacts).catch(() => {}); // asked for again with the next poll
 });
 const eventsPoll = poll(api('/events'), (body, changed) => { if (changed) drawTimeline(body); });
 poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; if (detail) drawActions(); } });
