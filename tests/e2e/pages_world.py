@@ -40,7 +40,7 @@ from service.store import blobs, cases, prints, scans, sterile, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.web.api import create_web
-from service.workflow import approve, build, identity, intake, print_run, sterilise
+from service.workflow import approve, build, identity, intake, print_run, print_settle, sterilise
 from service.workflow.app import App
 from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
@@ -259,7 +259,7 @@ class World:
         case = self.printing(name, printer, PrintState.UNKNOWN)
         with reading(self.app.engine) as connection:
             job = prints.listed(connection, case_id=case.id)[0]
-        print_run.settle(self.app, job.token, "finished", person("tom"), "the part was on the plate")
+        print_settle.settle(self.app, job.token, "finished", person("tom"), "the part was on the plate")
         return self.case(case.id)
 
     def pass_qa(self, case: Case) -> str:

@@ -14,7 +14,7 @@ from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import age_s, print_view
-from service.workflow import print_queue, print_run
+from service.workflow import print_queue, print_run, print_settle
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
@@ -94,10 +94,10 @@ def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dic
 @router.post("/print-jobs/{token}/settle")
 def settle(token: str, body: Settle, app: AppDep, actor: TechnicianDep) -> dict[str, Any]:
     """Say what you saw at the printer, for a print whose outcome is unknown."""
-    return print_view(print_run.settle(app, token, body.outcome, actor, body.note))
+    return print_view(print_settle.settle(app, token, body.outcome, actor, body.note))
 
 
 @router.post("/print-jobs/{token}/command", status_code=202)
 def command(token: str, body: Command, app: AppDep, actor: TechnicianDep) -> dict[str, str]:
-    print_run.command(app, token, body.target, actor)
+    print_settle.command(app, token, body.target, actor)
     return {"asked": body.target}
