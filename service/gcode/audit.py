@@ -105,6 +105,7 @@ def audit_read(
         findings=tuple(_not_too_many(found)),
         measures={
             **_measures(gcode, header, expected, part, lines, measured),
+            "first_layer_s": checks.first_layer_s(gcode),
             "layer_off_most": _layer_off_most(gcode, expected, areas),
             "vents": [
                 {"free_radius_mm": _finite(v.free_radius), "walled_fraction": round(v.walled_fraction, 3)}

@@ -191,6 +191,13 @@ def _ending(gcode: Gcode, header: Header) -> Iterator[Finding]:
         yield Finding("file.end", "The file ends at another time than its header states.")
 
 
+def first_layer_s(gcode: Gcode) -> float | None:
+    """When the first layer is done, by the slicer's own clock."""
+    first = next(iter(gcode.by_word.get(";TIME_ELAPSED", [])), None)
+    match = re.fullmatch(r";TIME_ELAPSED:(\d+(?:\.\d+)?)", first.text) if first else None
+    return round(float(match.group(1)), 1) if match else None
+
+
 def check_speeds(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
     printed = gcode.is_printed_line
     for index, name in enumerate(gcode.kinds):

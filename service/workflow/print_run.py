@@ -51,8 +51,12 @@ log = logging.getLogger("spineprint.print")
 _SETTLE_S = 2.0
 
 
-def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool) -> PrintJob:
+def start_print(
+    app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool, filament_lot: str = ""
+) -> PrintJob:
     """A person starts the print: the intent is recorded and the printer reserved, nothing is sent yet.
+
+    `filament_lot`: as read off the spool by the one who looked at the plate; empty when it is not known.
 
     Raises
     ------
@@ -64,6 +68,7 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
             next_step="Choose one of the configured printers.",
             code="printer.not_found",
         )
+    lot = _checked_lot(filament_lot)
     now = app.clock.now()
     with transaction(app.engine) as connection:
         case = cases.get(connection, case_id)
@@ -85,15 +90,31 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
                 "approval_is_current": approval is not None and gcode is not None,
                 "late_images_decided": not case.newer_images,
             },
-            data={"printer": printer_name, "job": token, "gcode_sha256": gcode.sha256 if gcode else None},
+            data={
+                "printer": printer_name,
+                "job": token,
+                "filament_lot": lot,
+                "gcode_sha256": gcode.sha256 if gcode else None,
+            },
             jobs=[JobRequest(f"send.{token}", "send_print", token, "printers", partition=printer_name)],
         )
         assert approval is not None and gcode is not None
         prints.add(
             connection, token=token, case_id=case_id, approval_id=approval.id, attempt=attempt, printer=printer_name,
-            gcode_sha256=gcode.sha256, requested_by=actor.name, now=now,
+            gcode_sha256=gcode.sha256, requested_by=actor.name, now=now, filament_lot=lot,
         )  # fmt: skip
         return prints.get(connection, token)
+
+
+def _checked_lot(text: str) -> str:
+    lot = text.strip()
+    if len(lot) > 64 or not lot.isprintable():
+        raise InputRefusedError(
+            "A filament lot has at most 64 printable characters.",
+            next_step="Copy the lot from the spool's label.",
+            code="print.lot",
+        )
+    return lot
 
 
 def send_print(app: App, key: str, token: str) -> None:

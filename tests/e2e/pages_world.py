@@ -40,13 +40,23 @@ from service.store import blobs, cases, prints, scans, sterile, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.web.api import create_web
-from service.workflow import approve, build, identity, intake, print_run, print_settle, sterilise
+from service.workflow import (
+    approve,
+    build,
+    identity,
+    intake,
+    print_pictures,
+    print_run,
+    print_settle,
+    sterilise,
+)
 from service.workflow.app import App
 from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks.inspect_task import inspect_study
 from tests.support_app import HandNode
 from tests.support_dicom import ROOT, ct_slice, save
+from tests.support_photo import photo
 
 PASSWORD = "correct-horse-7"
 PEOPLE = {
@@ -175,7 +185,8 @@ class World:
                     shutil.copyfile(self.model / name, out / name)
             return {"passed": True, "warnings": []}
         (out / "print.gcode.gz").write_bytes(gzip.compress(b";FLAVOR:Griffin\n", mtime=0))
-        (out / "print.report.json").write_text("{}", "utf-8")
+        measures = {"part_mm3": 24000.0, "filler_mm3": 0.0}
+        (out / "print.report.json").write_text(json.dumps({"passed": True, "measures": measures}), "utf-8")
         return {"audit": {"passed": True, "findings": []}, "engine": "made", "print_time_s": 7200,
                 "material_mm3": 24000.0}  # fmt: skip
 
@@ -267,10 +278,12 @@ class World:
             item = sterile.items_of_case(connection, case.id)[0]
         design = item.design
         x, y, z = design.size_mm
+        print_pictures.add_photo(self.app, item.id, photo(), person("ada"))
         sterilise.item_event(
             self.app, item.id, "pass_qa",
             {"stl_sha256": design.stl_sha256, "material": "PLA", "layer_mm": 0.2, "nozzle_c": 210.0, "bed_c": 60.0,
              "speed_mm_s": 50.0, "measured_x_mm": x, "measured_y_mm": y, "measured_z_mm": z, "vents_clear": True,
+             "weight_g": design.part_weight_g or 0.0, "gauge_go": True, "gauge_no_go": True,
              "engraved_id": design.engraved_id},
             person("ada"), signed=True,
         )  # fmt: skip

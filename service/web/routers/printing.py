@@ -25,11 +25,13 @@ class StartPrint(BaseModel):
     model_config = ConfigDict(extra="forbid")
     printer: str
     bed_clear: bool
+    filament_lot: str = ""
 
 
 class StartNext(BaseModel):
     model_config = ConfigDict(extra="forbid")
     bed_clear: bool
+    filament_lot: str = ""
 
 
 class Settle(BaseModel):
@@ -74,7 +76,10 @@ def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Res
 @router.post("/cases/{case_id}/print", status_code=202)
 def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the print on a plate a person has seen to be clear."""
-    return print_view(print_run.start_print(app, case_id, body.printer, actor, bed_clear=body.bed_clear))
+    job = print_run.start_print(
+        app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot
+    )
+    return print_view(job)
 
 
 @router.get("/print-queue")
@@ -88,7 +93,8 @@ def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
 @router.post("/printers/{name}/next", status_code=202)
 def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
-    return print_view(print_queue.start_next(app, name, actor, bed_clear=body.bed_clear))
+    job = print_queue.start_next(app, name, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot)
+    return print_view(job)
 
 
 @router.post("/print-jobs/{token}/settle")
