@@ -185,7 +185,12 @@ class World:
                     shutil.copyfile(self.model / name, out / name)
             return {"passed": True, "warnings": []}
         (out / "print.gcode.gz").write_bytes(gzip.compress(b";FLAVOR:Griffin\n", mtime=0))
-        measures = {"part_mm3": 24000.0, "filler_mm3": 0.0}
+        measures = {
+            "part_over_mesh": 1.01, "part_mm3": 24000.0, "filler_mm3": 0.0, "vents": [{"free_radius_mm": 1.63}],
+            "printed": {"surface_p95_mm": 0.04, "surface_mean_abs_mm": 0.02, "surface_off_share": 0.001,
+                        "wall_mean_mm": 2.0, "wall_p1_mm": 1.85, "wall_thin_share": 0.0},
+        }  # fmt: skip
+        shutil.copyfile(self.model / "views.png", out / "print.errors.png")
         (out / "print.report.json").write_text(json.dumps({"passed": True, "measures": measures}), "utf-8")
         return {"audit": {"passed": True, "findings": []}, "engine": "made", "print_time_s": 7200,
                 "material_mm3": 24000.0}  # fmt: skip
