@@ -99,8 +99,9 @@ def _keep(app: App, job: PrintJob, kind: str, content: bytes, by: Actor) -> Prin
         source.unlink(missing_ok=True)
     now = app.clock.now()
     with transaction(app.engine) as connection:
+        known = {p.sha256 for p in print_pictures.listed(connection, job.token)}
         picture = print_pictures.add(connection, job.token, kind, kept, by=by.name, now=now)
-        if kind == INSPECTION:
+        if kind == INSPECTION and picture.sha256 not in known:
             case = cases.get(connection, job.case_id)
             cases.note(
                 connection,
