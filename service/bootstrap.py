@@ -26,6 +26,7 @@ from adapters.job_queue.dbos_queue import DbosJobQueue
 from adapters.job_queue.engine import queue_engine
 from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import UltimakerPrinter
+from adapters.ultimaker.camera import UltimakerCamera
 from service.config import Config, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
@@ -53,6 +54,7 @@ from service.workflow import (
     deliver,
     intake,
     intake_batch,
+    print_pictures,
     print_run,
     publish,
     pull,
@@ -69,6 +71,7 @@ from service.workflow.tether import Task, run_tethered
 log = logging.getLogger("spineprint")
 
 ROLES = ("all", "web", "dicom", "worker")
+_CAMERA_S = 3.0
 QUEUES = ("cpu", "urgent", "printers", "io", "pulls")
 
 
@@ -90,6 +93,7 @@ def open_app(config: Config) -> App:
         run_task=partial(_run_task, config.worker.job_timeout_s),
         recognise=recognise_scan,
         printers=printers,
+        cameras={p.name: UltimakerCamera(p.url) for p in config.printers if p.camera},
         sender=DicomSender(config.dicom.ae_title, tls=tls),
         web_senders={w.name: StowSender(_stow_target(w)) for w in config.dicom.web_destinations},
         finder=DicomFinder(config.dicom.ae_title, tls=tls),
@@ -210,6 +214,9 @@ class Daemon:
         self._loop("overdue", 60.0, partial(waiting.tell_overdue, app))
         for printer, entry in zip(app.printers.values(), config.printers, strict=True):
             self._loop(f"printer-{printer.name}", entry.poll_s, partial(print_run.poll, app, printer))
+        for name, camera in app.cameras.items():
+            # a loop of its own: a camera that hangs keeps no print waiting
+            self._loop(f"camera-{name}", _CAMERA_S, partial(print_pictures.take_due, app, name, camera))
 
     def _start_door(self) -> None:
         config = self.app.config.dicom

@@ -173,6 +173,8 @@ def slice_command(
         made = Path(folder) / "print.gcode.gz"
         _place(made, out)
         shutil.copyfile(Path(folder) / "print.report.json", _report_path(out))
+        if (picture := Path(folder) / "print.errors.png").is_file():
+            shutil.copyfile(picture, _report_path(out).with_suffix("").with_suffix(".errors.png"))
     hours = result["print_time_s"] / 3600
     console.print(f"{out}: {hours:.1f} h, {result['weight_g']:.1f} g PLA; audit "
                   + ("passed" if result["audit"]["passed"] else "[bold red]failed[/]"))  # fmt: skip
@@ -187,10 +189,13 @@ def audit_gcode(
     case: Folder,
 ) -> None:
     """Read a G-code file independently of the slicer; non-zero when it must not be printed."""
-    from service.workflow.tasks.slice_task import audit
+    from service.workflow.print_proof import PrintProof
 
     _case_files(case)
-    report = audit(file, case / "print.stl", case / "print.json", case / "plan.json")
+    proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json")
+    report = proof.audit()
+    if report.passed:
+        report = proof.with_prediction(report)
     print(json.dumps(report.to_document(), indent=2, sort_keys=True))
     raise typer.Exit(0 if report.passed else 2)
 

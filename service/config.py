@@ -112,6 +112,7 @@ class PrinterConfig(_Section):
     url: str
     credentials_file: Path
     poll_s: float = Field(2.0, gt=0)
+    camera: bool = Field(True, description="keep a picture of the first layer and of the end of each print")
 
     @model_validator(mode="after")
     def _url_is_http(self) -> PrinterConfig:

@@ -150,7 +150,7 @@ class TinyTasks:
     model_report: dict[str, Any] = field(default_factory=dict)
     gcode_measures: dict[str, Any] = field(
         default_factory=lambda: {
-            "part_over_mesh": 1.024, "layer_off_most": 0.02,
+            "part_over_mesh": 1.024, "layer_off_most": 0.02, "part_mm3": 24000.0, "filler_mm3": 600.0,
             "channels": [{"free_radius_mm": 1.21}, {"free_radius_mm": 1.18}],
         }
     )  # fmt: skip

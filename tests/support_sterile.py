@@ -17,6 +17,7 @@ from service.store.database import transaction
 from service.web.api import create_web
 from service.workflow.printed_item import create_item
 from tests.support_app import PASSWORD, Rig, add_people, bring
+from tests.support_photo import photo
 
 BASE = "/api/v1/sterilisation"
 PATIENT_ID = "TEST-1"
@@ -104,10 +105,20 @@ class Room:
     def inspect(self) -> None:
         design = self.item["design"]
         x, y, z = design["size_mm"]
+        self.photograph()
         self.does(
             self.at_item, "pass_qa", REVIEWER, stl_sha256=design["stl_sha256"], measured_x_mm=x, measured_y_mm=y,
-            measured_z_mm=z, vents_clear=True, engraved_id=design["engraved_id"], **design["printing"],
+            measured_z_mm=z, weight_g=design["part_weight_g"], gauge_go=True, gauge_no_go=True,
+            vents_clear=True, engraved_id=design["engraved_id"], **design["printing"],
         )  # fmt: skip
+
+    def photograph(self) -> None:
+        answer = self.client(REVIEWER).post(
+            f"/api/v1/print-jobs/{self.item_id}/pictures",
+            content=photo(),
+            headers={"Content-Type": "image/jpeg"},
+        )
+        assert answer.status_code == 201, answer.text
 
     def pack(self, *, use_by_h: float = 24 * 180) -> None:
         design = self.item["design"]

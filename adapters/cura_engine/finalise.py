@@ -17,9 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from adapters.cura_engine.print_size import printed_bounds
 from service.errors import SpineprintError
 
 _LOG_MARK = "Gcode header after slicing:"
@@ -30,10 +28,8 @@ _KEPT_COMMENT = re.compile(
     rb";(?:LAYER:-?\d+|LAYER_COUNT:\d+|TIME_ELAPSED:[\d.]+"
     rb"|TYPE:[A-Z-]+|MESH:(?:part|filler|blocker)\.stl|MESH:NONMESH)\Z"
 )
-_MOVE = re.compile(
-    rb"^G([01])(?: F[\d.]+)?(?: X(-?[\d.]+))?(?: Y(-?[\d.]+))?(?: Z(-?[\d.]+))?(?: E(-?[\d.]+))?$",
-    re.MULTILINE,
-)
+# A literal beginning lets the search leap; "^" would stop at each of a million lines.
+_LAYER_COUNT, _LAYER = re.compile(rb";LAYER_COUNT:(\d+)"), re.compile(rb";LAYER:(-?\d+)")
 _GZIP_LEVEL = 6
 
 # The order in which UltiMaker's own files have them; every key but the last three is demanded by their reader.
@@ -95,8 +91,10 @@ def finalise(raw: bytes, log: str, out: Path, *, fixed: Mapping[str, str]) -> Fi
             header.setdefault(new, header.pop(old))
     body, layers = _with_printed_layers(body, _layer_count(body))
     # The end code drives away with relative moves; it prints nothing and would spoil the size.
-    low, high = _print_size(body.partition(b"\nG91")[0])
-    for axis, lowest, highest in zip("XYZ", low, high, strict=True):
+    bounds = printed_bounds(body[: body.find(b"\nG91") if b"\nG91" in body else len(body)])
+    if bounds is None:
+        raise _incomplete("nothing is extruded in it")
+    for axis, lowest, highest in zip("XYZ", *bounds, strict=True):
         header[f"PRINT.SIZE.MIN.{axis}"] = f"{lowest:g}"
         header[f"PRINT.SIZE.MAX.{axis}"] = f"{highest:g}"
     text = _header_text(header)
@@ -124,7 +122,7 @@ def _split(raw: bytes) -> tuple[str, bytes]:
 
 
 def _layer_count(body: bytes) -> int:
-    match = re.search(rb"^;LAYER_COUNT:(\d+)", body, re.MULTILINE)
+    match = _LAYER_COUNT.search(body)
     count = int(match.group(1)) if match else 0
     if count <= 0:
         raise SpineprintError(
@@ -141,37 +139,11 @@ def _with_printed_layers(body: bytes, stated: int) -> tuple[bytes, int]:
     The engine counts layers by the height of its meshes and leaves out those at the very top in which nothing is
     wide enough to print (a pointed process). Only that is put right: a gap anywhere else stays for the audit.
     """
-    numbers = [int(m.group(1)) for m in re.finditer(rb"^;LAYER:(-?\d+)", body, re.MULTILINE)]
+    numbers = [int(m.group(1)) for m in _LAYER.finditer(body)]
     if not 0 < len(numbers) < stated or numbers != list(range(len(numbers))):
         return body, stated
     line = f";LAYER_COUNT:{len(numbers)}".encode("ascii")
-    return re.sub(rb"^;LAYER_COUNT:\d+", line, body, count=1, flags=re.MULTILINE), len(numbers)
-
-
-def _print_size(body: bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Bounds in mm on the plate of the nozzle path while it extrudes."""
-    table = np.array(_MOVE.findall(body), dtype="S12").reshape(-1, 5)
-    extrudes = (table[:, 0] == b"1") & (table[:, 4] != b"") & ((table[:, 1] != b"") | (table[:, 2] != b""))
-    # A line is printed from the position before it to its own end: both count.
-    involved = extrudes | np.append(extrudes[1:], False)
-    if not extrudes.any():
-        raise _incomplete("nothing is extruded in it")
-    low: list[float] = []
-    high: list[float] = []
-    for column in (1, 2, 3):
-        position = _held(table[:, column])[involved]
-        low.append(round(float(np.nanmin(position)), 3))
-        high.append(round(float(np.nanmax(position)), 3))
-    return tuple(low), tuple(high)
-
-
-def _held(column: NDArray[np.bytes_]) -> NDArray[np.float64]:
-    """A coordinate per move, held from the last move that gave it."""
-    given = column != b""
-    last = np.maximum.accumulate(np.where(given, np.arange(column.size), -1))
-    values = np.full(column.size, np.nan)
-    values[given] = column[given].astype(np.float64)
-    return np.where(last >= 0, values[np.maximum(last, 0)], np.nan)
+    return _LAYER_COUNT.sub(line, body, count=1), len(numbers)
 
 
 def _header_text(header: Mapping[str, str]) -> str:
@@ -192,18 +164,27 @@ def _header_text(header: Mapping[str, str]) -> str:
 
 def _clean(body: bytes) -> bytes:
     """The body without the comments that are not needed; a comment never shares a line with a command."""
+    if b"\r" in body:
+        body = body.replace(b"\r\n", b"\n")
+    if not body.endswith(b"\n"):
+        body += b"\n"
     kept: list[bytes] = []
-    for line in body.replace(b"\r\n", b"\n").split(b"\n"):
-        if b";" not in line:
-            if line:
-                kept.append(line.rstrip())
-            continue
-        command = line.partition(b";")[0].rstrip()
+    done = 0
+    while (mark := body.find(b";", done)) >= 0:
+        begin, end = body.rfind(b"\n", 0, mark) + 1, body.index(b"\n", mark)
+        kept.append(body[done:begin])
+        command = body[begin:mark].rstrip()
         if command:
-            kept.append(command)
-        elif _KEPT_COMMENT.match(line):
-            kept.append(line)
-    return b"\n".join(kept) + b"\n"
+            kept.append(command + b"\n")
+        elif begin == mark and _KEPT_COMMENT.match(body[mark:end]):
+            kept.append(body[mark : end + 1])
+        done = end + 1
+    kept.append(body[done:])
+    clean = b"".join(kept)
+    for doubled in (b" \n", b"\t\n", b"\n\n"):
+        while doubled in clean:
+            clean = clean.replace(doubled, b"\n")
+    return clean.removeprefix(b"\n")
 
 
 def _write_whole(out: Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.errors import ConflictError
 from service.store.prints import PrintJob
-from service.workflow import person_steps, print_run
+from service.workflow import person_steps, print_run, print_settle
 from tests.support_app import TECHNICIAN
 
 P = PrintState
@@ -173,7 +173,7 @@ class Player:
     def _settle(self, job: PrintJob, outcome: str) -> None:
         """A person has looked at the printer; meanwhile it may have told by itself."""
         try:
-            print_run.settle(self._world.rig.app, job.token, outcome, TECHNICIAN, "looked at it")
+            print_settle.settle(self._world.rig.app, job.token, outcome, TECHNICIAN, "looked at it")
             self.outcome.settled_by_person += 1
         except ConflictError:
             self.outcome.violations.append(f"{job.token} could not be settled as {outcome}")

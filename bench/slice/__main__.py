@@ -3,7 +3,8 @@
 Engine, definitions and kind of support are those of the service's settings (SPINEPRINT_SLICER__...).
 Without --case a phantom is written and modelled first; a case folder is what `spineprint model --out` makes. Every run
 is the service's own task from the approved mesh to the audited, packed file; the engine runs inside a shell script
-that notes when it begins and ends, so both times are of the same run. Then the finished file is audited alone.
+that notes when it begins and ends, so both times are of the same run. The prediction of the printed part, a step of
+its own after the audit, is timed apart. Then the finished file is audited alone.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from adapters.cura_engine.engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.cura_engine.locate import find_install
 from service.config import load_config
 from service.geometry.progress import silent
+from service.workflow.print_proof import PrintProof
 from service.workflow.tasks.model_task import model_task
-from service.workflow.tasks.slice_task import audit, slice_task
+from service.workflow.tasks.slice_task import slice_task
 from simulators.phantom.__main__ import main as write_phantom
 
 _MOST_OVER_ENGINE = 1.3
@@ -54,21 +56,36 @@ def _measure(case: Path, work: Path, runs: int) -> bool:
     log = work / "engine.times"
     slicer = CuraEngineSlicer(_timed_engine(work, log))
     print(f"engine: {slicer.describe()}", flush=True)
-    whole = []
+    whole, prediction = [], []
     for run in range(runs):
         out = work / f"run{run}"
         out.mkdir()
         begin = time.perf_counter()
-        result = slice_task(slicer, _argument(case, out), silent)
-        whole.append(time.perf_counter() - begin)
+        marks = _Marks()
+        result = slice_task(slicer, _argument(case, out), marks)
+        audited = marks.first.get("predicting the printed part", time.perf_counter())
+        whole.append(audited - begin)
+        prediction.append(time.perf_counter() - audited)
         if not result["audit"]["passed"]:
             sys.exit(f"the audit refuses the file: {result['audit']['findings']}")
     engine = [(int(end) - int(begin)) / 1e9 for begin, end in map(str.split, log.read_text().splitlines())]
     ratios = [w / e for w, e in zip(whole, engine, strict=True)]
     _line("engine alone, s", engine)
     _line("STL to audited .gcode.gz, s", whole)
+    _line("prediction of the printed part and its picture, s", prediction)
+    print(f"predicted: {json.dumps(result['audit']['measures']['printed'])}")
     fast = _verdict("STL to audited over engine", ratios, _MOST_OVER_ENGINE)
     return _measure_audit(case, work / "run0/print.gcode.gz", work, runs) and fast
+
+
+class _Marks:
+    """When each stage was first told."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, float] = {}
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        self.first.setdefault(stage, time.perf_counter())
 
 
 def _measure_audit(case: Path, packed: Path, work: Path, runs: int) -> bool:
@@ -78,7 +95,8 @@ def _measure_audit(case: Path, packed: Path, work: Path, runs: int) -> bool:
     wall, processor = [], []
     for _ in range(max(runs, 5)):
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        report = audit(plain, case / "print.stl", case / "print.json", case / "plan.json")
+        proof = PrintProof.read(plain, case / "print.stl", case / "print.json", case / "plan.json")
+        report = proof.audit()
         wall.append(time.perf_counter() - begin)
         processor.append(time.process_time() - begin_cpu)
     print(f"audit of {megabytes:.1f} MB; layer_off_most {report.measures['layer_off_most']}")

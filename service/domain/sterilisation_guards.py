@@ -49,6 +49,38 @@ def dims_ok(facts: Facts) -> str | None:
     return f"Size differs by more than {limit:g} mm: {'; '.join(wrong)}." if wrong else None
 
 
+@guard(
+    "weight_ok", "data", "Weigh the part without supports and brim; a part that is really off is rejected."
+)
+def weight_ok(facts: Facts) -> str | None:
+    """Plastic that is missing inside a wall shows nowhere else."""
+    planned = facts.item.design.part_weight_g if facts.item else None
+    if planned is None:
+        return "The weight to expect is not known: no audit is stored for the G-code that was printed."
+    weighed, share = facts.number("weight_g"), facts.settings.weight_tolerance_pct
+    if weighed is None or not abs(weighed - planned) <= planned * share / 100.0:
+        return (
+            f"The part weighs {said(weighed)} g; {planned:.1f} g are expected, {share:g} % off are allowed."
+        )
+    return None
+
+
+@guard("gauges_ok", "data", "Clear the channel of strings and drops and try again; else reject the part.")
+def gauges_ok(facts: Facts) -> str | None:
+    go, no_go = facts.settings.gauge_go_mm, facts.settings.gauge_no_go_mm
+    wrong = []
+    if not facts.flag("gauge_go"):
+        wrong.append(f"the go gauge of {go:g} mm does not reach the end of every channel")
+    if not facts.flag("gauge_no_go"):
+        wrong.append(f"the no-go gauge of {no_go:g} mm enters a channel, or was not tried")
+    return f"Channels: {'; '.join(wrong)}." if wrong else None
+
+
+@guard("photographed", "data", "Add a photograph to the print job on the page of the case; then sign again.")
+def photographed(facts: Facts) -> str | None:
+    return None if facts.data.get("photos") else "There is no photograph of the part."
+
+
 @guard("no_sealed_cavity", "data")
 def no_sealed_cavity(facts: Facts) -> str | None:
     if facts.item is None or facts.item.design.sealed_cavities is None:

@@ -146,8 +146,15 @@ def _size(facts: Facts) -> tuple[float, float, float]:
 
 
 def _qa(item: Item, facts: Facts) -> Item:
+    photos = facts.data.get("photos")
     record = QaRecord(
-        facts.actor, facts.now, facts.text("stl_sha256"), _size(facts), facts.text("engraved_id")
+        facts.actor,
+        facts.now,
+        facts.text("stl_sha256"),
+        _size(facts),
+        facts.text("engraved_id"),
+        facts.number("weight_g"),
+        tuple(str(p) for p in photos) if isinstance(photos, tuple | list) else (),
     )
     return replace(item, qa=record)
 
@@ -180,6 +187,8 @@ def _requalify(item: Item, facts: Facts) -> Item:
         before.stl_sha256 if before else item.design.stl_sha256,
         _size(facts),
         before.engraved_id if before else item.design.engraved_id,
+        before.weight_g if before else None,
+        before.photos if before else (),
     )
     return replace(item, qa=record, pack=None, load_id="", release=None, issue=None)
 

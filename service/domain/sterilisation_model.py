@@ -116,15 +116,21 @@ class ItemDesign:
     channels_mm: tuple[float, ...] | None = None
     gcode: GcodeProof | None = None
     ct_acquired_at: datetime | None = None
+    part_weight_g: float | None = None
+    """By the G-code that was printed: the part and the lattice that stays inside it, without supports and brim."""
 
 
 @dataclass(frozen=True)
 class QaRecord:
+    """`weight_g` and `photos` (SHA-256) are missing on records from before they were asked for."""
+
     reviewer: str
     at: datetime
     stl_sha256: str
     size_mm: tuple[float, float, float]
     engraved_id: str
+    weight_g: float | None = None
+    photos: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

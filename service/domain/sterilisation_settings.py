@@ -200,6 +200,23 @@ class SterilisationSettings:
     dimension_tolerance_mm: float = _constant(
         0.5, "mm", "measured size against the design", "P", "facts sheet, R12"
     )
+    weight_tolerance_pct: float = _constant(
+        5.0,
+        "%",
+        "weight of the part against that of its G-code",
+        "P",
+        "our proposal: spool, drops, rests of supports",
+    )
+    gauge_go_mm: float = _constant(
+        2.41, "mm", "go gauge of the needle channels", "P", "13 G needle of the paper, 2.41 mm"
+    )
+    gauge_no_go_mm: float = _constant(
+        3.1,
+        "mm",
+        "no-go gauge of the needle channels",
+        "P",
+        "our proposal: 0.3 mm above the channel's 2.8 mm",
+    )
     print_tolerance_c: float = _constant(
         2.0, "°C", "set points of nozzle and bed against the plan", "P", "our proposal"
     )

@@ -26,11 +26,12 @@ from service.gcode.expected import (
 from service.gcode.header import Header, parse_header
 from service.gcode.layer_area import layer_areas
 from service.gcode.reader import FloatArray, Gcode, read_gcode
+from service.gcode.vents import VentHole, judge_vents, vent_openness
 
 _MOST_OF_ONE_KIND = 5
 _WALLED_LEAST = 0.5
 
-__all__ = ["AuditReport", "Channel", "ExpectedPrint", "Finding", "audit_gcode"]
+__all__ = ["AuditReport", "Channel", "ExpectedPrint", "Finding", "VentHole", "audit_gcode", "audit_read"]
 
 
 def audit_gcode(
@@ -39,25 +40,44 @@ def audit_gcode(
     expected: ExpectedPrint,
     part_mesh: Mesh | Path,
     channels: Sequence[Channel | tuple[Point, Point, float]] = (),
+    vents: Sequence[VentHole] = (),
     forbidden_words: Sequence[str] = (),
 ) -> AuditReport:
-    """Audit one `.gcode` or `.gcode.gz` file.
+    """Audit one `.gcode` or `.gcode.gz` file; see `audit_read`. Raises InputRefusedError when it cannot be opened."""
+    return audit_read(
+        read_gcode(path),
+        expected=expected,
+        corners=mesh_corners(part_mesh),
+        channels=channels,
+        vents=vents,
+        forbidden_words=forbidden_words,
+    )
+
+
+def audit_read(
+    gcode: Gcode,
+    *,
+    expected: ExpectedPrint,
+    corners: FloatArray,
+    channels: Sequence[Channel | tuple[Point, Point, float]] = (),
+    vents: Sequence[VentHole] = (),
+    forbidden_words: Sequence[str] = (),
+) -> AuditReport:
+    """Audit a file that was read.
 
     Parameters
     ----------
     expected : what was ordered.
-    part_mesh : the mesh it was sliced from, (vertices, faces) or a binary STL, in print coordinates: mm, z up,
-        resting on z = 0, the plate's centre at x = y = 0.
+    corners : triangles (F, 3, 3) of the mesh it was sliced from, in print coordinates: mm, z up, resting on
+        z = 0, the plate's centre at x = y = 0.
     channels : planned channels as (mouth, blind end, radius) in the same coordinates.
+    vents : openings of the gas path in the same coordinates.
     forbidden_words : names, identifiers and the like that must not occur anywhere in the file's text.
 
-    Returns a report; raises InputRefusedError when the file cannot be opened and GeometryError when the mesh
-    is no closed body.
+    Returns a report; raises GeometryError when the mesh is no closed body.
     """
-    corners = mesh_corners(part_mesh)
     part = part_size(corners)
     areas = layer_areas(corners, expected.layer_mm)
-    gcode = read_gcode(path)
     header = parse_header(gcode.header)
     lines = beads(
         gcode,
@@ -67,6 +87,7 @@ def audit_gcode(
     )
     wanted = [c if isinstance(c, Channel) else Channel(*c) for c in channels]
     measured = [openness(channel, lines) for channel in wanted]
+    vented = [vent_openness(vent, lines) for vent in vents]
     found: list[Finding] = [
         *checks.check_header(header, expected),
         *checks.check_comments(gcode, forbidden_words),
@@ -79,11 +100,17 @@ def audit_gcode(
     ]
     for number, (channel, result) in enumerate(zip(wanted, measured, strict=True), start=1):
         found += _judge_channel(number, channel, result, expected)
+    found += judge_vents(vents, vented, expected)
     return AuditReport(
         findings=tuple(_not_too_many(found)),
         measures={
             **_measures(gcode, header, expected, part, lines, measured),
+            "first_layer_s": checks.first_layer_s(gcode),
             "layer_off_most": _layer_off_most(gcode, expected, areas),
+            "vents": [
+                {"free_radius_mm": _finite(v.free_radius), "walled_fraction": round(v.walled_fraction, 3)}
+                for v in vented
+            ],
         },
     )
 

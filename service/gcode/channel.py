@@ -77,6 +77,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
         return Openness(float("inf"), float("inf"), float("inf"), 0, 0.0)
     distance = segment_distance(start, end, entry, stop)
     support = lines.is_support[near]
+    wall = ~support & (distance <= channel.radius_mm + _WALL_SEARCH_MM)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))
     return Openness(
@@ -84,7 +85,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
         nearest_model=_least(distance[~support]),
         nearest_support=_least(distance[support]),
         blocked_line=int(lines.line[near][worst]),
-        walled_fraction=_walled(start[~support], end[~support], entry, stop, channel.radius_mm),
+        walled_fraction=_walled(start[wall], end[wall], entry, stop, channel.radius_mm),
     )
 
 
@@ -103,6 +104,7 @@ def _walled(
 ) -> float:
     """Share of stations along the axis with a model line no further than radius + 1.5 mm.
 
+    Only lines so near to the axis need to be given.
     A channel looked for in the wrong place would be found wonderfully open; this tells it from a real one.
     """
     count = max(2, round(float(np.linalg.norm(stop - entry)) / _STATION_MM))

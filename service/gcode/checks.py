@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.gcode.expected import ExpectedPrint, Finding, PartSize
 from service.gcode.header import KNOWN_PLA_GUIDS, Header
-from service.gcode.reader import FloatArray, Gcode, commands
+from service.gcode.reader import FloatArray, Gcode, TextLine, commands
 
 MODEL_KINDS = ("WALL-OUTER", "WALL-INNER", "SKIN", "FILL")
 SUPPORT_KINDS = ("SUPPORT", "SUPPORT-INTERFACE")
@@ -81,17 +81,25 @@ def check_header(header: Header, expected: ExpectedPrint) -> Iterator[Finding]:
 def check_comments(gcode: Gcode, forbidden_words: Sequence[str]) -> Iterator[Finding]:
     """Only comments of a known form; no path; none of the given words anywhere, in any case."""
     words = [word.casefold() for word in forbidden_words if len(word.strip()) >= 2]
-    for line in (*gcode.header, *gcode.others):
-        text = line.text
+    first = _first_of_each(gcode.others)
+    for text, line in (*((t.text, t) for t in gcode.header), *first.items()):
         if _PATH.search(text):
             yield Finding("comment.path", f"Line {line.number} holds a file path.")
         if any(word in text.casefold() for word in words):
             yield Finding(
                 "comment.forbidden", f"Line {line.number} holds a word that must not leave the house."
             )
-    for line in gcode.others:
-        if ";" in line.text and not _KNOWN_COMMENTS.fullmatch(line.text.strip()):
+    for text, line in first.items():
+        if ";" in text and not _KNOWN_COMMENTS.fullmatch(text.strip()):
             yield Finding("comment.unknown", f"Line {line.number} has a comment of unknown form.")
+
+
+def _first_of_each(lines: Sequence[TextLine]) -> dict[str, TextLine]:
+    """Where each text comes first: the same few dozen come a hundred thousand times."""
+    first: dict[str, TextLine] = {}
+    for line in lines:
+        first.setdefault(line.text, line)
+    return first
 
 
 def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
@@ -105,9 +113,11 @@ def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
             yield Finding("command.forbidden", f"Line {lines[0].number} has a command that is not allowed.")
         else:
             pattern = re.compile(_ALLOWED[word])
-            # the same few arguments come ten thousand times: each is looked at once, where it comes first
-            arguments = {t.text.strip()[len(word) :].strip(): t for t in reversed(lines)}
-            bad = [t for argument, t in reversed(arguments.items()) if not pattern.fullmatch(argument)]
+            bad = [
+                t
+                for text, t in _first_of_each(lines).items()
+                if not pattern.fullmatch(text.strip()[len(word) :].strip())
+            ]
             if bad:
                 yield Finding(
                     "command.forbidden", f"Line {bad[0].number} has a command with an odd argument."
@@ -181,6 +191,13 @@ def _ending(gcode: Gcode, header: Header) -> Iterator[Finding]:
         yield Finding("file.end", "The file ends at another time than its header states.")
 
 
+def first_layer_s(gcode: Gcode) -> float | None:
+    """When the first layer is done, by the slicer's own clock."""
+    first = next(iter(gcode.by_word.get(";TIME_ELAPSED", [])), None)
+    match = re.fullmatch(r";TIME_ELAPSED:(\d+(?:\.\d+)?)", first.text) if first else None
+    return round(float(match.group(1)), 1) if match else None
+
+
 def check_speeds(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
     printed = gcode.is_printed_line
     for index, name in enumerate(gcode.kinds):
@@ -201,28 +218,35 @@ def check_speeds(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
 
 def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: PartSize) -> Iterator[Finding]:
     limits = np.array(expected.volume_mm)
-    positions = gcode.end[~np.isnan(gcode.end).any(axis=1)]
-    if not len(positions) or (positions < 0.0).any() or (positions > limits).any():
+    # a position that is not known yet compares as neither
+    outside = (gcode.end < 0.0).any() or (gcode.end > limits).any()
+    if outside or not np.isfinite(gcode.end).any():
         yield Finding("extent.bed", "The nozzle would leave the build volume.")
     yield from _dives(gcode, expected)
     printed = gcode.is_printed_line
     if not printed.any():
         yield Finding("extent.empty", "Nothing is printed.")
         return
-    points = np.vstack((gcode.start[printed], gcode.end[printed]))
-    for end, found in (("MIN", np.nanmin(points, axis=0)), ("MAX", np.nanmax(points, axis=0))):
+    for end, found in zip(("MIN", "MAX"), _bounds(gcode, printed), strict=True):
         stated = np.array([header.number(f"PRINT.SIZE.{end}.{axis}") for axis in "XYZ"])
         if not (np.abs(stated - found) <= 0.5).all():
             yield Finding("extent.header", f"The header's {end} size is not that of the printed lines.")
     model = part_lines(gcode)
     if model.any():
-        shift = np.array([*expected.bed_from_print_mm, 0.0])
-        points = np.vstack((gcode.start[model], gcode.end[model])) - shift
-        below = np.nanmin(points, axis=0)[:2] - np.array(part.low[:2])
-        above = np.array(part.high[:2]) - np.nanmax(points, axis=0)[:2]
+        lowest, highest = (corner[:2] - expected.bed_from_print_mm for corner in _bounds(gcode, model))
+        below, above = lowest - part.low[:2], np.array(part.high[:2]) - highest
         gap = np.concatenate((below, above))
         if (gap < -_OUTSIDE_MODEL_MM).any() or (gap > _SHORT_OF_MODEL_MM).any():
             yield Finding("extent.model", "The printed lines do not lie where the model lies.")
+
+
+def _bounds(gcode: Gcode, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest X, Y, Z of the chosen moves, both ends."""
+    start, end = gcode.start[chosen], gcode.end[chosen]
+    return (
+        np.minimum(np.nanmin(start, axis=0), np.nanmin(end, axis=0)),
+        np.maximum(np.nanmax(start, axis=0), np.nanmax(end, axis=0)),
+    )
 
 
 def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
@@ -230,7 +254,7 @@ def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
     # after the last layer the end sequence moves the plate out of the way, relatively
     stop = next((t.number for t in reversed(gcode.others) if t.text.startswith("G91")), gcode.line_count)
     inside = (gcode.layer >= 0) & (gcode.line < stop)
-    moved = np.any(gcode.start[:, :2] != gcode.end[:, :2], axis=1)
+    moved = gcode.moves_in_plane
     floor = (gcode.layer + 1) * expected.layer_mm - expected.layer_tolerance_mm
     low = inside & moved & (gcode.end[:, 2] < floor)
     if low.any():
@@ -272,7 +296,7 @@ def check_extrusion(
     stated = header.number("EXTRUDER_TRAIN.0.MATERIAL.VOLUME_USED")
     if not abs(total - stated) <= max(10.0, 0.01 * stated):
         yield Finding("extrusion.header", f"{total:.0f} mm3 are extruded, the header states {stated:.0f}.")
-    moved = np.any(gcode.start[:, :2] != gcode.end[:, :2], axis=1) & (gcode.layer >= 0) & ~gcode.rapid
+    moved = gcode.moves_in_plane & (gcode.layer >= 0) & ~gcode.rapid
     if (gcode.extruded[moved] < -1e-4).any():
         yield Finding("extrusion.backwards", "Filament is drawn back while a line is printed.")
     if (np.abs(gcode.extruded[~printed]) > _LONGEST_RETRACTION_MM).any():

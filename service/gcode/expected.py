@@ -63,6 +63,20 @@ class ExpectedPrint:
     needle_radius_mm: float = 1.205
     """13 G needle of 2.41 mm; below it a note tells that the channel wants reaming."""
 
+    vent_share: float = 0.88
+    """Least free radius over a vent's radius: 3.0 mm must remain of 3.4 mm (facts sheet, `vents`). Measured 0.96."""
+    surface_p95_mm: float = 0.2
+    """Printed surface to the mesh, 95th percentile: one voxel of the comparison. Whole vertebrae measured 0.04."""
+    surface_off_share: float = 0.01
+    """Share of the surface printed more than 0.5 mm off. Measured 0.0005: tips thinner than a line."""
+    layer_off_share: float = 0.3
+    """The same within one layer."""
+    wall_near_shell_mm: float = 0.3
+    """Walls are judged where the mesh is this near to the shell's thickness."""
+    thin_wall_mm: float = 1.6
+    wall_thin_share: float = 0.01
+    """Share of those walls that may be printed thinner than `thin_wall_mm` (four lines of 0.4 mm)."""
+
     @property
     def filament_mm2(self) -> float:
         return math.pi * (self.filament_mm / 2.0) ** 2

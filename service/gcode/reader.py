@@ -10,8 +10,9 @@ import gzip
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,8 @@ _MODES = ("G90", "G91", "G92", "M82", "M83")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-@dataclass(frozen=True)
-class TextLine:
-    """A line that is not a plain move, as written, with its number from 1."""
+class TextLine(NamedTuple):
+    """A line that is not a plain move, as written, with its number from 1. A tuple: a file has 100,000 of them."""
 
     number: int
     text: str
@@ -68,11 +68,17 @@ class Gcode:
     kinds: tuple[str, ...]
     meshes: tuple[str, ...]
 
-    @property
+    @cached_property
     def is_printed_line(self) -> NDArray[np.bool_]:
         """Moves that lay down a line: they travel in the plane and push filament."""
-        moved: NDArray[np.bool_] = np.any(self.start[:, :2] != self.end[:, :2], axis=1)
-        return moved & (self.extruded > 0)
+        printed: NDArray[np.bool_] = self.moves_in_plane & (self.extruded > 0)
+        return printed
+
+    @cached_property
+    def moves_in_plane(self) -> NDArray[np.bool_]:
+        """Moves that change X or Y."""
+        x, y = self.start[:, 0] != self.end[:, 0], self.start[:, 1] != self.end[:, 1]
+        return np.asarray(x | y, dtype=np.bool_)
 
     def of_kind(self, *names: str) -> NDArray[np.bool_]:
         """Moves whose `;TYPE:` is one of `names`."""
@@ -147,12 +153,16 @@ def _parse_block(chunk: bytes, first_line: int) -> _Block:
     faults: list[str] = []
     for row in np.flatnonzero(is_move & ~good)[:5]:
         faults.append(f"line {first_line + int(row)} is not a move that can be read")
+    rest = np.flatnonzero(~is_move & (ends > starts))
     others: list[TextLine] = []
-    for row in np.flatnonzero(~is_move):
-        begin, end = int(starts[row]), int(ends[row])
-        if end > begin:
-            text = chunk[begin:end].decode("utf-8", errors="replace").rstrip("\r")
-            others.append(TextLine(first_line + int(row), text))
+    known: dict[bytes, str] = {}  # the same few dozen lines come again and again
+    places = zip((rest + first_line).tolist(), starts[rest].tolist(), ends[rest].tolist(), strict=True)
+    for number, begin, end in places:
+        written = chunk[begin:end]
+        text = known.get(written)
+        if text is None:
+            text = known[written] = written.decode("utf-8", errors="replace").rstrip("\r")
+        others.append(TextLine(number, text))
     rows = np.flatnonzero(is_move & good)
     return _Block(
         words=words[rows],
@@ -340,10 +350,14 @@ def _named(body: list[TextLine], line: IntArray, prefix: str) -> tuple[IntArray,
 
 def _by_word(lines: Sequence[TextLine]) -> dict[str, list[TextLine]]:
     found: dict[str, list[TextLine]] = {}
+    place: dict[str, list[TextLine]] = {}  # of each text, so that every text is taken apart once
     for line in lines:
-        word = line.text.partition(":" if line.text.startswith(";") else " ")[0].strip()
-        if word:
-            found.setdefault(word, []).append(line)
+        among = place.get(line.text)
+        if among is None:
+            word = line.text.partition(":" if line.text.startswith(";") else " ")[0].strip()
+            among = place[line.text] = found.setdefault(word, [])
+        among.append(line)
+    found.pop("", None)
     return found
 
 

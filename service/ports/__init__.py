@@ -11,6 +11,7 @@ from service.ports.jobs import (
     JobState,
 )
 from service.ports.printing import (
+    Camera,
     JobLookup,
     LookupOutcome,
     Printer,
@@ -50,6 +51,7 @@ from service.ports.sending import (
 )
 
 __all__ = [
+    "Camera",
     "Clock",
     "CommitmentAnswer",
     "CommitmentReport",

@@ -126,6 +126,12 @@ class JobLookup:
     detail: str = ""
 
 
+class Camera(Protocol):
+    def snapshot(self) -> bytes:
+        """A JPEG of the plate now. Raises DeviceError."""
+        ...
+
+
 class Printer(Protocol):
     """One printer. Methods never raise for a device that is silent or odd: they say so in the result."""
 

@@ -36,6 +36,7 @@ class PrintJob:
     time_total_s: int | None
     detail: str
     updated_at: datetime
+    filament_lot: str = ""
 
 
 def add(
@@ -49,6 +50,7 @@ def add(
     gcode_sha256: str,
     requested_by: str,
     now: datetime,
+    filament_lot: str = "",
 ) -> None:
     connection.execute(
         insert(print_jobs).values(
@@ -61,6 +63,7 @@ def add(
             gcode_sha256=gcode_sha256,
             requested_by=requested_by,
             requested_at=times.to_text(now),
+            filament_lot=filament_lot,
             updated_at=times.to_text(now),
         )
     )
@@ -187,4 +190,5 @@ def _job(r: Row[Any]) -> PrintJob:
         time_total_s=r.time_total_s,
         detail=r.detail,
         updated_at=times.from_text(r.updated_at),
+        filament_lot=r.filament_lot,
     )

@@ -198,7 +198,22 @@ print_jobs = Table(
     Column("time_total_s", Integer),
     Column("detail", Text, nullable=False, default=""),
     Column("updated_at", _TIME, nullable=False),
+    Column(
+        "filament_lot", String(64), nullable=False, default=""
+    ),  # read off the spool by who cleared the plate
     UniqueConstraint("approval_id", "attempt", name="uq_print_jobs_approval_attempt"),
+)
+
+print_pictures = Table(
+    "print_pictures",
+    metadata,
+    Column("token", String(64), ForeignKey("print_jobs.token"), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),  # first_layer | end | inspection
+    Column("path", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("taken_at", _TIME, nullable=False),
+    Column("taken_by", String(64), nullable=False),
 )
 
 printers = Table(

@@ -19,6 +19,9 @@ LARGEST_BODY = 1 << 20
 #: A mask of a whole-spine CT, uncompressed, stays below this. Only people who are logged in may send it: the
 #: body is taken in, to the temporary folder, before the route's own check of the session.
 LARGEST_UPLOAD = 1 << 30
+#: A photograph of a part, read whole and looked at by its route.
+LARGEST_PHOTO = 16 << 20
+_PHOTO = re.compile(r"/api/v1/print-jobs/[^/]+/pictures/?")
 _MASK = re.compile(r"/api/v1/cases/[^/]+/mask/?")
 #: Images are read by their routes as they arrive, with the disk reserve in view; the limit is `[web] max_upload_mb`.
 _IMAGES = re.compile(r"/api/v1/uploads/?|(?P<stow>/dicom-web/studies(/[^/]+)?/?)")
@@ -34,7 +37,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        large = _IMAGES.fullmatch(scope["path"]) or _MASK.fullmatch(scope["path"])
+        path = scope["path"]
+        large = _IMAGES.fullmatch(path) or _MASK.fullmatch(path) or _PHOTO.fullmatch(path)
         limit: int = await run_in_threadpool(_limit, scope) if large else LARGEST_BODY
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > limit:
@@ -64,6 +68,8 @@ def _limit(scope: Scope) -> int:
         return LARGEST_BODY
     if caller is None:
         return LARGEST_BODY
+    if _PHOTO.fullmatch(scope["path"]):
+        return LARGEST_PHOTO if caller.person is not None else LARGEST_BODY
     if not images:
         return LARGEST_UPLOAD if caller.person is not None else LARGEST_BODY
     scopes = (TokenScope.DICOM_WEB,) if images["stow"] else ()

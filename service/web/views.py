@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from service.domain.case import RULES, CaseEvent, CaseState
 from service.domain.people import Role
 from service.domain.print_job import PrintState
+from service.domain.sterilisation import Item
 from service.store import blobs, cases, deliveries, prints, scans, sterile, studies
 from service.store.cases import Case
 from service.store.deliveries import Delivery
@@ -64,7 +65,7 @@ def case_detail(
         },
         "print_jobs": [print_view(j) for j in prints.listed(connection, case_id=case.id)],
         "items": [
-            {"id": i.id, "state": i.state.value, "load_id": i.load_id or None}
+            {"id": i.id, "state": i.state.value, "load_id": i.load_id or None, "inspection": inspection_view(i)}
             for i in sterile.items_of_case(connection, case.id)
         ],
         "scans": [
@@ -77,6 +78,21 @@ def case_detail(
     if roles is not None:
         view["possible_events"] = possible_events(case, roles, late=view["late_images"] is not None)
     return view
+
+
+def inspection_view(item: Item) -> dict[str, Any] | None:
+    """What a second person measured on the part, beside what was expected."""
+    if item.qa is None:
+        return None
+    return {
+        "by": item.qa.reviewer,
+        "at": item.qa.at,
+        "size_mm": item.qa.size_mm,
+        "designed_mm": item.design.size_mm,
+        "weight_g": item.qa.weight_g,
+        "predicted_g": item.design.part_weight_g,
+        "photos": len(item.qa.photos),
+    }
 
 
 def _inputs(case: Case) -> dict[str, Any]:
@@ -249,6 +265,7 @@ def print_view(job: PrintJob) -> dict[str, Any]:
         "time_elapsed_s": job.time_elapsed_s,
         "time_total_s": job.time_total_s,
         "detail": job.detail or None,
+        "filament_lot": job.filament_lot or None,
         "updated_at": job.updated_at,
     }
 

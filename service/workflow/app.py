@@ -15,6 +15,7 @@ from service.domain.series import SeriesInfo
 from service.domain.sterilisation_settings import SterilisationSettings
 from service.geometry.progress import Progress
 from service.ports import (
+    Camera,
     Clock,
     CommitmentRequester,
     ImageNode,
@@ -41,6 +42,8 @@ class App:
     run_task: TaskRunner
     recognise: ScanRecogniser
     printers: Mapping[str, Printer] = field(default_factory=dict)
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
+    """Of the printers, by their names."""
     sender: ImageSender | None = None
     web_senders: Mapping[str, ImageSender] = field(default_factory=dict)
     """STOW-RS destinations by name."""

@@ -141,10 +141,14 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     folder = app.case_folder(case.id)
     gcode = blobs.keep(work / "print.gcode.gz", folder, "gcode")
     report = blobs.keep(work / "print.report.json", folder, "gcode_report")
+    picture = work / "print.errors.png"
+    errors = blobs.keep(picture, folder, "print_errors") if picture.is_file() else None
     now = app.clock.now()
     with transaction(app.engine) as connection:
         blobs.record(connection, case.id, "gcode", gcode, now)
         blobs.record(connection, case.id, "gcode_report", report, now)
+        if errors is not None:
+            blobs.record(connection, case.id, "print_errors", errors, now)
         standing = approvals.standing(connection, case.id)
         cases.move(
             connection,

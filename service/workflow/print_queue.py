@@ -39,7 +39,9 @@ def list_queue(app: App) -> list[dict[str, Any]]:
     ]
 
 
-def start_next(app: App, printer_name: str, actor: Actor, *, bed_clear: bool) -> PrintJob:
+def start_next(
+    app: App, printer_name: str, actor: Actor, *, bed_clear: bool, filament_lot: str = ""
+) -> PrintJob:
     """Start the first case of the queue on this printer, whose plate a person has seen to be clear.
 
     A case that somebody else takes at the same moment is passed over for the next one.
@@ -52,7 +54,9 @@ def start_next(app: App, printer_name: str, actor: Actor, *, bed_clear: bool) ->
         waiting = in_order(_waiting(connection, app))
     for case in waiting:
         try:
-            return print_run.start_print(app, case.case_id, printer_name, actor, bed_clear=bed_clear)
+            return print_run.start_print(
+                app, case.case_id, printer_name, actor, bed_clear=bed_clear, filament_lot=filament_lot
+            )
         except ConflictError:
             with reading(app.engine) as connection:
                 taken = cases.get(connection, case.case_id).state is not CaseState.SLICED

@@ -11,13 +11,10 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from service.domain.case import CaseEvent, CaseState
-from service.domain.people import Actor, system
+from service.domain.people import Actor
 from service.domain.print_job import OVER, RUNNING, PrintState, observed
 from service.errors import (
-    ConflictError,
     DeviceError,
     DeviceUnsureError,
     InputRefusedError,
@@ -34,24 +31,32 @@ from service.ports import (
     SendOutcome,
 )
 from service.store import approvals, blobs, cases, outbox, prints, times
-from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
 from service.workflow import print_found
 from service.workflow.app import App
-from service.workflow.jobs import park, tell_attention
-from service.workflow.printed_item import create_item
+from service.workflow.jobs import tell_attention
+from service.workflow.print_end import (
+    PRINTER,
+    ended_badly,
+    not_configured,
+    park_print,
+    printed,
+    void_and_park,
+)
 
 log = logging.getLogger("spineprint.print")
 
-_PRINTER = system("printer")
 #: After a replay the printer may still be digesting an upload of the killed process: ask, wait, ask again.
 _SETTLE_S = 2.0
-_ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
 
 
-def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool) -> PrintJob:
+def start_print(
+    app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool, filament_lot: str = ""
+) -> PrintJob:
     """A person starts the print: the intent is recorded and the printer reserved, nothing is sent yet.
+
+    `filament_lot`: as read off the spool by the one who looked at the plate; empty when it is not known.
 
     Raises
     ------
@@ -63,6 +68,7 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
             next_step="Choose one of the configured printers.",
             code="printer.not_found",
         )
+    lot = _checked_lot(filament_lot)
     now = app.clock.now()
     with transaction(app.engine) as connection:
         case = cases.get(connection, case_id)
@@ -84,15 +90,31 @@ def start_print(app: App, case_id: str, printer_name: str, actor: Actor, *, bed_
                 "approval_is_current": approval is not None and gcode is not None,
                 "late_images_decided": not case.newer_images,
             },
-            data={"printer": printer_name, "job": token, "gcode_sha256": gcode.sha256 if gcode else None},
+            data={
+                "printer": printer_name,
+                "job": token,
+                "filament_lot": lot,
+                "gcode_sha256": gcode.sha256 if gcode else None,
+            },
             jobs=[JobRequest(f"send.{token}", "send_print", token, "printers", partition=printer_name)],
         )
         assert approval is not None and gcode is not None
         prints.add(
             connection, token=token, case_id=case_id, approval_id=approval.id, attempt=attempt, printer=printer_name,
-            gcode_sha256=gcode.sha256, requested_by=actor.name, now=now,
+            gcode_sha256=gcode.sha256, requested_by=actor.name, now=now, filament_lot=lot,
         )  # fmt: skip
         return prints.get(connection, token)
+
+
+def _checked_lot(text: str) -> str:
+    lot = text.strip()
+    if len(lot) > 64 or not lot.isprintable():
+        raise InputRefusedError(
+            "A filament lot has at most 64 printable characters.",
+            next_step="Copy the lot from the spool's label.",
+            code="print.lot",
+        )
+    return lot
 
 
 def send_print(app: App, key: str, token: str) -> None:
@@ -112,7 +134,7 @@ def send_print(app: App, key: str, token: str) -> None:
 def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
     printer = app.printers.get(job.printer)
     if printer is None:
-        raise _not_configured(job)
+        raise not_configured(job)
     if gcode is None or blobs.sha256_of(gcode) != job.gcode_sha256:
         raise InputRefusedError(
             "The G-code on disk is not the audited one.",
@@ -148,14 +170,6 @@ def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
         )
 
 
-def _not_configured(job: PrintJob) -> DeviceError:
-    return DeviceError(
-        f"Printer '{job.printer}' is not configured any more.",
-        code="printer.not_found",
-        next_step="Add it to the configuration or print on another one.",
-    )
-
-
 def _has_already(app: App, printer: Printer, job: PrintJob) -> bool:
     """Ask the printer for our job. True: settled here. False: the printer certainly does not have it."""
     for pause_s in (0.0, _SETTLE_S):
@@ -181,7 +195,7 @@ def _accepted(app: App, job: PrintJob, uuid: str) -> None:
             connection,
             cases.get(connection, job.case_id),
             event="print_accepted",
-            actor=_PRINTER,
+            actor=PRINTER,
             now=now,
             data={"job": job.token, "uuid": uuid, "printer": job.printer},
         )
@@ -196,7 +210,7 @@ def _unknown(app: App, job: PrintJob, detail: str) -> None:
             connection,
             case,
             event="print_unknown",
-            actor=_PRINTER,
+            actor=PRINTER,
             now=now,
             data={"job": job.token, "detail": detail},
         )
@@ -217,7 +231,7 @@ def _not_started(app: App, token: str, error: SpineprintError) -> None:
         prints.change(connection, job, PrintState.NOT_STARTED, app.clock.now(), detail=error.message)
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
-        _park(connection, app, case, error, CaseState.SLICED)
+        park_print(connection, app, case, error, CaseState.SLICED)
     tell_attention(app, case, error)
 
 
@@ -279,7 +293,7 @@ def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> No
         values["finished_at"] = times.to_text(now)
     if target in OVER:
         values["cleared_at"] = times.to_text(now)
-    error = _ended_badly(target) if target in (PrintState.ABORTED, PrintState.FAILED) else None
+    error = ended_badly(target) if target in (PrintState.ABORTED, PrintState.FAILED) else None
     with transaction(app.engine) as connection:
         fresh = prints.get(connection, job.token)
         if fresh.state in OVER:
@@ -289,134 +303,8 @@ def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> No
             prints.release(connection, job.printer, job.token)
         case = cases.get(connection, job.case_id)
         if target is PrintState.FINISHED:
-            _printed(connection, app, case, fresh, _PRINTER)
+            printed(connection, app, case, fresh, PRINTER)
         if error is not None:
-            _void_and_park(connection, app, case, error)
+            void_and_park(connection, app, case, error)
     if error is not None:
         tell_attention(app, case, error)
-
-
-def _printed(connection: Connection, app: App, case: Case, job: PrintJob, actor: Actor) -> None:
-    now = app.clock.now()
-    cases.move(
-        connection,
-        case,
-        CaseEvent.PRINT_CLEARED,
-        actor=_PRINTER,
-        now=now,
-        guards={"printer_says_finished": True},
-        data={"job": job.token, "uuid": job.uuid, "settled_by": actor.name},
-    )
-    create_item(connection, app, case, job)
-
-
-def _ended_badly(target: PrintState) -> DeviceError:
-    return DeviceError(
-        f"The print was {'stopped' if target is PrintState.ABORTED else 'reported as failed'} at the printer.",
-        next_step="Discard the part. Resume to have the plan approved again, which allows one new print.",
-        code="print.aborted" if target is PrintState.ABORTED else "print.failed",
-    )
-
-
-def _void_and_park(connection: Connection, app: App, case: Case, error: SpineprintError) -> None:
-    approvals.void(connection, case.id, app.clock.now())
-    _park(connection, app, case, error, CaseState.PLAN_READY)
-
-
-def _park(
-    connection: Connection, app: App, case: Case, error: SpineprintError, resume_state: CaseState
-) -> None:
-    """In the transaction that ends the print: a kill between the two would leave the case waiting for ever."""
-    if case.state is CaseState.PRINTING:
-        park(connection, app, case, error, resume_state)
-
-
-def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
-    """A person looked at the printer and says how a print ended: finished | failed | not_started.
-
-    For a print that is UNKNOWN, or accepted by a printer that does not answer any more (its history wiped, its board
-    dead): such a part would lie there for ever. Raises InputRefusedError, ConflictError.
-    """
-    targets = {
-        "finished": PrintState.FINISHED,
-        "failed": PrintState.FAILED,
-        "not_started": PrintState.NOT_STARTED,
-    }
-    if outcome not in targets or not note.strip():
-        raise InputRefusedError(
-            "An outcome (finished, failed, not_started) and a note are needed.",
-            next_step="Say what you saw at the printer.",
-            code="print.settle",
-        )
-    target = targets[outcome]
-    now = app.clock.now()
-    with transaction(app.engine) as connection:
-        job = prints.get(connection, token)
-        if job.state is not PrintState.UNKNOWN and not (
-            job.state in _ON_PLATE and _gone(connection, app, job)
-        ):
-            raise ConflictError(
-                "Only a print whose outcome is unknown, or whose printer does not answer, can be settled by hand.",
-                code="print.state",
-                next_step="Load the print job again.",
-            )
-        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=times.to_text(now))
-        prints.release(connection, job.printer, token)
-        case = cases.get(connection, job.case_id)
-        cases.note(
-            connection,
-            case,
-            event="print_settled",
-            actor=actor,
-            now=now,
-            data={"job": token, "outcome": outcome, "note": note.strip()},
-        )
-        error = None
-        if target is PrintState.FINISHED:
-            _printed(connection, app, case, job, actor)
-        elif target is PrintState.FAILED:
-            error = _ended_badly(target)
-            _void_and_park(connection, app, case, error)
-        else:
-            error = DeviceError(
-                "The print was not started.",
-                code="print.not_started",
-                next_step="Resume the case and start the print again.",
-            )
-            _park(connection, app, case, error, CaseState.SLICED)
-    if error is not None:
-        tell_attention(app, case, error)
-    return job
-
-
-def _gone(connection: Connection, app: App, job: PrintJob) -> bool:
-    """The printer will not tell: it is not configured any more, or its last reading is that it was silent."""
-    if job.printer not in app.printers:
-        return True
-    _, seen, _ = prints.printer_rows(connection).get(job.printer, ("", None, None))
-    return seen is not None and seen.get("state") == PrinterState.SILENT.value
-
-
-def command(app: App, token: str, target: str, actor: Actor) -> None:
-    """'pause' | 'print' (resume) | 'abort', on behalf of a person. Raises DeviceError, ConflictError."""
-    with reading(app.engine) as connection:
-        job = prints.get(connection, token)
-    if job.state not in (PrintState.PRINTING, PrintState.PAUSED):
-        raise ConflictError(
-            f"The print is {job.state}; there is nothing to {target}.",
-            code="print.state",
-            next_step="Load the print job again.",
-        )
-    printer = app.printers.get(job.printer)
-    if printer is None:
-        raise _not_configured(job)
-    printer.command(target)
-    with transaction(app.engine) as connection:
-        cases.note(
-            connection,
-            cases.get(connection, job.case_id),
-            event=f"print_{target}",
-            actor=actor,
-            now=app.clock.now(),
-            data={"job": token},
-        )

@@ -53,6 +53,7 @@ def create_item(connection: Connection, app: App, case: Case, job: PrintJob) -> 
             channels_mm=tuple(float(w) for w in widths) if widths and None not in widths else None,
             gcode=_gcode_proof(current, job),
             ct_acquired_at=_study_time(study.study_date),
+            part_weight_g=_part_weight_g(current, job, printing),
         ),
         printed_by=job.requested_by,
     )
@@ -79,6 +80,19 @@ def _gcode_proof(current: Mapping[str, blobs.Artifact], job: PrintJob) -> GcodeP
         layer_off_most=measures.get("layer_off_most"),
         channels_free_mm=tuple(None if r is None else round(2.0 * float(r), 3) for r in free),
     )
+
+
+def _part_weight_g(
+    current: Mapping[str, blobs.Artifact], job: PrintJob, printing: SliceSettings
+) -> float | None:
+    """What the part must weigh by the audit of the very file that was printed; None when that is not kept."""
+    if _gcode_proof(current, job) is None:
+        return None
+    measures = json.loads(current["gcode_report"].path.read_text("utf-8")).get("measures", {})
+    part, filler = measures.get("part_mm3"), measures.get("filler_mm3")
+    if not isinstance(part, int | float) or not isinstance(filler, int | float):
+        return None
+    return round((part + filler) / 1000.0 * printing.material_density_g_cm3, 2)
 
 
 def _study_time(study_date: str) -> datetime | None:

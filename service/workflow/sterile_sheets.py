@@ -29,7 +29,7 @@ from service.domain.sterilisation import (
 )
 from service.errors import ConflictError, InputRefusedError
 from service.results.sheet import Section, Sheet
-from service.store import audit, blobs, cases, cycle_files, sterile, studies
+from service.store import audit, blobs, cases, cycle_files, print_pictures, prints, sterile, studies
 from service.store.cycle_files import CycleFile
 from service.store.database import reading
 from service.workflow.app import App
@@ -75,16 +75,21 @@ def item_passport(app: App, item_id: str) -> Sheet:
         ct = _study_hash(connection, case.study_uid)
         signed = _signed(connection, f"item:{item_id}")
         steps = [r for r in audit.history(connection, case.subject) if not r.event.startswith("item_")]
+        job = prints.maybe(connection, item_id)
+        pictures = print_pictures.listed(connection, item_id)
     design = item.design
     facts = (
         ("Item", item.id), ("State", item.state.value), ("Case", design.engraved_id), ("Level", design.level),
         ("Patient reference", design.patient_reference), ("Printed by", item.printed_by),
+        ("Filament lot", (job.filament_lot if job else "") or "not recorded"),
         ("Recalled after use", "YES" if item.recalled_after_use else "no"), ("Written", _time(app.clock.now())),
     )  # fmt: skip
     hashes = [("planning CT (all images)", ct), ("mesh inspected against", design.stl_sha256)]
     hashes += [(kind, artifact.sha256) for kind, artifact in sorted(current.items())]
+    hashes += [(f"picture, {p.kind.replace('_', ' ')}, {p.taken_by}", p.sha256) for p in pictures]
     sections = (
         Section("What was proven before loading", ("proof", "measured"), _proof_rows(design), (1.4, 3)),
+        Section("Inspection", ("measure", "measured", "expected"), _inspection_rows(item), (1.4, 1.5, 1.5)),
         Section("What it was made from, SHA-256", ("thing", "hash"), tuple(hashes), (1, 3)),
         Section(
             "Steps of the case", ("when (UTC)", "step", "signed by"),
@@ -259,6 +264,22 @@ def _proof_rows(design: ItemDesign) -> tuple[tuple[str, ...], ...]:
         ("plastic over that of a solid part", _said(proof.part_over_mesh) if proof else "not measured"),
         ("layer farthest from solid, share", _said(proof.layer_off_most) if proof else "not measured"),
         ("audit of the printed G-code", _audit_words(proof)),
+    )
+
+
+def _inspection_rows(item: Item) -> tuple[tuple[str, ...], ...]:
+    qa, design = item.qa, item.design
+    if qa is None:
+        return (("not inspected yet", "", ""),)
+    sizes = tuple(
+        (f"{name}, mm", f"{got:g}", f"{wanted:.2f}")
+        for name, got, wanted in zip(("width", "depth", "height"), qa.size_mm, design.size_mm, strict=True)
+    )
+    return (
+        *sizes,
+        ("weight, g", _said(qa.weight_g), _said(design.part_weight_g)),
+        ("photographs", str(len(qa.photos)), "at least one"),
+        ("inspected by", qa.reviewer, _time(qa.at)),
     )
 
 

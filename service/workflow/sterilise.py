@@ -20,7 +20,7 @@ from service.domain.sterilisation import (
     Steriliser,
 )
 from service.errors import ConflictError, NotAllowedError, SpineprintError
-from service.store import approvals, audit, cases, sterile
+from service.store import approvals, audit, cases, print_pictures, sterile
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.workflow.app import App
@@ -78,6 +78,10 @@ def item_event(
         values["scanned_patient_reference"] = patient_reference(str(values.pop("scanned_patient_id")))
     with transaction(app.engine) as connection:
         item = sterile.get(connection, Item, item_id)
+        if event == "pass_qa":
+            # what is stored counts, whatever was typed
+            stored = print_pictures.listed(connection, item_id)
+            values["photos"] = [p.sha256 for p in stored if p.kind == print_pictures.INSPECTION]
         load_id = str(values.get("load_id") or item.load_id)
         load = sterile.maybe(connection, Load, load_id) if load_id else None
         changed = rules.apply_item(

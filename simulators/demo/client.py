@@ -41,6 +41,10 @@ class Service:
             "POST", path, who, data=dict(form), files={"file": (file.name, file.read_bytes())}
         ).json()
 
+    def send_bytes(self, path: str, content: bytes, media_type: str, *, who: str) -> Any:
+        """A file as it is."""
+        return self._send("POST", path, who, content=content, extra={"Content-Type": media_type}).json()
+
     def fetch(self, path: str, *, who: str) -> bytes:
         return self._send("GET", path, who).content
 
@@ -57,11 +61,13 @@ class Service:
         response = self._send(method, path, who, json=body)
         return response.json() if response.content else None
 
-    def _send(self, method: str, path: str, who: str, **content: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, who: str, *, extra: Mapping[str, str] | None = None, **content: Any
+    ) -> httpx.Response:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                headers = {"Authorization": f"Bearer {self._token(who)}"}
+                headers = {"Authorization": f"Bearer {self._token(who)}", **(extra or {})}
                 response = self._http.request(method, path, headers=headers, **content)
             except httpx.TransportError:
                 if time.monotonic() > deadline:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from PIL import Image
 
 from simulators.demo.client import Service
 
@@ -34,11 +37,22 @@ def inspect(service: Service, case: Record, say: Say) -> None:
         "measured_x_mm": round(x + 0.1, 2),
         "measured_y_mm": round(y - 0.1, 2),
         "measured_z_mm": round(z, 2),
+        "weight_g": design["part_weight_g"],
+        "gauge_go": True,
+        "gauge_no_go": True,
         "vents_clear": True,
         "engraved_id": design["engraved_id"],
     }
-    say("a second person inspects the part: dimensions, vents, identity")
+    say("a second person inspects the part: dimensions, weight, gauges, vents, photograph, identity")
+    service.send_bytes(f"/api/v1/print-jobs/{item['id']}/pictures", _photograph(), "image/jpeg", who="piet")
     _item_event(service, item, "pass_qa", data, "piet", sign=True)
+
+
+def _photograph() -> bytes:
+    """What a phone would take: here a grey picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (320, 240), (150, 148, 140)).save(out, "JPEG")
+    return out.getvalue()
 
 
 def next_step(service: Service, case: Record, patient_id: str, say: Say) -> None:

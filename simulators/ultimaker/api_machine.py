@@ -164,11 +164,12 @@ def _materials(request: Request) -> dict[str, str]:
 async def camera(request: Request, index: int, what: str) -> Response:
     if index != 0 or what not in ("stream", "snapshot"):
         raise ApiError(404, "Camera index not found")
-    return RedirectResponse(f"http://{_host(request)}:8080/?action={what}", 302)
+    return RedirectResponse(f"http://{_host(request)}/?action={what}", 302)
 
 
 def _host(request: Request) -> str:
-    return urlsplit(str(request.url)).hostname or "localhost"
+    """Host and port the client used: the camera answers there too, see `simulators.ultimaker.camera`."""
+    return urlsplit(str(request.url)).netloc or "localhost"
 
 
 # --- everything that can be read ------------------------------------------------------------------------

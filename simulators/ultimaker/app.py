@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from simulators.ultimaker import api, api_machine, panel, web
+from simulators.ultimaker import api, api_machine, camera, panel, web
 from simulators.ultimaker.auth import DeniedError
 from simulators.ultimaker.faults import App, Gate
 from simulators.ultimaker.simulator import Simulator
@@ -33,7 +33,7 @@ def build(sim: Simulator) -> App:
     app.include_router(api.router)
     # last: it answers every GET that nothing else does
     app.include_router(api_machine.router)
-    app.add_api_route("/", _front_page, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/", camera.front_page, methods=["GET"], include_in_schema=False)
     app.add_exception_handler(web.ApiError, _api_error)
     app.add_exception_handler(DeniedError, web.denied)
     app.add_exception_handler(HTTPException, _http_error)
@@ -57,12 +57,6 @@ async def _tick(sim: Simulator) -> None:
         panel.auto_answer(sim)
         sim.tick()
         await asyncio.sleep(TICK_WALL_S)
-
-
-async def _front_page() -> Response:
-    return PlainTextResponse(
-        "Simulated Ultimaker 3. API: /api/v1, documentation: /docs/api/, panel: /panel\n"
-    )
 
 
 async def _api_error(_request: Request, exc: Exception) -> Response:

@@ -144,8 +144,8 @@ def system_tree(sim: Simulator) -> dict[str, Any]:
 
 
 def camera_tree(host: str) -> dict[str, Any]:
-    """The stream itself is on port 8080, which the clients hard-code; only the address is told here."""
-    return {"feed": f"http://{host}:8080/?action=stream"}
+    """Where the stream is: on port 8080 of a real printer, here on the simulator's own."""
+    return {"feed": f"http://{host}/?action=stream"}
 
 
 def material_xml(guid: str, brand: str, name: str, colour: str) -> str:

@@ -20,7 +20,7 @@ from service.ports import PrinterState, SendResult
 from service.store import audit, blobs, prints, sterile
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import person_steps, print_run
+from service.workflow import person_steps, print_end, print_run, print_settle
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.options import Options
 from simulators.ultimaker.simulator import Simulator
@@ -244,14 +244,14 @@ def test_a_person_settles_what_the_printer_cannot_say(
 ):
     job = _unknown(room)
     with pytest.raises(InputRefusedError):
-        print_run.settle(room.rig.app, job.token, outcome, TECHNICIAN, "  ")
+        print_settle.settle(room.rig.app, job.token, outcome, TECHNICIAN, "  ")
     with pytest.raises(InputRefusedError):
-        print_run.settle(room.rig.app, job.token, "perhaps", TECHNICIAN, "saw it")
-    settled = print_run.settle(room.rig.app, job.token, outcome, TECHNICIAN, "looked at it")
+        print_settle.settle(room.rig.app, job.token, "perhaps", TECHNICIAN, "saw it")
+    settled = print_settle.settle(room.rig.app, job.token, outcome, TECHNICIAN, "looked at it")
     assert (settled.state, settled.detail, room.case.state) == (state, "looked at it", case_state)
     assert room.reserved() == ""
     with pytest.raises(ConflictError):
-        print_run.settle(room.rig.app, job.token, outcome, TECHNICIAN, "again")
+        print_settle.settle(room.rig.app, job.token, outcome, TECHNICIAN, "again")
 
 
 def test_an_unknown_print_that_the_printer_tells_of_later_goes_on(room: Room):
@@ -368,7 +368,7 @@ def test_the_end_of_a_print_and_the_parked_case_are_one_step(room: Room, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(print_run, "park", killed)
+        patch.setattr(print_end, "park", killed)
         with pytest.raises(KeyboardInterrupt):
             room.wait(5)
     assert room.job().state is P.AWAITING_REMOVAL
@@ -384,7 +384,7 @@ def test_a_refused_print_and_the_parked_case_are_one_step(room: Room, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(print_run, "park", killed)
+        patch.setattr(print_end, "park", killed)
         with pytest.raises(KeyboardInterrupt):
             room.send()
     assert room.job().state is P.INTENT
@@ -506,11 +506,12 @@ def test_a_part_on_a_printer_that_answers_no_more_can_be_settled(room: Room):
     room.send()
     assert room.wait(4000).state is P.AWAITING_REMOVAL
     with pytest.raises(ConflictError):
-        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off")
+        print_settle.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off")
     room.device.fault("refuse_connection")
     room.wait(5)
     assert (
-        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state is P.FINISHED
+        print_settle.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state
+        is P.FINISHED
     )
     assert (room.case.state, room.reserved()) == (CaseState.PRINTED, "")
 
@@ -523,7 +524,8 @@ def test_a_part_whose_job_the_printer_has_lost_can_be_settled(room: Room):
         room.device.fault(lie)
     assert room.wait(5).state is P.UNKNOWN
     assert (
-        print_run.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state is P.FINISHED
+        print_settle.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off").state
+        is P.FINISHED
     )
     assert room.case.state is CaseState.PRINTED
 
@@ -531,11 +533,11 @@ def test_a_part_whose_job_the_printer_has_lost_can_be_settled(room: Room):
 def test_pause_and_resume_from_the_service(room: Room):
     job = room.start()
     with pytest.raises(ConflictError):
-        print_run.command(room.rig.app, job.token, "pause", TECHNICIAN)
+        print_settle.command(room.rig.app, job.token, "pause", TECHNICIAN)
     room.send()
     room.wait(400)
-    print_run.command(room.rig.app, job.token, "pause", TECHNICIAN)
+    print_settle.command(room.rig.app, job.token, "pause", TECHNICIAN)
     assert room.wait(10).state is P.PAUSED
-    print_run.command(room.rig.app, job.token, "print", TECHNICIAN)
+    print_settle.command(room.rig.app, job.token, "print", TECHNICIAN)
     assert room.wait(20).state is P.PRINTING
     assert {"print_pause", "print_print"} <= set(room.events())

@@ -42,13 +42,23 @@ from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.tables import cases as case_table
 from service.web.api import create_web
-from service.workflow import approve, build, identity, intake, print_run, sterilise
+from service.workflow import (
+    approve,
+    build,
+    identity,
+    intake,
+    print_pictures,
+    print_run,
+    print_settle,
+    sterilise,
+)
 from service.workflow.app import App
 from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks.inspect_task import inspect_study
 from tests.support_app import HandNode
 from tests.support_dicom import ROOT, ct_slice, save
+from tests.support_photo import photo
 
 PASSWORD = "correct-horse-7"
 PEOPLE = {
@@ -177,7 +187,13 @@ class World:
                     shutil.copyfile(self.model / name, out / name)
             return {"passed": True, "warnings": []}
         (out / "print.gcode.gz").write_bytes(gzip.compress(b";FLAVOR:Griffin\n", mtime=0))
-        (out / "print.report.json").write_text("{}", "utf-8")
+        measures = {
+            "part_over_mesh": 1.01, "part_mm3": 24000.0, "filler_mm3": 0.0, "vents": [{"free_radius_mm": 1.63}],
+            "printed": {"surface_p95_mm": 0.04, "surface_mean_abs_mm": 0.02, "surface_off_share": 0.001,
+                        "wall_mean_mm": 2.0, "wall_p1_mm": 1.85, "wall_thin_share": 0.0},
+        }  # fmt: skip
+        shutil.copyfile(self.model / "views.png", out / "print.errors.png")
+        (out / "print.report.json").write_text(json.dumps({"passed": True, "measures": measures}), "utf-8")
         return {"audit": {"passed": True, "findings": []}, "engine": "made", "print_time_s": 7200,
                 "material_mm3": 24000.0}  # fmt: skip
 
@@ -261,7 +277,7 @@ class World:
         case = self.printing(name, printer, PrintState.UNKNOWN)
         with reading(self.app.engine) as connection:
             job = prints.listed(connection, case_id=case.id)[0]
-        print_run.settle(self.app, job.token, "finished", person("tom"), "the part was on the plate")
+        print_settle.settle(self.app, job.token, "finished", person("tom"), "the part was on the plate")
         return self.case(case.id)
 
     def pass_qa(self, case: Case) -> str:
@@ -269,10 +285,12 @@ class World:
             item = sterile.items_of_case(connection, case.id)[0]
         design = item.design
         x, y, z = design.size_mm
+        print_pictures.add_photo(self.app, item.id, photo(), person("ada"))
         sterilise.item_event(
             self.app, item.id, "pass_qa",
             {"stl_sha256": design.stl_sha256, "material": "PLA", "layer_mm": 0.2, "nozzle_c": 210.0, "bed_c": 60.0,
              "speed_mm_s": 50.0, "measured_x_mm": x, "measured_y_mm": y, "measured_z_mm": z, "vents_clear": True,
+             "weight_g": design.part_weight_g or 0.0, "gauge_go": True, "gauge_no_go": True,
              "engraved_id": design.engraved_id},
             person("ada"), signed=True,
         )  # fmt: skip

@@ -17,9 +17,10 @@ from service.domain.sterilisation import Steriliser
 from service.ports import PrinterState
 from service.store import sterile, studies
 from service.store.database import reading
-from service.workflow import identity, sterilise
+from service.workflow import identity, print_pictures, sterilise
 from tests.e2e import pages_world
-from tests.e2e.pages_world import PASSWORD, World
+from tests.e2e.pages_world import PASSWORD, World, person
+from tests.support_photo import photo
 
 pytestmark = pytest.mark.e2e
 
@@ -426,15 +427,18 @@ def test_sterile_services_offers_only_a_roles_steps_and_shows_refusals_in_full(
     page.wait_for_selector(form)
     page.click(f"{form} summary")
     good = {"material": "PLA", "layer_mm": "0.2", "nozzle_c": "210", "bed_c": "60", "speed_mm_s": "50",
-            "measured_x_mm": "36", "measured_y_mm": "58", "measured_z_mm": "22", "engraved_id": case.code}  # fmt: skip
+            "measured_x_mm": "36", "measured_y_mm": "58", "measured_z_mm": "22",
+            "weight_g": "29.8", "engraved_id": case.code}  # fmt: skip
     for name, value in good.items():
         page.fill(f"{form} [name={name}]", value)
-    page.select_option(f"{form} [name=vents_clear]", "true")
+    for name in ("vents_clear", "gauge_go", "gauge_no_go"):
+        page.select_option(f"{form} [name={name}]", "true")
     page.fill(f"{form} [name=password]", PASSWORD)
     page.click(f"{form} button[type=submit]")
     page.wait_for_selector(f"{form} .problem")
     refusal = text(page, f"{form} .problem")
-    assert "Next:" in refusal and "mm" in refusal
+    assert "Next:" in refusal and "mm" in refusal and "no photograph of the part" in refusal
+    print_pictures.add_photo(world.app, item.id, photo(), person("ada"))
     assert page.input_value(f"{form} [name=material]") == "PLA", "what was typed stays"
     assert page.input_value(f"{form} [name=password]") == "", "the signature does not stay"
     page.fill(f"{form} [name=measured_y_mm]", "55")

@@ -1,4 +1,4 @@
-"""Migration 0006 on an item that was written before it: still readable, without proofs it never had."""
+"""Migrations 0006 to 0008 on an item that was written before it: still readable, without proofs it never had."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_items_from_before_are_read_and_have_no_proof(tmp_path: Path) -> None:
     settings.set_main_option("script_location", str(MIGRATIONS))
     old = to_document(new_item())
     design = dict(old["design"])  # type: ignore[call-overload]
-    del design["channels_mm"], design["gcode"]
+    del design["channels_mm"], design["gcode"], design["part_weight_g"]
     old["design"] = design
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
@@ -39,7 +39,7 @@ def test_items_from_before_are_read_and_have_no_proof(tmp_path: Path) -> None:
         command.upgrade(settings, "head")
         kept = connection.execute(text("SELECT document FROM sterile_records")).scalar_one()
         item = from_document(Item, json.loads(kept))
-        assert (item.design.gcode, item.design.channels_mm) == (None, None)
+        assert (item.design.gcode, item.design.channels_mm, item.design.part_weight_g) == (None, None, None)
         command.downgrade(settings, _NEWEST_BEFORE)
         assert (
             json.loads(connection.execute(text("SELECT document FROM sterile_records")).scalar_one()) == old
@@ -52,7 +52,7 @@ def test_proofs_from_before_say_nothing_of_single_layers(tmp_path: Path) -> None
     settings = Config()
     settings.set_main_option("script_location", str(MIGRATIONS))
     old = to_document(new_item())
-    del old["design"]["gcode"]["layer_off_most"]  # type: ignore[index]
+    del old["design"]["gcode"]["layer_off_most"], old["design"]["part_weight_g"]  # type: ignore[index]
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
         command.upgrade(settings, "0006")

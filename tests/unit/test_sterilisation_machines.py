@@ -68,6 +68,7 @@ def new_item(item_id: str = "i1") -> Item:
         channels_mm=(2.79, 2.8),
         gcode=GcodeProof("cd" * 32, True, 1.02, (2.3, 2.4), 0.02),
         ct_acquired_at=at(-48),
+        part_weight_g=30.0,
     )
     return Item(item_id, design, printed_by="printer-person")
 
@@ -92,8 +93,12 @@ QA = {
     "measured_x_mm": 45.1,
     "measured_y_mm": 70.2,
     "measured_z_mm": 39.8,
+    "weight_g": 29.5,
+    "gauge_go": True,
+    "gauge_no_go": True,
     "vents_clear": True,
     "engraved_id": "C1-L1",
+    "photos": ["ab" * 32],
 }
 PACK = {
     "clean": True,
@@ -370,6 +375,11 @@ def test_released_is_reached_from_quarantine_and_unopened_return_only() -> None:
         ({"nozzle_c": 220}, "params_match_plan"),
         ({"material": "ABS"}, "params_match_plan"),
         ({"measured_z_mm": 40.6}, "dims_ok"),
+        ({"weight_g": 28.4}, "weight_ok"),
+        ({"weight_g": 31.6}, "weight_ok"),
+        ({"gauge_go": False}, "gauges_ok"),
+        ({"gauge_no_go": False}, "gauges_ok"),
+        ({"photos": []}, "photographed"),
         ({"vents_clear": False}, "vents_ok"),
         ({"engraved_id": "C2-L1"}, "identity_ok"),
     ],
@@ -379,6 +389,21 @@ def test_qa_refuses(change, guard) -> None:
     with pytest.raises(InputRefusedError) as error:
         story.do_item("pass_qa", {**QA, **change}, "reviewer", "technician", 1)
     assert refused(error) == {guard}
+
+
+def test_a_part_whose_weight_is_not_known_is_refused() -> None:
+    story = Story()
+    story.item = replace(story.item, design=replace(story.item.design, part_weight_g=None))
+    with pytest.raises(InputRefusedError, match="weight to expect is not known") as error:
+        story.do_item("pass_qa", QA, "reviewer", "technician", 1)
+    assert refused(error) == {"weight_ok"}
+
+
+def test_the_inspection_keeps_weight_and_photographs_also_for_a_second_run() -> None:
+    story = Story()
+    story.do_item("pass_qa", QA, "reviewer", "technician", 1)
+    assert story.item.qa is not None
+    assert (story.item.qa.weight_g, story.item.qa.photos) == (29.5, ("ab" * 32,))
 
 
 def test_the_printer_may_not_review_and_all_refusals_are_listed() -> None:

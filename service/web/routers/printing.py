@@ -14,7 +14,7 @@ from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import age_s, print_view
-from service.workflow import print_queue, print_run
+from service.workflow import print_queue, print_run, print_settle
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
@@ -25,11 +25,13 @@ class StartPrint(BaseModel):
     model_config = ConfigDict(extra="forbid")
     printer: str
     bed_clear: bool
+    filament_lot: str = ""
 
 
 class StartNext(BaseModel):
     model_config = ConfigDict(extra="forbid")
     bed_clear: bool
+    filament_lot: str = ""
 
 
 class Settle(BaseModel):
@@ -74,7 +76,10 @@ def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Res
 @router.post("/cases/{case_id}/print", status_code=202)
 def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the print on a plate a person has seen to be clear."""
-    return print_view(print_run.start_print(app, case_id, body.printer, actor, bed_clear=body.bed_clear))
+    job = print_run.start_print(
+        app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot
+    )
+    return print_view(job)
 
 
 @router.get("/print-queue")
@@ -88,16 +93,17 @@ def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
 @router.post("/printers/{name}/next", status_code=202)
 def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
-    return print_view(print_queue.start_next(app, name, actor, bed_clear=body.bed_clear))
+    job = print_queue.start_next(app, name, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot)
+    return print_view(job)
 
 
 @router.post("/print-jobs/{token}/settle")
 def settle(token: str, body: Settle, app: AppDep, actor: TechnicianDep) -> dict[str, Any]:
     """Say what you saw at the printer, for a print whose outcome is unknown."""
-    return print_view(print_run.settle(app, token, body.outcome, actor, body.note))
+    return print_view(print_settle.settle(app, token, body.outcome, actor, body.note))
 
 
 @router.post("/print-jobs/{token}/command", status_code=202)
 def command(token: str, body: Command, app: AppDep, actor: TechnicianDep) -> dict[str, str]:
-    print_run.command(app, token, body.target, actor)
+    print_settle.command(app, token, body.target, actor)
     return {"asked": body.target}

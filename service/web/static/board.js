@@ -3,7 +3,7 @@
 import { $, adoptToken, clock, duration, el, fill, plain, poll, progressBar, showProblem, STATES, watchStaleness } from './core.js';
 
 adoptToken();
-let printers = []; let jobs = []; let cases = []; let readAt = performance.now();
+let printers = []; let jobs = []; let cases = []; let queue = []; let readAt = performance.now();
 const OLD_S = 15;
 const PRINTER = {
   idle: ['good', 'Idle'], busy: ['work', 'Busy'], awaiting_removal: ['ask', 'Finished: take the part off'], needs_person: ['alert', 'Needs a person'],
@@ -13,6 +13,7 @@ const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', PRINTING: 'prin
 const QUEUE = ['NEEDS_ATTENTION', 'SLICED', 'PRINTING', 'PRINTED', 'APPROVED', 'PLAN_READY', 'BUILDING', 'RECEIVED', 'RECEIVING', 'QA_PASSED'];
 const TONE = { NEEDS_ATTENTION: 'alert', SLICED: 'ask', PRINTED: 'ask', PRINTING: 'work', APPROVED: 'work', BUILDING: 'work' };
 
+const DAY = new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' });
 const codeOf = (id) => { const c = cases.find((x) => x.id === id); return c ? `${c.code} · ${c.level || '?'}` : ''; };
 
 /** An estimate that has run out is said to have run out. */
@@ -51,7 +52,16 @@ function caseTile(c) {
     c.progress ? progressBar(c.progress.fraction, c.progress.stage) : null);
 }
 
+/** One line a waiting case, by the time of its operation, with what the forecast says. */
+function queueLine(row) {
+  const late = row.late_h !== null && row.late_h > 0;
+  const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${late ? `, ${duration(row.late_h * 3600)} TOO LATE` : ''}` : 'no forecast';
+  return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}` : 'no surgery set')),
+    el('div', {}, `prints ${duration(row.print_time_s)}, ${forecast}`));
+}
+
 function draw() {
+  fill($('#next'), queue.length ? [queue.slice(0, 5).map(queueLine), queue.length > 5 ? el('p', { class: 'dim' }, `and ${queue.length - 5} more`) : null] : el('p', { class: 'dim' }, 'Nothing waits for a printer.'));
   fill($('#printers'), printers.length ? printers.map(printerTile) : el('p', { class: 'dim' }, 'No printer is configured.'));
   const shown = cases.filter((c) => QUEUE.includes(c.state)).sort((a, b) => QUEUE.indexOf(a.state) - QUEUE.indexOf(b.state) || (a.surgery_at || '9').localeCompare(b.surgery_at || '9'));
   const box = $('#queue');
@@ -77,5 +87,6 @@ const onProblem = (problem) => {
 poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; readAt = performance.now(); } }, { onProblem });
 poll('/api/v1/print-jobs', (body, changed) => { if (changed) jobs = body; });
 poll('/api/v1/cases', (body, changed) => { if (changed) cases = body; });
+poll('/api/v1/print-queue', (body, changed) => { if (changed) queue = body; });
 setInterval(() => { $('#clock').textContent = clock(new Date()).slice(0, 5); draw(); }, 1000);
 watchStaleness();

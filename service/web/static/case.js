@@ -4,6 +4,8 @@ import {
 import { deliveriesTable } from './deliveries.js';
 import { drawHead } from './head.js';
 import { liveLine } from './live.js';
+import { drawPrintCheck } from './print_check.js';
+import { pictures } from './print_pictures.js';
 
 const api = (path) => `/api/v1/cases/${caseId}${path}`;
 const STEPS = [['RECEIVING'], ['RECEIVED'], ['BUILDING'], ['PLAN_READY'], ['APPROVED'], ['SLICED'], ['PRINTING'], ['PRINTED'], ['QA_PASSED'], ['ISSUED'], ['USED', 'VERIFYING'], ['VERIFIED'], ['CLOSED']];
@@ -92,8 +94,8 @@ function printAction() {
   const choice = el('select', { name: 'printer', required: true }, el('option', { value: '' }, 'choose'),
     printers.map((p) => el('option', { value: p.name, disabled: Boolean(p.reserved_for) }, `${p.name} · ${p.reserved_for ? `reserved for ${p.reserved_for}` : plain((p.reading || {}).state || 'not seen yet')}`)));
   return action('start_print', 'Start the print', [field('Printer', choice),
-    el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'clear', required: true }), 'I have looked: the build plate is clear.'), el('p', {})],
-  'Start the print', (form) => post(api('/print'), { printer: form.printer.value, bed_clear: form.clear.checked }), { open: true, confirm: ['Start the print now?', `The printer heats and starts by itself. Case ${detail.code}, ${detail.level}.`] });
+    el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'clear', required: true }), 'I have looked: the build plate is clear.'), field('Lot of the filament', el('input', { name: 'lot', maxlength: 64, autocomplete: 'off' }), 'from the label of the spool; empty when it cannot be read'), el('p', {})],
+  'Start the print', (form) => post(api('/print'), { printer: form.printer.value, bed_clear: form.clear.checked, filament_lot: form.lot.value }), { open: true, confirm: ['Start the print now?', `The printer heats and starts by itself. Case ${detail.code}, ${detail.level}.`] });
 }
 
 function actions() {
@@ -157,13 +159,21 @@ function drawPrints() {
     el('div', { class: 'row' }, el('strong', { class: 'mono' }, job.id), el('span', { class: `badge ${job.state === 'UNKNOWN' ? 'alert' : job.state === 'FINISHED' ? 'good' : 'work'}` }, plain(job.state).toLowerCase()), el('span', { class: 'dim' }, `on ${job.printer}, by ${job.requested_by}, ${when(job.requested_at)}`)),
     job.progress !== null && ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, 'print'), el('span', { class: 'dim' }, [`${Math.round(job.progress * 100)} %`, remaining(job)].filter(Boolean).join(', '))] : null,
     job.detail ? el('div', { class: 'dim' }, job.detail) : null,
+    job.filament_lot ? el('div', { class: 'dim' }, `filament lot ${job.filament_lot}`) : null, pictures(job),
     job.state === 'UNKNOWN' && roles.has('technician') ? settleForm(job) : null, commands(job))) : el('p', { class: 'dim' }, 'None yet.'));
 }
 
 const SCAN = { COMPUTING: ['work', 'measuring'], READY: ['good', 'measured'], NOT_MEASURABLE: ['ask', 'not measurable'], FAILED: ['alert', 'failed'] };
 
+/** What was measured, beside what was expected. */
+function inspected(q) {
+  const size = q.size_mm.map((x, n) => `${fixed(x, 1)} (${fixed(q.designed_mm[n], 1)})`).join(' × ');
+  const weight = q.weight_g === null ? '' : `, ${fixed(q.weight_g, 1)} g (${fixed(q.predicted_g, 1)} g)`;
+  return ` · inspected by ${q.by}, ${when(q.at)}: ${size} mm${weight}; expected in brackets; ${q.photos} photograph${q.photos === 1 ? '' : 's'}`;
+}
+
 function drawScans() {
-  const items = detail.items.map((i) => el('p', {}, 'Part ', el('strong', { class: 'mono' }, i.id), ' ', el('span', { class: 'badge' }, plain(i.state).toLowerCase()), i.load_id ? ` in load ${i.load_id}` : '', ' ', el('a', { href: '/cssd' }, 'sterile services')));
+  const items = detail.items.map((i) => el('p', {}, 'Part ', el('strong', { class: 'mono' }, i.id), ' ', el('span', { class: 'badge' }, plain(i.state).toLowerCase()), i.load_id ? ` in load ${i.load_id}` : '', ' ', el('a', { href: '/cssd' }, 'sterile services'), i.inspection ? el('span', { class: 'dim', 'data-inspection': i.id }, inspected(i.inspection)) : ''));
   const scans = detail.scans.map((s) => el('div', {}, el('p', {}, 'O-arm scan ', el('span', { class: `badge ${SCAN[s.state][0]}` }, SCAN[s.state][1]), s.verdict ? el('strong', {}, ` ${s.verdict}`) : '', s.state === 'COMPUTING' ? ` ${s.stage}` : '', ' ', el('a', { href: `/or/${caseId}` }, 'OR view')),
     s.error ? el('div', { class: 'note' }, s.error.message, el('div', { class: 'dim' }, s.error.next_step)) : null));
   fill($('#scans'), items.length + scans.length ? [items, scans] : el('p', { class: 'dim' }, 'None yet.'));
@@ -171,7 +181,7 @@ function drawScans() {
 
 // --- right column -------------------------------------------------------------------------------------------
 
-const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;
@@ -183,7 +193,7 @@ function drawRight() {
 }
 
 const EVENTS = {
-  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed', inspect_again: 'New images are looked at', keep_images: 'Later images left out',
+  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', part_photographed: 'Part photographed', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed', inspect_again: 'New images are looked at', keep_images: 'Later images left out',
 };
 
 function why(e) {
@@ -221,6 +231,7 @@ const detailPoll = poll(api(''), (body, changed) => {
   if (!changed) return;
   detail = body;
   drawHead(detail, 'Case'); drawJourney(); drawNow(); drawActions(); drawPrints(); drawScans(); drawRight();
+  drawPrintCheck($('#print-check'), detail.artifacts).catch(() => {}); // asked for again with the next poll
 });
 const eventsPoll = poll(api('/events'), (body, changed) => { if (changed) drawTimeline(body); });
 poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; if (detail) drawActions(); } });

@@ -112,6 +112,11 @@ export async function post(path, body = {}, method = 'POST') {
   return response.status === 204 ? null : response.json();
 }
 
+/** A file as it is, without a form round it. */
+export async function postFile(path, file) {
+  return (await send(path, { method: 'POST', body: file, headers: { 'Content-Type': file.type || 'application/octet-stream' }, timeout: 120000 })).json();
+}
+
 // --- polling ------------------------------------------------------------------------------------------------
 
 const pollers = [];

@@ -25,6 +25,7 @@ from service.geometry.isolation import IsolationSettings, isolate_vertebra, isol
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
+from service.geometry.print_bodies import clear_of
 from service.geometry.progress import Progress
 from service.geometry.registration_file import write_model
 from service.geometry.registration_model import build_model
@@ -182,7 +183,7 @@ def _write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orienta
     parts: dict[str, Mesh] = {
         "print": pose.apply(solid.mesh),
         "blocker": between_plate_and_top(rods, pose.size_mm[2]),
-        "filler": pose.apply(solid.cavity),
+        "filler": clear_of(pose.apply(solid.cavity), rods),
     }
     for name, moved in parts.items():
         if len(moved.faces):

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from service.domain.plan import plan_from_document
 from service.errors import GeometryError, StorageError
-from service.gcode.audit import audit_gcode
-from service.gcode.expected import AuditReport, ExpectedPrint
 from service.geometry.mesh import read_stl
 from service.geometry.progress import Progress
 from service.ports import Slicer, SliceSettings
+from service.workflow.print_proof import PrintProof, print_from_lps
 
-Point = tuple[float, float, float]
-_GZIP_LEVEL = 6
+_GZIP_LEVEL = 5
 
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: print_mesh, mesh, layout, plan, blocker, filler, out. Writes print.gcode.gz and its report.
+    """Argument: print_mesh, mesh, layout, plan, blocker, filler, out.
+
+    Writes print.gcode.gz, print.report.json and, when the audit passes, print.errors.png.
 
     Raises
     ------
@@ -47,8 +46,12 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
         same.result()
         progress("auditing", 0.85)
         packed = beside.submit(_pack, result.gcode, out / "print.gcode.gz")
-        report = audit(result.gcode, print_mesh, layout, Path(argument["plan"]))
+        proof = PrintProof.read(result.gcode, print_mesh, layout, Path(argument["plan"]))
+        report = proof.audit()
         packed.result()
+    if report.passed:
+        progress("predicting the printed part", 0.92)
+        report = proof.with_prediction(report, picture=out / "print.errors.png")
     result.gcode.unlink()
     grams = result.material_mm3 / 1000.0 * settings.material_density_g_cm3
     document = {
@@ -83,21 +86,10 @@ def _pack(plain: Path, packed: Path) -> None:
         )
 
 
-def audit(gcode: Path, print_mesh: Path, layout: Path, plan_file: Path) -> AuditReport:
-    """Read the G-code independently against mesh, channels and settings."""
-    plan = plan_from_document(json.loads(plan_file.read_text("utf-8")))
-    matrix = _matrix(layout)
-    radius = plan.model.channel_diameter_mm / 2.0
-    channels = [(_moved(matrix, t.entry), _moved(matrix, t.target), radius) for t in plan.trajectories]
-    return audit_gcode(
-        gcode, expected=ExpectedPrint.from_settings(SliceSettings()), part_mesh=print_mesh, channels=channels
-    )
-
-
 def check_same_part(mesh: Path, print_mesh: Path, layout: Path) -> None:
     """The printed mesh must be the approved mesh under the recorded rigid transform, vertex by vertex."""
     approved, printed = read_stl(mesh), read_stl(print_mesh)
-    matrix = _matrix(layout)
+    matrix = print_from_lps(layout)
     rotation = matrix[:3, :3]
     rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-6) and np.linalg.det(rotation) > 0
     same = approved.vertices.shape == printed.vertices.shape and approved.faces.shape == printed.faces.shape
@@ -112,15 +104,6 @@ def check_same_part(mesh: Path, print_mesh: Path, layout: Path) -> None:
             next_step="Build the model again and have it approved.",
             code="geometry.other_mesh",
         )
-
-
-def _matrix(layout: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.asarray(json.loads(layout.read_text("utf-8"))["print_from_lps"], dtype=np.float64)
-
-
-def _moved(matrix: np.ndarray[Any, np.dtype[np.float64]], point: Point) -> Point:
-    p = matrix[:3, :3] @ np.asarray(point) + matrix[:3, 3]
-    return float(p[0]), float(p[1]), float(p[2])
 
 
 def _path(value: object) -> Path | None:

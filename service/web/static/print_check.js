@@ -1,0 +1,28 @@
+/** What the audit proved about the G-code, and how the part is predicted to print. */
+import { el, facts, fill, fixed, get } from './core.js';
+
+let drawn = '';
+
+const diameter = (hole) => (hole.free_radius_mm === null ? 'free' : `${fixed(2 * hole.free_radius_mm, 2)} mm`);
+const share = (value) => (value === null || value === undefined ? '—' : `${(100 * value).toFixed(1)} %`);
+
+function figures(report) {
+  const m = report.measures || {}; const p = m.printed;
+  const rows = [['Audit', report.passed ? 'passed' : 'failed'], ['Plastic / volume of the model', fixed(m.part_over_mesh, 3)]];
+  if ((m.channels || []).length) rows.push(['Channels, free', m.channels.map(diameter).join(', ')]);
+  if ((m.vents || []).length) rows.push(['Vents, free', m.vents.map(diameter).join(', ')]);
+  if (p) rows.push(['Printed surface from the model', `${fixed(p.surface_p95_mm, 2)} mm (95th percentile), ${fixed(p.surface_mean_abs_mm, 2)} mm on average`], ['Surface more than 0.5 mm off', share(p.surface_off_share)], ['Wall as printed', `${fixed(p.wall_mean_mm, 2)} mm on average, ${fixed(p.wall_p1_mm, 2)} mm at the 1st percentile`], ['Walls under 1.6 mm', share(p.wall_thin_share)]);
+  return rows;
+}
+
+/** Draws into `node` once for each G-code; `node`'s section is hidden while there is none. */
+export async function drawPrintCheck(node, artifacts) {
+  const { gcode_report: audit, print_errors: picture } = artifacts;
+  node.closest('section').hidden = !audit;
+  if (!audit || audit.sha256 === drawn) return;
+  drawn = audit.sha256;
+  let report;
+  try { report = await get(audit.href); } catch (error) { drawn = ''; throw error; }
+  fill(node, facts(figures(report)), picture ? el('a', { href: picture.href }, el('img', { class: 'wide-picture', src: picture.href, alt: 'Predicted error of the printed surface, blue where less and red where more is printed than the model has' })) : null,
+    el('p', { class: 'dim' }, 'Predicted from the G-code; sagging, warping and the steps of the layers are not in it. Not a medical device.'));
+}

@@ -1,0 +1,110 @@
+"""What a person says about a print: how it ended when the printer cannot tell, and pause, go on, stop."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from service.domain.case import CaseState
+from service.domain.people import Actor
+from service.domain.print_job import PrintState
+from service.errors import ConflictError, DeviceError, InputRefusedError
+from service.ports import PrinterState
+from service.store import cases, prints, times
+from service.store.database import reading, transaction
+from service.store.prints import PrintJob
+from service.workflow.app import App
+from service.workflow.jobs import tell_attention
+from service.workflow.print_end import ended_badly, not_configured, park_print, printed, void_and_park
+
+_ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
+
+
+def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
+    """A person looked at the printer and says how a print ended: finished | failed | not_started.
+
+    For a print that is UNKNOWN, or accepted by a printer that does not answer any more (its history wiped, its board
+    dead): such a part would lie there for ever. Raises InputRefusedError, ConflictError.
+    """
+    targets = {
+        "finished": PrintState.FINISHED,
+        "failed": PrintState.FAILED,
+        "not_started": PrintState.NOT_STARTED,
+    }
+    if outcome not in targets or not note.strip():
+        raise InputRefusedError(
+            "An outcome (finished, failed, not_started) and a note are needed.",
+            next_step="Say what you saw at the printer.",
+            code="print.settle",
+        )
+    target = targets[outcome]
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        job = prints.get(connection, token)
+        if job.state is not PrintState.UNKNOWN and not (
+            job.state in _ON_PLATE and _gone(connection, app, job)
+        ):
+            raise ConflictError(
+                "Only a print whose outcome is unknown, or whose printer does not answer, can be settled by hand.",
+                code="print.state",
+                next_step="Load the print job again.",
+            )
+        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=times.to_text(now))
+        prints.release(connection, job.printer, token)
+        case = cases.get(connection, job.case_id)
+        cases.note(
+            connection,
+            case,
+            event="print_settled",
+            actor=actor,
+            now=now,
+            data={"job": token, "outcome": outcome, "note": note.strip()},
+        )
+        error = None
+        if target is PrintState.FINISHED:
+            printed(connection, app, case, job, actor)
+        elif target is PrintState.FAILED:
+            error = ended_badly(target)
+            void_and_park(connection, app, case, error)
+        else:
+            error = DeviceError(
+                "The print was not started.",
+                code="print.not_started",
+                next_step="Resume the case and start the print again.",
+            )
+            park_print(connection, app, case, error, CaseState.SLICED)
+    if error is not None:
+        tell_attention(app, case, error)
+    return job
+
+
+def _gone(connection: Connection, app: App, job: PrintJob) -> bool:
+    """The printer will not tell: it is not configured any more, or its last reading is that it was silent."""
+    if job.printer not in app.printers:
+        return True
+    _, seen, _ = prints.printer_rows(connection).get(job.printer, ("", None, None))
+    return seen is not None and seen.get("state") == PrinterState.SILENT.value
+
+
+def command(app: App, token: str, target: str, actor: Actor) -> None:
+    """'pause' | 'print' (resume) | 'abort', on behalf of a person. Raises DeviceError, ConflictError."""
+    with reading(app.engine) as connection:
+        job = prints.get(connection, token)
+    if job.state not in (PrintState.PRINTING, PrintState.PAUSED):
+        raise ConflictError(
+            f"The print is {job.state}; there is nothing to {target}.",
+            code="print.state",
+            next_step="Load the print job again.",
+        )
+    printer = app.printers.get(job.printer)
+    if printer is None:
+        raise not_configured(job)
+    printer.command(target)
+    with transaction(app.engine) as connection:
+        cases.note(
+            connection,
+            cases.get(connection, job.case_id),
+            event=f"print_{target}",
+            actor=actor,
+            now=app.clock.now(),
+            data={"job": token},
+        )

@@ -1,0 +1,67 @@
+"""The print's pages in a real browser: predicted print, photographs, inspection, and the queue on the board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.workflow import identity
+from tests.e2e import pages_world
+from tests.e2e.pages_world import World
+from tests.e2e.test_pages import Opened, browser, open_page, text
+from tests.support_photo import photo
+
+__all__ = ["browser", "open_page"]
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return pages_world.open_world(tmp_path_factory.mktemp("print-pages"))
+
+
+@pytest.fixture(scope="module")
+def url(world: World) -> Iterator[str]:
+    with pages_world.served(world) as address:
+        yield address
+
+
+def test_the_audit_and_the_predicted_print_stand_on_the_cases_page(world: World, open_page: Opened) -> None:
+    case = world.sliced("PREDICTED^PAUL")
+    page = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#print-check img")
+    said = text(page, "#print-check")
+    assert "0.04 mm (95th percentile)" in said and "3.26 mm" in said and "Not a medical device" in said
+    assert page.eval_on_selector(
+        "#print-check img", "i => i.complete || new Promise(d => { i.onload = () => d(true); })"
+    )
+    assert page.eval_on_selector("#print-check img", "i => i.naturalWidth") > 100
+
+
+def test_the_board_shows_what_is_next_to_print(world: World, open_page: Opened) -> None:
+    case = world.sliced("QUEUED^QUENTIN")
+    token = identity.add_token(world.app, "screen", ["board"], "test")
+    page = open_page(f"/board#token={token}")
+    page.wait_for_selector(f"#next .tile:has-text('{case.code}')")
+    assert "prints" in text(page, "#next")
+    assert "QUEUED" not in page.content()
+
+
+def test_a_photograph_is_added_and_the_inspection_shown(
+    world: World, open_page: Opened, tmp_path: Path
+) -> None:
+    case = world.printed("PHOTO^PHIL", "um3-spare")
+    picture = tmp_path / "part.jpg"
+    picture.write_bytes(photo())
+    page: Any = open_page(f"/cases/{case.id}", "ada")
+    page.wait_for_selector("#prints input[type=file]")
+    page.set_input_files("#prints input[type=file]", str(picture))
+    page.click("#prints form button[type=submit]")
+    page.wait_for_selector("#prints figure figcaption:has-text('Inspection')")
+    item = world.pass_qa(case)
+    page.wait_for_selector(f"[data-inspection='{item}']")
+    said = text(page, f"[data-inspection='{item}']")
+    assert "inspected by ada" in said and "29.8 g (29.8 g)" in said and "1 photograph" in said
