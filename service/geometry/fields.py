@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.errors import GeometryError
 from service.geometry.mesh import Mesh, SurfaceIndex, largest_body, mesh_of_field
-from service.geometry.volume import Volume
+from service.geometry.mesh_grid import unsigned_edt
+from service.geometry.volume import Volume, scaling_of
 
 Field = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -130,10 +130,7 @@ def off_zero(field: Field) -> None:
 
 def distance_to(mask: NDArray[np.bool_], step_mm: float) -> Field:
     """Distance from each voxel centre to the nearest true voxel centre, mm (zero inside the mask)."""
-    return np.asarray(
-        edt.edt(~mask, anisotropy=(step_mm, step_mm, step_mm), black_border=False, parallel=1),
-        dtype=np.float32,
-    )
+    return unsigned_edt(~mask, (step_mm,) * 3)
 
 
 def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], int]:
@@ -219,7 +216,7 @@ def _resample(outer: Volume, grid: Grid) -> Field:
     return np.asarray(
         ndimage.affine_transform(
             outer.values.astype(np.float32, copy=False),
-            affine[:3, :3][::-1, ::-1],
+            scaling_of(affine[:3, :3][::-1, ::-1]),
             offset=affine[:3, 3][::-1],
             output_shape=grid.shape,
             order=3,
