@@ -211,19 +211,26 @@ def _grid_around(outer: Volume, step_mm: float, margin_mm: float = 3.0) -> Grid:
     return Grid(low, step_mm, (int(size[2]), int(size[1]), int(size[0])))
 
 
-def _resample(outer: Volume, grid: Grid) -> Field:
+def _resample(outer: Volume, grid: Grid, cubic_within_mm: float = 1.5) -> Field:
+    """`outer` on the grid: cubic near the surface, linear elsewhere, where nothing but the side is used."""
     affine = outer.ijk_from_lps @ grid.lps_from_ijk
-    return np.asarray(
+    matrix, offset = affine[:3, :3][::-1, ::-1], affine[:3, 3][::-1]
+    values = outer.values.astype(np.float32, copy=False)
+    field = np.asarray(
         ndimage.affine_transform(
-            outer.values.astype(np.float32, copy=False),
-            scaling_of(affine[:3, :3][::-1, ::-1]),
-            offset=affine[:3, 3][::-1],
+            values,
+            scaling_of(matrix),
+            offset=offset,
             output_shape=grid.shape,
-            order=3,
+            order=1,
             mode="nearest",
             output=np.float32,
         )
     )
+    near = np.abs(field) < cubic_within_mm
+    where = matrix @ np.argwhere(near).T + offset[:, None]
+    field[near] = ndimage.map_coordinates(values, where, order=3, mode="nearest", output=np.float32)
+    return field
 
 
 def _keep_one_solid_body(field: Field) -> None:
