@@ -15,6 +15,7 @@ from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.evidence import Evidence
 from service.geometry.isolation_checks import (
     GateSettings,
+    check_order,
     check_seeds,
     judge,
     refuse_cut_vertebra,
@@ -61,11 +62,13 @@ def isolate_vertebra(
     Raises
     ------
     GeometryError
-        `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.cut_vertebra`,
+        `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.seed_order`,
+        `geometry.cut_vertebra`,
         `geometry.no_vertebra`, `geometry.landmarks`: nothing that could be trusted was found.
     """
     use = settings or IsolationSettings()
     check_seeds(ct, seeds, use.gates)
+    check_order(level, seeds, use.gates)
     fit = fit_spine(
         ct, level, seeds, settings=use.fit, progress=lambda stage, part: progress(stage, 0.8 * part)
     )
