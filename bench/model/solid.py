@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,14 +29,18 @@ PLANNED_REAL = 13
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--cases", default="", help="'phantom' or the name of a study (default: all)")
+    parser.add_argument("--add-cases", action="store_true", help="keep the cases that the JSON holds already")
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    kept = options.out / f"{NAME}.json"
+    old = json.loads(kept.read_text("utf-8"))["rows"] if options.add_cases and kept.exists() else []
     rows = []
     for name, isolate in _cases(work, options):
         rows.append({"case": name} | _measured(isolate))
         print("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
-    return {"rows": rows}
+    again = {row["case"] for row in rows}
+    return {"rows": [*(row for row in old if row["case"] not in again), *rows]}
 
 
 def _cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Isolation]]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.domain.edits import Edit
 from service.errors import GeometryError
 from service.geometry.anatomy import Array, Isolation
-from service.geometry.fields import components
+from service.geometry.distances import components
 from service.geometry.volume import Volume
 
 MOST_TAKEN_SHARE = 0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ class Evidence:
     fine: Grid
     """The same, blurred by 0.7 mm."""
 
+    @cached_property
+    def quick_coarse(self) -> QuickField:
+        return QuickField(self.coarse)
+
+    @cached_property
+    def quick_fine(self) -> QuickField:
+        return QuickField(self.fine, finer=True)
+
     def volume(self, values: NDArray[Any], frame_of_reference_uid: str = "") -> Volume:
         """Values on this grid as a volume."""
         affine = np.diag([self.step_mm, self.step_mm, self.step_mm, 1.0])
@@ -52,14 +61,47 @@ def trilinear(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Gr
     return np.asarray(found, dtype=np.float32).reshape(index.shape[:-1])
 
 
-def nearest(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Grid:
-    """As `trilinear`, from the nearest voxel: four times faster, enough for a field blurred over voxels."""
-    near = np.rint(index).astype(np.int32)
-    i, j, k = near[..., 0], near[..., 1], near[..., 2]
-    depth, rows, columns = values.shape
-    inside = (i >= 0) & (i < columns) & (j >= 0) & (j < rows) & (k >= 0) & (k < depth)
-    flat = np.where(inside, (k * rows + j) * columns + i, 0)
-    return np.where(inside, values.ravel()[flat], np.float32(outside)).astype(np.float32)
+class QuickField:
+    """A field read at its nearest sample, the fastest way to ask it at many points; zero beyond its edge.
+
+    `finer` adds the samples half-way between voxels first (trilinear), which leaves an eighth of a voxel as the mean
+    error of place on each axis.
+    """
+
+    def __init__(self, values: Grid, *, finer: bool = False) -> None:
+        for axis in range(3) if finer else ():
+            values = _with_middles(values, axis)
+        self.per_voxel = 2 if finer else 1
+        self._values = np.pad(values, 1)
+        self._flat = self._values.ravel()
+
+    def at(self, index: NDArray[np.float32]) -> Grid:
+        """Values (P, N) at (P, 3, N) voxel indices (i, j, k) in samples of this field; overwrites `index`."""
+        depth, rows, columns = self._values.shape
+        index += np.float32(1.5)
+        place = [
+            np.clip(index[:, n], 0.0, np.float32(size - 1), out=index[:, n]).astype(np.int32)
+            for n, size in enumerate((columns, rows, depth))
+        ]
+        flat = place[2]
+        flat *= rows
+        flat += place[1]
+        flat *= columns
+        flat += place[0]
+        return np.asarray(self._flat.take(flat))
+
+
+def _with_middles(values: Grid, axis: int) -> Grid:
+    """(2 n - 1) samples along an axis for its n."""
+    shape = list(values.shape)
+    shape[axis] = 2 * shape[axis] - 1
+    out = np.empty(shape, dtype=np.float32)
+    even, odd, low, high = ([slice(None)] * 3 for _ in range(4))
+    even[axis], odd[axis] = slice(None, None, 2), slice(1, None, 2)
+    low[axis], high[axis] = slice(None, -1), slice(1, None)
+    out[tuple(even)] = values
+    out[tuple(odd)] = 0.5 * (values[tuple(low)] + values[tuple(high)])
+    return out
 
 
 def gather_evidence(ct: Volume, low_lps: Array, high_lps: Array, *, step_mm: float = 1.0) -> Evidence:

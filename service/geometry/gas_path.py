@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.fields import components, distance_to
+from service.geometry.distances import components, distance_to
 
 Mask = NDArray[np.bool_]
 
@@ -41,6 +41,22 @@ def hollow_of(solid: Mask, step_mm: float, seal_mm: float) -> Mask:
     rooms[np.unique(labels[core])] = True
     rooms[0] = False
     return np.asarray(rooms[labels])
+
+
+def blind_pits(solid: Mask, step_mm: float, *, ball_mm: float, slack_mm: float, least_mm3: float) -> Mask:
+    """Voxels of pits in the outside of a solid, with a mouth below 1.6 mm, that a ball from outside does not serve.
+
+    Clefts between processes make them; gas and water would stand there as in a closed room.
+    """
+    rooms = hollow_of(solid, step_mm, 0.8)
+    if not rooms.any():
+        return rooms
+    labels, _ = components(ball_centres(~solid, step_mm, ball_mm / 2.0))
+    left = rooms & (distance_to(labels == labels[0, 0, 0], step_mm) > ball_mm / 2.0 + slack_mm)
+    labels, count = components(left)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * step_mm**3
+    sizes[0] = 0.0
+    return np.asarray((sizes >= least_mm3)[labels])
 
 
 def unreached(hollow: Mask, reached: Mask, step_mm: float, reach_mm: float) -> list[float]:

@@ -12,9 +12,10 @@ from scipy import ndimage
 from service.errors import GeometryError
 from service.geometry.anatomy import Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
-from service.geometry.evidence import Evidence, trilinear
+from service.geometry.evidence import Evidence
 from service.geometry.isolation_checks import (
     GateSettings,
+    check_order,
     check_seeds,
     judge,
     refuse_cut_vertebra,
@@ -23,6 +24,7 @@ from service.geometry.isolation_checks import (
 )
 from service.geometry.labelling import LabellingSettings, grow_processes, label_target, solid_of
 from service.geometry.landmarks import find_landmarks
+from service.geometry.mesh_grid import without_holes
 from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
 from service.geometry.spine_fit import FitSettings, fit_spine
@@ -60,11 +62,13 @@ def isolate_vertebra(
     Raises
     ------
     GeometryError
-        `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.cut_vertebra`,
+        `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.seed_order`,
+        `geometry.cut_vertebra`,
         `geometry.no_vertebra`, `geometry.landmarks`: nothing that could be trusted was found.
     """
     use = settings or IsolationSettings()
     check_seeds(ct, seeds, use.gates)
+    check_order(level, seeds, use.gates)
     fit = fit_spine(
         ct, level, seeds, settings=use.fit, progress=lambda stage, part: progress(stage, 0.8 * part)
     )
@@ -131,33 +135,24 @@ def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], marg
     part = ct.crop_to_lps_box((low + high) / 2, (high - low) / 2 + margin_mm)
     # The filled solid, with the soft boundary kept where there is one, so that the CT's finer grid is used.
     member = np.where(solid, np.maximum(soft, 0.501), np.minimum(soft, 0.499)).astype(np.float32)
-    values = _sampled(evidence, member, part) > 0.5
+    values = _on_grid_of(part, evidence.volume(member), 0.0) > 0.5
     return _cleaned(values, part, ct)
 
 
-def _sampled(evidence: Evidence, values: NDArray[np.float32], part: Volume) -> NDArray[np.float32]:
-    out = np.empty(part.values.shape, dtype=np.float32)
-    rows, columns = np.indices(part.values.shape[1:])
-    for k in range(part.values.shape[0]):
-        ijk = np.column_stack([columns.ravel(), rows.ravel(), np.full(rows.size, k)])
-        out[k] = trilinear(values, evidence.index_of(part.to_lps(ijk))).reshape(rows.shape)
-    return out
+def _on_grid_of(part: Volume, source: Volume, outside: float) -> NDArray[np.float32]:
+    depth, rows, columns = part.values.shape
+    affine = part.lps_from_ijk
+    return source.resampled(affine[:3, 3], affine[:3, :3], (depth, rows, columns), outside=outside).values
 
 
 def _inside_surface(field: Volume, part: Volume, ct: Volume) -> Volume:
     """The voxels of `part`'s grid inside the surface, so that the mask handed out is the bone modelled."""
-    rows, columns = np.indices(part.values.shape[1:])
-    values = np.empty(part.values.shape, dtype=np.bool_)
-    for k in range(part.values.shape[0]):
-        ijk = np.column_stack([columns.ravel(), rows.ravel(), np.full(rows.size, k)])
-        values[k] = (field.sample(part.to_lps(ijk), outside=8.0) < 0).reshape(rows.shape)
-    return _cleaned(values, part, ct)
+    return _cleaned(_on_grid_of(part, field, 8.0) < 0, part, ct)
 
 
 def _cleaned(values: NDArray[np.bool_], part: Volume, ct: Volume) -> Volume:
     body = cc3d.largest_k(values, k=1, connectivity=6) > 0
-    filled = ndimage.binary_fill_holes(body).astype(np.uint8)
-    return Volume(filled, part.lps_from_ijk, ct.frame_of_reference_uid)
+    return Volume(without_holes(body).astype(np.uint8), part.lps_from_ijk, ct.frame_of_reference_uid)
 
 
 def _same_frame(ct: Volume, mask: Volume) -> None:

@@ -11,7 +11,7 @@ from skimage import measure
 from service.errors import GeometryError
 from service.geometry.anatomy import Landmarks, Quality, Seeds
 from service.geometry.outer_surface import OuterSurface
-from service.geometry.spine_fit import SpineFit
+from service.geometry.spine_fit import TYPICAL_GAP_MM, SpineFit
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -28,6 +28,12 @@ class GateSettings:
     """Above muscle and most enhanced organs; only a coarse gate, the fit itself is the finer one."""
     min_bone_share: float = 0.04
     bone_radius_mm: float = 18.0
+    gap_share: tuple[float, float] = (0.4, 1.75)
+    """Allowed distance of neighbouring points, of the usual one at the level: beyond it a vertebra was skipped or
+    two points lie in the same one. A tall adult and points 5 mm off stay within."""
+    metal_hu: float = 2500.0
+    metal_ml: float = 0.02
+    """Above the densest bone; a volume above that of noise and of a calcification."""
     max_outside_share: float = 0.05
     min_fit_score: float = 0.22
     moved_seed_mm: float = 8.0
@@ -67,6 +73,29 @@ def check_seeds(ct: Volume, seeds: Seeds, gates: GateSettings) -> None:
                 next_step="Place it in the middle of the vertebral body.",
                 code="geometry.seed_off_bone",
             )
+
+
+def check_order(level: str, seeds: Seeds, gates: GateSettings) -> None:
+    """Refuse points that cannot lie in three vertebrae one below the other."""
+    usual = TYPICAL_GAP_MM[level]
+    for name, point, up in (("upper", seeds.above, 1.0), ("lower", seeds.below, -1.0)):
+        if point is None:
+            continue
+        step = np.asarray(point, dtype=np.float64) - np.asarray(seeds.target, dtype=np.float64)
+        gap = float(np.linalg.norm(step))
+        if up * step[2] <= 0:
+            fault = f"does not lie {'above' if up > 0 else 'below'} the target point"
+        elif gap < gates.gap_share[0] * usual:
+            fault = f"lies {gap:.0f} mm from the target point, within one vertebra"
+        elif gap > gates.gap_share[1] * usual:
+            fault = f"lies {gap:.0f} mm from the target point, so a vertebra between them was skipped"
+        else:
+            continue
+        raise GeometryError(
+            f"The {name} point {fault}.",
+            next_step=f"Place the target in the body of {level}, the others in the next vertebrae above and below.",
+            code="geometry.seed_order",
+        )
 
 
 def _ball(centre: Array, radius: float) -> Array:
@@ -129,7 +158,7 @@ def judge(
     seeds: Seeds | None = None,
 ) -> Quality:
     """Confidence 0..1 with reasons, worst first. Each finding takes its share off; they multiply."""
-    measures = _measures(ct, mask, surface)
+    measures = _measures(ct, mask, surface) | {"metal_ml": metal_ml(ct, mask, gates)}
     found: list[tuple[float, str]] = []
     # A mask was drawn by someone who saw the endplates; a fit has to be shown those of a crushed body.
     marked = fit is None or (seeds is not None and seeds.endplates is not None)
@@ -157,6 +186,14 @@ def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, floa
     }
 
 
+def metal_ml(ct: Volume, mask: Volume, gates: GateSettings) -> float:
+    """Volume of what is too dense for bone within the mask's own grid, which lies on the CT's voxels."""
+    i, j, k = np.rint(ct.to_ijk(mask.to_lps(np.zeros((1, 3))))[0]).astype(int)
+    depth, rows, columns = mask.values.shape
+    part = ct.values[k : k + depth, j : j + rows, i : i + columns]
+    return round(float(np.count_nonzero(part > gates.metal_hu)) * ct.voxel_ml, 3)
+
+
 def _judge_shape(
     found: list[tuple[float, str]],
     measures: dict[str, float],
@@ -169,6 +206,14 @@ def _judge_shape(
     low, high = gates.usual_volume_ml
     if not low <= measures["volume_ml"] <= high:
         found.append((0.6, f"The volume of {measures['volume_ml']:.0f} mL is unusual for a vertebra."))
+    if measures["metal_ml"] > gates.metal_ml:
+        found.append(
+            (
+                0.6,
+                f"{measures['metal_ml']:.2f} mL of metal lie in or beside the vertebra: its streaks may have moved "
+                "the surface.",
+            )
+        )
     if measures["edge_voxels"] > 0:
         found.append((0.6, "The vertebra touches the edge of the scan and may be cut."))
     if measures["tunnels"] > 1:

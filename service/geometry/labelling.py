@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.geometry.evidence import Evidence
+from service.geometry.mesh_grid import without_holes
 
 Grid = NDArray[np.float32]
 
@@ -115,7 +116,7 @@ def _marrow_of_tips(
 def solid_of(soft: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Largest face-connected body of `soft > 0.5`, holes filled."""
     labels = cc3d.largest_k(soft > 0.5, k=1, connectivity=6)
-    return np.asarray(ndimage.binary_fill_holes(labels > 0))
+    return without_holes(labels > 0)
 
 
 def _box(mask: NDArray[np.bool_], grow: int = 0) -> tuple[slice, slice, slice]:

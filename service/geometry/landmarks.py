@@ -7,6 +7,7 @@ centres perpendicular to it, `anterior = cross(left, superior)`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import cc3d
@@ -165,10 +166,20 @@ def _resample(outer: Volume, centre: Array, axes: Array, use: LandmarkSettings) 
     half = np.round(np.array(use.half_mm) / use.grid_mm).astype(int)
     start = centre - axes @ (half * use.grid_mm)
     shape = tuple(int(v) for v in (2 * half + 1)[::-1])
-    grid = outer.resampled(
-        start, axes * use.grid_mm, (shape[0], shape[1], shape[2]), outside=float(outer.values.max())
-    )
-    return _Local(grid.values, centre, axes, use.grid_mm)
+    far = float(outer.values.max())
+    values = np.full(shape, far, dtype=np.float32)
+    # Only where the field is known there is anything to compute: a third of the box.
+    edge = outer.to_lps(np.array(list(product(*((0, n - 1) for n in outer.values.shape[::-1])))))
+    index = (edge - start) @ axes / use.grid_mm
+    low = np.clip(np.floor(index.min(axis=0)), 0, shape[::-1]).astype(int)
+    high = np.clip(np.ceil(index.max(axis=0)) + 1, low, shape[::-1]).astype(int)
+    size = tuple(int(n) for n in (high - low)[::-1])
+    if min(size) > 0:
+        part = outer.resampled(
+            start + axes @ (low * use.grid_mm), axes * use.grid_mm, (size[0], size[1], size[2]), outside=far
+        )
+        values[low[2] : high[2], low[1] : high[1], low[0] : high[0]] = part.values
+    return _Local(values, centre, axes, use.grid_mm)
 
 
 def _canal(local: _Local, use: LandmarkSettings, level: str) -> _Canal:

@@ -148,9 +148,8 @@ def simplify(mesh: Mesh, tolerance_mm: float) -> Mesh:
         When the mesh is not a manifold to begin with.
     """
     solid = manifold3d.Manifold(
-        manifold3d.Mesh64(
-            np.ascontiguousarray(mesh.vertices), np.ascontiguousarray(mesh.faces, dtype=np.uint64)
-        )
+        # Copies: the library refuses arrays that may not be written to.
+        manifold3d.Mesh64(np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.uint64))
     )
     if solid.status() != manifold3d.Error.NoError:
         raise GeometryError(

@@ -84,10 +84,9 @@ def choose_orientation(
     """
     settings = settings or PrintSettings()
     mesh = Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64))
-    outside = _outside_faces(mesh, plan, cavity)
+    part = _Part(mesh, *mesh.normals(), mesh.centroids, _outside_faces(mesh, plan, cavity))
     poses = [
-        _pose(mesh, outside, name, up, plan.vertebra_frame, settings)
-        for name, up in _directions(plan.vertebra_frame)
+        _pose(part, name, up, plan.vertebra_frame, settings) for name, up in _directions(plan.vertebra_frame)
     ]
     fitting = [pose for pose in poses if _fits(pose, settings)]
     if not fitting:
@@ -146,9 +145,19 @@ def _outside_faces(mesh: Mesh, plan: Plan, cavity: Mesh | None) -> NDArray[np.bo
     return ~inner
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The mesh with what every pose asks of it, one row per face; `outside` as `_outside_faces` gives it."""
+
+    mesh: Mesh
+    normals: Array
+    areas: Array
+    centroids: Array
+    outside: NDArray[np.bool_]
+
+
 def _pose(
-    mesh: Mesh,
-    outside: NDArray[np.bool_],
+    part: _Part,
     name: str,
     up: Array,
     frame: VertebraFrame,
@@ -161,14 +170,14 @@ def _pose(
     right = side - (side @ up) * up
     right = right / np.linalg.norm(right)
     matrix[:3, :3] = np.stack([right, np.cross(up, right), up])
-    turned = mesh.vertices @ matrix[:3, :3].T
+    turned = part.mesh.vertices @ matrix[:3, :3].T
     low, high = turned.min(axis=0), turned.max(axis=0)
     matrix[:3, 3] = [-(low[0] + high[0]) / 2.0, -(low[1] + high[1]) / 2.0, -low[2]]
-    normals, areas = mesh.normals()
-    height = (mesh.centroids @ up) - low[2]
-    downward = -(normals @ up)
+    areas = part.areas
+    height = (part.centroids @ up) - low[2]
+    downward = -(part.normals @ up)
     resting = (height < settings.contact_mm) & (downward > 0.5)
-    leaning = (downward > np.sin(np.radians(settings.overhang_deg))) & outside & ~resting
+    leaning = (downward > np.sin(np.radians(settings.overhang_deg))) & part.outside & ~resting
     return Orientation(
         name=name,
         print_from_lps=matrix,

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan, Trajectory, Vent
-from service.geometry.fields import Array, Grid, components, distance_to, segment_distance
+from service.geometry.distances import components, distance_to
+from service.geometry.fields import Array, Grid, segment_distance
 from service.geometry.gas_path import ball_centres, hollow_of, unreached
 from service.geometry.marking import Mark
 from service.geometry.mesh import Mesh, SurfaceIndex, edge_faults, surface_volumes

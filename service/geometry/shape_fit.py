@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.evidence import Evidence, nearest, trilinear
+from service.geometry.evidence import Evidence, QuickField, trilinear
 from service.geometry.mesh_grid import grid_signed_distance
 from service.geometry.parallel import in_threads
 from service.geometry.templates import Template
@@ -96,8 +96,8 @@ def search_pose(
     normals = vertex_normals(template.vertices, template.faces)
     search = _Search(evidence, template.vertices, normals, start, prior.sd())
     mean = np.zeros(9)
-    mean, _ = search.run(evidence.coarse, mean, prior.sd(), rng, count=500, population=140)
-    mean, score = search.run(evidence.fine, mean, prior.sd() * 0.25, rng, count=700, population=160)
+    mean, _ = search.run(evidence.quick_coarse, mean, prior.sd(), rng, count=500, population=140)
+    mean, score = search.run(evidence.quick_fine, mean, prior.sd() * 0.25, rng, count=700, population=160)
     pose = search.pose(mean)
     return PlacedShape(template, pose, score, place(template, pose))
 
@@ -120,7 +120,7 @@ class _Search:
 
     def run(
         self,
-        field: NDArray[np.float32],
+        field: QuickField,
         mean: Array,
         spread: Array,
         rng: np.random.Generator,
@@ -141,21 +141,21 @@ class _Search:
         every = np.arange(len(self.vertices))
         return mean, float(self.scores(field, mean[None], every)[0])
 
-    def scores(self, field: NDArray[np.float32], trial: Array, chosen: NDArray[np.intp]) -> Array:
+    def scores(self, field: QuickField, trial: Array, chosen: NDArray[np.intp]) -> Array:
         """Mean contrast across the surface, less the prior; (population,)."""
-        turn = _rotations(trial[:, 3:6])
-        scale = np.exp(trial[:, 6:9]) * self.start.scale
-        axes = self.start.axes @ turn
-        back = np.swapaxes(axes, 1, 2)
-        points = (self.vertices[chosen] * scale[:, None, :]) @ back
-        points += (self.start.centre + trial[:, :3])[:, None, :]
-        normals = (self.normals[chosen] / scale[:, None, :]) @ back
-        normals /= np.linalg.norm(normals, axis=2, keepdims=True)
-        read = nearest if field is self.evidence.coarse else trilinear
-        inner = read(field, self.evidence.index_of(points - 1.2 * normals))
-        outer = read(field, self.evidence.index_of(points + 2.5 * normals))
+        axes = self.start.axes @ _rotations(trial[:, 3:6])
+        scale = (np.exp(trial[:, 6:9]) * self.start.scale)[:, None, :]
+        per_mm = field.per_voxel / self.evidence.step_mm
+        # Single precision and one product for all poses: (P, 3, N) in samples of the field.
+        points = _turned(axes * scale * per_mm, self.vertices[chosen])
+        offset = self.start.centre + trial[:, :3] - self.evidence.origin
+        points += (offset * per_mm).astype(np.float32)[:, :, None]
+        normals = _turned(axes / scale, self.normals[chosen])
+        normals /= np.sqrt(np.einsum("pcn,pcn->pn", normals, normals))[:, None, :]
+        inner = field.at(points - np.float32(1.2 * per_mm) * normals)
+        outer = field.at(points + np.float32(2.5 * per_mm) * normals)
         penalty = self.prior_weight * np.sum((trial / self.sd) ** 2, axis=1)
-        return np.asarray((inner - outer).mean(axis=1) - penalty)
+        return np.asarray((inner - outer).mean(axis=1, dtype=np.float64) - penalty)
 
     def pose(self, parameters: Array) -> Pose:
         return Pose(
@@ -163,6 +163,12 @@ class _Search:
             axes=self.start.axes @ _rotations(parameters[None, 3:6])[0],
             scale=self.start.scale * np.exp(parameters[6:9]),
         )
+
+
+def _turned(matrices: Array, vectors: Array) -> NDArray[np.float32]:
+    """(P, 3, 3) and (N, 3) -> (P, 3, N)."""
+    product = matrices.reshape(-1, 3).astype(np.float32) @ vectors.T.astype(np.float32)
+    return np.asarray(product.reshape(len(matrices), 3, len(vectors)), dtype=np.float32)
 
 
 def _rotations(angles: Array) -> Array:

@@ -16,15 +16,14 @@ from scipy import ndimage
 from service.domain.plan import Plan, Trajectory, Vent
 from service.errors import GeometryError
 from service.geometry import vents as openings
+from service.geometry.distances import components, distance_to
 from service.geometry.fields import (
     Array,
     Bone,
     Field,
     Primitive,
     capsule,
-    components,
     cylinder,
-    distance_to,
     off_zero,
     prepare_bone,
     subtract,

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from service.domain.plan import Plan, Trajectory, Vec3, Vent, VertebraFrame
 from service.errors import GeometryError
+from service.geometry.distances import components, distance_to
 from service.geometry.fields import (
     Array,
     Bone,
@@ -22,9 +23,7 @@ from service.geometry.fields import (
     Grid,
     Primitive,
     capsule,
-    components,
     cylinder,
-    distance_to,
     segment_distance,
 )
 from service.geometry.gas_path import ball_centres

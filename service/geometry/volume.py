@@ -126,7 +126,7 @@ class Volume:
         offset = index_from_index[:3, 3][::-1]
         values = ndimage.affine_transform(
             self.values,
-            matrix,
+            scaling_of(matrix),
             offset=offset,
             output_shape=shape_kji,
             order=order,
@@ -167,6 +167,12 @@ class Volume:
         affine[:3, 2] = normal * (step @ normal)
         affine[:3, 3] = self.lps_from_ijk[:3, 3] + self.lps_from_ijk[:3, :2] @ low
         return Volume(values, affine, self.frame_of_reference_uid)
+
+
+def scaling_of(matrix: Array) -> Array:
+    """The diagonal of a matrix without turn or shear, else the matrix: scipy resamples along the axes much faster."""
+    diagonal = np.diag(matrix)
+    return diagonal if np.allclose(matrix, np.diag(diagonal), rtol=0.0, atol=1e-12) else matrix
 
 
 def _moved(plane: NDArray[Any], part: float, axis: int) -> NDArray[Any]:

@@ -85,6 +85,7 @@ def render_mesh(
     clip_depth_mm: float | None = None,
     supersample: int = 2,
     background: Colour = PAPER,
+    normals: Array | None = None,
 ) -> Image.Image:
     """Draw a mesh with soft light from the viewer's upper left, smooth shading and darkened crevices.
 
@@ -94,17 +95,21 @@ def render_mesh(
     direction, up : into the scene and upward in the mesh's frame; ignored when `camera` is given.
     clip_depth_mm : leave out what lies nearer to the viewer than this plane (depth from the camera's centre);
         material that is cut is shown flat in its own colour.
+    normals : (N, 3) unit normals of the vertices, when several views of a mesh share them (`vertex_normals`).
     """
     mesh = Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64))
     base = camera or camera_for(mesh.vertices, direction, up, size)
     view = base.scaled(supersample)
-    depth, normal, back = _z_buffer(mesh, view, clip_depth_mm)
+    depth, normal, back = _z_buffer(
+        mesh, view, clip_depth_mm, vertex_normals(mesh) if normals is None else normals
+    )
     image = _shade(depth, normal, back, view, colour, background, clip_depth_mm)
     picture = Image.fromarray(image, "RGB")
     return picture.resize(base.size, Image.Resampling.BOX) if supersample > 1 else picture
 
 
-def _vertex_normals(mesh: Mesh) -> Array:
+def vertex_normals(mesh: Mesh) -> Array:
+    """(N, 3) unit normals, area-weighted."""
     normals, areas = mesh.normals()
     weighted = np.repeat(normals * areas[:, None], 3, axis=0)
     flat = mesh.faces.ravel()
@@ -114,11 +119,13 @@ def _vertex_normals(mesh: Mesh) -> Array:
     return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1), 1e-12)[:, None])
 
 
-def _z_buffer(mesh: Mesh, view: Camera, clip: float | None) -> tuple[Array, Array, NDArray[np.bool_]]:
+def _z_buffer(
+    mesh: Mesh, view: Camera, clip: float | None, normals: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Nearest depth per pixel (inf = nothing), normal in camera axes, and whether a back face is seen there."""
     width, height = view.size
     seen = view.project(mesh.vertices)
-    camera_normals = _vertex_normals(mesh) @ np.stack(view.axes, axis=1)
+    camera_normals = normals @ np.stack(view.axes, axis=1)
     face_normals = mesh.normals()[0] @ np.stack(view.axes, axis=1)
     # Smooth over the mesh's own facets, but keep edges: a vertex normal far from the face's own is not used.
     triangles = seen[mesh.faces]
@@ -132,10 +139,9 @@ def _z_buffer(mesh: Mesh, view: Camera, clip: float | None) -> tuple[Array, Arra
         keep = depths >= (-np.inf if clip is None else clip)
         which, w, z = which_all[keep], weights[keep], depths[keep]
         pixel = (row * width + column)[keep]
-        order = np.lexsort((z, pixel))
-        first = order[np.r_[True, np.diff(pixel[order]) > 0]] if len(order) else order
-        nearer = first[z[first] < depth[pixel[first]]]
-        depth[pixel[nearer]] = z[nearer]
+        before = depth[pixel]
+        np.minimum.at(depth, pixel, z)
+        nearer = np.flatnonzero((z < before) & (z == depth[pixel]))[::-1]  # of equals the first is drawn
         face[pixel[nearer]] = chosen[which[nearer]]
         weight[pixel[nearer]] = w[nearer]
     hit = face >= 0

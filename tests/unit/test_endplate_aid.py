@@ -12,7 +12,8 @@ from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints
 from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
-from service.geometry.evidence import nearest, trilinear
+from service.geometry.evidence import QuickField, trilinear
+from service.geometry.mesh_grid import signed_edt, without_holes
 from service.geometry.parallel import in_threads
 from service.geometry.shape_fit import Attractors, PlacedShape, Pose, place, vertex_normals
 from service.geometry.templates import templates_for
@@ -102,13 +103,33 @@ def test_command_line_takes_four_points() -> None:
             parse_endplates(wrong)
 
 
-def test_nearest_reads_the_voxel_that_trilinear_reads_and_nothing_outside() -> None:
+def quick(field: QuickField, index: np.ndarray) -> np.ndarray:
+    """(N, 3) indices of voxels, read by the one pose that `at` is given."""
+    return field.at((index * field.per_voxel).T[None].astype(np.float32))[0]
+
+
+def test_a_quick_field_reads_the_voxel_that_trilinear_reads_and_nothing_outside() -> None:
     values = np.random.default_rng(1).standard_normal((5, 6, 7)).astype(np.float32)
     whole = np.array([[0, 0, 0], [6, 5, 4], [3, 2, 1]], dtype=np.float64)
-    assert np.allclose(nearest(values, whole), trilinear(values, whole))
-    assert np.allclose(nearest(values, whole + 0.3 * (whole < 3)), trilinear(values, whole))
     outside = np.array([[-1.0, 0, 0], [7, 0, 0], [0, 6, 0], [0, 0, -0.6]])
-    assert np.all(nearest(values, outside, outside=-9.0) == -9.0)
+    for field in (QuickField(values), QuickField(values, finer=True)):
+        assert np.allclose(quick(field, whole), trilinear(values, whole))
+        assert np.allclose(quick(field, whole + 0.2 * (whole < 3)), trilinear(values, whole))
+        assert np.all(quick(field, outside) == 0.0)
+    half = np.array([[0.5, 1.0, 2.0], [3.0, 2.5, 1.5], [5.5, 4.5, 3.5]])
+    assert np.allclose(quick(QuickField(values, finer=True), half + 0.1), trilinear(values, half), atol=1e-6)
+
+
+def test_distances_and_holes_are_those_of_scipy() -> None:
+    from scipy import ndimage
+
+    solid = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal((24, 25, 26)), 0.6) > -0.3
+    spacing = (0.7, 0.5, 0.9)
+    inside = ndimage.distance_transform_edt(solid, spacing)
+    signed = np.where(solid, 0.25 - inside, ndimage.distance_transform_edt(~solid, spacing) - 0.25)
+    assert np.allclose(signed_edt(solid, spacing), signed, atol=1e-4)
+    assert np.array_equal(without_holes(solid), ndimage.binary_fill_holes(solid))
+    assert without_holes(solid).sum() > solid.sum()
 
 
 def test_work_side_by_side_keeps_order_and_raises() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.geometry.gas_path import ball_centres, hollow_of, unreached
+from service.geometry.gas_path import ball_centres, blind_pits, hollow_of, unreached
 
 STEP = 0.5
 
@@ -64,3 +64,22 @@ def test_reach_is_measured_from_the_centres():
     assert left[0] == pytest.approx(19 * 16 * STEP**3, rel=0.06)
     assert unreached(hollow, np.zeros_like(hollow), STEP, 3.0) == [pytest.approx(50 * 16 * STEP**3)]
     assert unreached(np.zeros_like(hollow), reached, STEP, 3.0) == []
+
+
+@pytest.mark.parametrize(("mouth_mm", "blind"), [(1.2, True), (3.4, False)])
+def test_a_pit_in_the_outside_is_blind_when_the_ball_does_not_pass_its_mouth(
+    mouth_mm: float, blind: bool
+) -> None:
+    """A bulb of 6 mm under a neck of 3 mm, as clefts between processes have; filled it is no hollow any more."""
+    step = 0.4
+    z, y, x = np.meshgrid(*[np.arange(-12.0, 12.01, step)] * 3, indexing="ij")
+    block = np.maximum.reduce([np.abs(x), np.abs(y), np.abs(z)]) - 8.0
+    bulb = np.sqrt(x**2 + y**2 + (z - 2.0) ** 2) - 3.0
+    neck = np.maximum(np.hypot(x, y) - mouth_mm / 2.0, -z)
+    field = np.maximum(block, -np.minimum(bulb, neck)).astype(np.float32)
+    pits = blind_pits(field < 0, step, ball_mm=2.5, slack_mm=1.3, least_mm3=4.0)
+    assert pits.any() == blind
+    if blind:
+        assert pits[bulb < -0.5].all() and not pits[block > 0].any()
+        field[pits] = -1.0
+        assert not blind_pits(field < 0, step, ball_mm=2.5, slack_mm=1.3, least_mm3=4.0).any()

@@ -142,6 +142,37 @@ def test_seed_in_air_or_far_from_bone_is_refused() -> None:
         isolate_vertebra(block, "L1", Seeds(np.array([62.0, 40.0, 30.0])))
 
 
+@pytest.mark.parametrize(
+    ("above_mm", "below_mm", "words"),
+    [
+        (-30.0, 30.0, "upper point does not lie above"),
+        (30.0, -4.0, "within one vertebra"),
+        (62.0, -30.0, "was skipped"),
+    ],
+)
+def test_points_that_are_not_in_three_neighbours_are_refused(
+    above_mm: float, below_mm: float, words: str
+) -> None:
+    """What a point in the wrong vertebra looks like: order and distances do not fit."""
+    block = Volume(np.full((160, 60, 60), 300.0, dtype=np.float32), np.eye(4))
+    target = np.array([30.0, 30.0, 80.0])
+    up = np.array([0.0, 0.0, 1.0])
+    with pytest.raises(GeometryError, match=words) as caught:
+        isolate_vertebra(block, "L1", Seeds(target, target + above_mm * up, target + below_mm * up))
+    assert caught.value.code == "geometry.seed_order"
+
+
+def test_metal_is_said_and_costs_confidence() -> None:
+    ct, mask = scan()
+    values = ct.values.copy()
+    k, j, i = np.argwhere(mask.values).mean(axis=0).astype(int)
+    values[k - 2 : k + 2, j : j + 4, i - 2 : i + 2] = 3071
+    quality = isolation_from_mask(Volume(values, ct.lps_from_ijk), mask, "L1").quality
+    assert any("metal" in reason for reason in quality.reasons)
+    assert quality.confidence < from_mask().quality.confidence
+    assert from_mask().quality.measures["metal_ml"] == 0.0
+
+
 def test_empty_foreign_and_tiny_masks_are_refused() -> None:
     ct, mask = scan()
     with pytest.raises(GeometryError, match="empty"):
