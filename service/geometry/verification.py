@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan
-from service.domain.verification import Decision, NeedleReadings, Tolerances, decide
+from service.domain.verification import Decision, NeedleReadings, Tolerances, Verdict, decide
 from service.geometry import pose
+from service.geometry.cement import CementSettings, find_cement
+from service.geometry.cement_places import CementReport, PlaceSettings, describe
 from service.geometry.heights import BodyHeights, body_heights
 from service.geometry.metal import MetalSettings, ScanView, read_scan
 from service.geometry.metrics import NeedleFigures, measure, outer_from_mask, side_of
@@ -38,6 +40,8 @@ class VerificationSettings:
     gates: GateSettings = field(default_factory=GateSettings)
     needle: NeedleSettings = field(default_factory=NeedleSettings)
     tip: TipSettings = field(default_factory=TipSettings)
+    cement: CementSettings = field(default_factory=CementSettings)
+    cement_places: PlaceSettings = field(default_factory=PlaceSettings)
     tolerances: Tolerances = field(default_factory=Tolerances)
     bone_surface_sigma_mm: float = 0.3
     """One sigma of the planning CT's outer bone surface; part of the breach only."""
@@ -59,7 +63,11 @@ class MeasuredNeedle:
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """The typed report; `document` is its JSON form. `reason` and `reason_code` are '' when measured."""
+    """The typed report; `verification_document` makes its JSON form. `reason` and `reason_code` are '' when measured.
+
+    A cement scan is measured also when no needle could be: `needles_reason` then says why, and the verdict is never
+    'accurate'.
+    """
 
     measured: bool
     reason: str
@@ -70,6 +78,9 @@ class Verification:
     decision: Decision
     clipped: bool
     timings_s: dict[str, float]
+    cement: CementReport | None = None
+    needles_reason: str = ""
+    needles_reason_code: str = ""
 
 
 class _Watch:
@@ -156,9 +167,15 @@ def verify(
     axes = [fit_axis(view.full, n, _ends(n, registration, plan)[0], settings.needle) for n in near]
     covered = any(hidden(axis, clipped=view.grey.clipped, settings=settings.tip) for axis in axes)
     needles = () if covered else _measure_all(axes, registration, view, outer, plan, settings)
-    watch.done("needles", 0.95)
-    if not needles:
-        code, reason = _why_no_needle(bool(lines), bool(near), covered)
+    watch.done("needles", 0.9)
+    far = [line for line in lines if line not in near]
+    image = find_cement(
+        view, model, registration, outer, axes, far, settings.cement, settings.needle.radius_mm
+    )
+    cement = None if image is None else describe(image, outer, plan, settings.cement_places)
+    watch.done("cement", 0.98)
+    code, reason = ("", "") if needles else _why_no_needle(bool(lines), bool(near), covered)
+    if not needles and cement is None:
         return _refused(reason, code, registration, heights, view, watch)
     decision = decide([_readings(n) for n in needles], settings.tolerances)
     watch.done("verdict", 1.0)
@@ -169,10 +186,21 @@ def verify(
         registration=registration,
         needles=needles,
         heights=heights,
-        decision=decision,
+        decision=decision if needles else _cement_only(cement, reason),
         clipped=view.grey.clipped,
         timings_s=watch.timings_s,
+        cement=cement,
+        needles_reason=reason,
+        needles_reason_code=code,
     )
+
+
+def _cement_only(cement: CementReport | None, reason: str) -> Decision:
+    """A scan that shows cement but allows no statement about a needle: for a person to look at."""
+    leaks = () if cement is None else cement.leaks
+    found = tuple(f"Cement outside the bone: {leak.place}, {leak.volume_ml:.2f} ml." for leak in leaks)
+    text = " ".join(["Cement was measured; no needle was judged.", *found, reason])
+    return Decision(Verdict.REVIEW, text, found)
 
 
 def _why_no_needle(any_line: bool, any_near: bool, covered: bool) -> tuple[str, str]:

@@ -68,6 +68,8 @@ def test_tip_and_axis_agree_with_the_truth(measured):
     assert np.abs(pose - TRUTH).max() < 0.5
     assert document["verdict"] in ("accurate", "review")
     assert document["advice"]
+    assert document["cement"] is None  # a needle and its halo are no cement
+    assert document["needles_reason"] is None
 
 
 def test_every_key_of_the_contract_is_present(measured):
