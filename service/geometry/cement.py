@@ -104,9 +104,8 @@ def find_cement(
     solid_hu = _solid(hu, hu - before, ~beside, grid, settings)
     if solid_hu is None:
         return None
-    behind = [
-        line.behind(_end(axis, view, solid_hu, registration)) for axis, line in zip(axes, lines, strict=True)
-    ]
+    ends = [_end(axis, view, solid_hu, registration) for axis in axes]
+    behind = [line.behind(end) for line, (end, _) in zip(lines, ends, strict=True)]
     ring = _any(
         [(n.radial < reach) & (b > -settings.around_needle_mm) for n, b in zip(lines, behind, strict=True)],
         hu.shape,
@@ -116,7 +115,8 @@ def find_cement(
     )
     before = before + _local_offset(hu - before, solid_hu, ring, grid, settings)
     share = (hu - before) / np.maximum(solid_hu - before, 1.0)
-    return _balanced(share, ring, metal, grid, settings)
+    unsure_ml = np.pi * needle_radius_mm**2 * float(np.linalg.norm([sigma for _, sigma in ends])) / 1000.0
+    return _balanced(share, ring, metal, unsure_ml, grid, settings)
 
 
 class _Grid:
@@ -234,30 +234,44 @@ def _local_offset(
     return np.float32(np.median(excess[shell]))
 
 
-def _end(axis: Axis, view: ScanView, solid_hu: float, registration: Registration) -> float:
-    """Place along the axis where the needle ends, seen against cement: half-way between the two greys.
+def _end(axis: Axis, view: ScanView, solid_hu: float, registration: Registration) -> tuple[float, float]:
+    """(place along the axis where the needle ends, its one-sigma in mm), seen against cement.
 
-    Where metal and cement are too alike (a clipped scan) it is the end of the bright line.
+    From the shaft forwards, the first millimetre whose grey is more like cement than like the shaft: a solid needle
+    is brighter than cement, the bore of an open one darker. Where the two are too alike it is the bright line's end.
     """
     fit = registration.intensity
     cement = fit.gain * solid_hu + fit.offset
     u, v = across(axis.direction)
     turn = np.linspace(0.0, 2.0 * np.pi, 6, endpoint=False)
     beside = 0.5 * (np.cos(turn)[:, None] * u + np.sin(turn)[:, None] * v)
-    s = np.arange(-30.0, 10.0, 0.25)
+    s = np.arange(-40.0, 10.0, 0.25)
     points = axis.origin + s[:, None, None] * axis.direction + beside[None]
     grey = view.full.sample(points.reshape(-1, 3), outside=np.nan).reshape(len(s), -1).mean(axis=1)
-    metal = float(np.nanmedian(grey[s < -15.0])) if np.isfinite(grey[s < -15.0]).any() else np.nan
-    if not np.isfinite(metal) or metal < 1.15 * cement:
-        return 0.0
-    inside = np.flatnonzero(grey > 0.5 * (metal + cement))
-    return float(s[inside[-1]]) if inside.size else 0.0
+    shaft = grey[(s < -20.0) & np.isfinite(grey)]
+    if shaft.size < 20:
+        return 0.0, 3.0
+    metal = float(np.median(shaft))
+    if abs(metal - cement) < 0.15 * abs(cement - view.grey.soft):
+        return 0.0, 3.0
+    other = np.abs(grey - cement) < np.abs(grey - metal)
+    ahead = np.flatnonzero(other & (s >= -20.0))
+    runs = [n for n in ahead if other[n : n + 4].all()]
+    return (float(s[runs[0]]), 1.0) if runs else (0.0, 1.0)
 
 
 def _balanced(
-    share: NDArray[np.float32], ring: Mask, metal: Mask, grid: _Grid, settings: CementSettings
+    share: NDArray[np.float32],
+    ring: Mask,
+    metal: Mask,
+    unsure_ml: float,
+    grid: _Grid,
+    settings: CementSettings,
 ) -> CementImage | None:
-    """Shares over the cement and its rim, the ring around needles filled in and the needles themselves empty."""
+    """Shares over the cement and its rim, the ring around needles filled in and the needles themselves empty.
+
+    `unsure_ml` is one sigma of what needles displace, for not knowing exactly where they end.
+    """
     known = (~ring).astype(np.float32)
     around = grid.blurred(np.where(ring, np.float32(0.0), share), 1.2) / np.maximum(
         grid.blurred(known, 1.2), 1e-3
@@ -270,7 +284,9 @@ def _balanced(
     region = grid.grown(solid, settings.rim_mm) & ~metal
     total = float(filled[region].sum()) * grid.crop.voxel_ml
     in_ring = float(np.abs(filled[region & ring]).sum()) * grid.crop.voxel_ml
-    sigma = float(np.hypot(settings.plateau_share * total, settings.ring_share * in_ring))
+    excluded = bool((metal & grid.grown(solid, settings.rim_mm)).any())
+    parts = [settings.plateau_share * total, settings.ring_share * in_ring, unsure_ml if excluded else 0.0]
+    sigma = float(np.linalg.norm(parts))
     chosen = region.ravel()
     return CementImage(
         points=grid.preop[chosen],
@@ -280,7 +296,7 @@ def _balanced(
         step=grid.step,
         volume_ml=total,
         sigma_ml=sigma,
-        needle_excluded=bool((metal & grid.grown(solid, settings.rim_mm)).any()),
+        needle_excluded=excluded,
     )
 
 

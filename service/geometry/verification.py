@@ -45,6 +45,8 @@ class VerificationSettings:
     tolerances: Tolerances = field(default_factory=Tolerances)
     bone_surface_sigma_mm: float = 0.3
     """One sigma of the planning CT's outer bone surface; part of the breach only."""
+    hub_behind_mm: float = 40.0
+    """A needle comes from the back: seen from the body's centre its hub lies this far behind at least."""
     reach_mm: float = 8.0
     """A needle whose axis stays further than this from the planned vertebra belongs to something else."""
 
@@ -162,8 +164,11 @@ def verify(
     if gate is not None or registration is None:
         reason = gate.reason if gate is not None else ""
         return _refused(reason, gate.code if gate else "", registration, heights, view, watch)
-    lines = find_lines(view, settings.needle)
-    near = [line for line in lines if _near(line, registration, outer, plan, settings)]
+    found = find_lines(view, settings.needle)
+    near = [line for line in found if _near(line, registration, outer, plan, settings)]
+    # A lobe of cement with its strand is a line as well, but none that somebody put in from the back.
+    lines = [line for line in found if line not in near or _from_behind(line, registration, plan, settings)]
+    near = [line for line in near if line in lines]
     axes = [fit_axis(view.full, n, _ends(n, registration, plan)[0], settings.needle) for n in near]
     covered = any(hidden(axis, clipped=view.grey.clipped, settings=settings.tip) for axis in axes)
     needles = () if covered else _measure_all(axes, registration, view, outer, plan, settings)
@@ -262,6 +267,15 @@ def _near(
     s = np.arange(-40.0, 40.0, 0.5)
     path = pose.apply(registration.preop_from_scan, tip + s[:, None] * direction)
     return bool(outer.sample(path, outside=50.0).min() < settings.reach_mm)
+
+
+def _from_behind(
+    line: MetalLine, registration: Registration, plan: Plan, settings: VerificationSettings
+) -> bool:
+    """Whether the hub's end lies where hands are: well behind the vertebra."""
+    hub = pose.apply(registration.preop_from_scan, _ends(line, registration, plan)[1][None])[0]
+    back = -(hub - np.asarray(plan.body_centre)) @ np.asarray(plan.vertebra_frame.anterior)
+    return bool(back > settings.hub_behind_mm)
 
 
 def _measure_all(
