@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.verify", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--work", type=Path, help="folder for prepared anatomies, kept for the next run")
-    common.add_argument("--set", choices=("tuning", "acceptance"), default="acceptance")
+    common.add_argument("--set", choices=("tuning", "acceptance", "fresh"), default="acceptance")
     common.add_argument("--jobs", type=int, default=1, help="processes (2 at most on a quiet machine)")
     common.add_argument(
         "--rows",

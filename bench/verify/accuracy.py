@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, work: Path) -> bool:
     chosen = options.set
     names = [n for n in anatomies.names(chosen) if options.only in n]
-    if chosen == "acceptance":
+    if chosen != "tuning":
         for name in anatomies.missing():
             print(f"skipped: {name} (its data are not below {anatomies.DATA.name}/)")
     cases = accuracy_cases(chosen, options.scans, names)
@@ -114,7 +114,7 @@ def _print_coverage(measured: Sequence[Row]) -> None:
         print(f"| {name} | {sum(inside)}/{len(inside)} = {100 * np.mean(inside):.0f} % |")
     u = np.array([n["u_tip_mm"] for n in needles])
     print(f"\nstated uncertainty of the tip: mean {u.mean():.2f} mm, {u.min():.2f} to {u.max():.2f}")
-    wrong = [n for n in needles if n["grade"] != n["true_grade"]]
+    wrong = [n for n in needles if n["true_grade"] is not None and n["grade"] != n["true_grade"]]
     for n in wrong:
         print(f"grade {n['grade']} for {n['true_grade']}: margin {n['margin']} for {n['true_margin']}")
 

@@ -186,10 +186,15 @@ def _one(anatomy: Anatomy, needle: Needle, side: str, mine: MeasuredNeedle) -> d
         ("angle", _gap(f.angle_deg, true.angle_deg), mine.angle_uncertainty_deg),
         ("breach", _breach_gap(f, true), mine.breach_uncertainty_mm),
     )
-    row["inside"] = {name: gap <= bar for name, gap, bar in pairs if gap is not None}
+    # The bone's true edge is known of a phantom only.
+    known = anatomies.parameters(anatomy.name) is not None
+    row["inside"] = {
+        name: gap <= bar for name, gap, bar in pairs if gap is not None and (known or name != "breach")
+    }
     grades = [None if x.breach is None else x.breach.grade for x in (f, true)]
     margins = [None if x.breach is None else x.breach.margin_mm for x in (f, true)]
-    row |= {"grade": grades[0], "true_grade": grades[1], "margin": margins[0], "true_margin": margins[1]}
+    row |= {"grade": grades[0], "margin": margins[0]}
+    row |= {"true_grade": grades[1] if known else None, "true_margin": margins[1] if known else None}
     row["true_to_target_mm"] = true.tip_to_target_mm
     return row
 
