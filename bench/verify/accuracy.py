@@ -116,7 +116,9 @@ def _print_coverage(measured: Sequence[Row]) -> None:
     print(f"\nstated uncertainty of the tip: mean {u.mean():.2f} mm, {u.min():.2f} to {u.max():.2f}")
     wrong = [n for n in needles if n["true_grade"] is not None and n["grade"] != n["true_grade"]]
     for n in wrong:
-        print(f"grade {n['grade']} for {n['true_grade']}: margin {n['margin']} for {n['true_margin']}")
+        print(
+            f"grade {n['grade']} for {n['true_grade']}: margin {n['margin']:.2f} for {n['true_margin']:.2f} mm"
+        )
 
 
 def _print_lines(rows: Sequence[Row], measured: Sequence[Row]) -> bool:
