@@ -44,7 +44,7 @@ def to_document(result: Verification) -> dict[str, object]:
         "verdict": str(result.decision.verdict),
         "advice": advice,
         "findings": list(result.decision.findings),
-        "warnings": [],
+        "warnings": leak_warnings(result.cement),
         "grey_values_clipped": result.clipped,
         "timings_s": {**result.timings_s, "total": round(sum(result.timings_s.values()), 3)},
     }
@@ -104,6 +104,17 @@ def _needle(needle: MeasuredNeedle) -> dict[str, object]:
         },
         "tip_shape_fitted": needle.tip_shape,
     }
+
+
+def leak_warnings(cement: CementReport | None) -> list[dict[str, str]]:
+    """Cement that left the bone is said aloud, whatever the verdict on a needle."""
+    return [
+        {
+            "code": "cement_leak",
+            "message": f"Cement outside the bone: {leak.place}, {leak.volume_ml:.2f} ml (type {leak.type}).",
+        }
+        for leak in (cement.leaks if cement is not None else ())
+    ]
 
 
 def cement_document(cement: CementReport | None) -> dict[str, object] | None:

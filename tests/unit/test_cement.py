@@ -10,7 +10,7 @@ from service.geometry.cement_places import LEAK_RULES, PlaceSettings, _Body, des
 from service.geometry.metrics import outer_from_mask
 from service.geometry.registration_model import build_model
 from service.geometry.verification import verify
-from service.geometry.verification_document import NOT_MEASURED, cement_document
+from service.geometry.verification_document import NOT_MEASURED, cement_document, to_document
 from tests.unit import spine_scene as scene
 
 SMALL = {"spacing": (0.8, 0.8, 0.833), "half": (56, 58, 40), "field_mm": 57.0}
@@ -118,6 +118,9 @@ def test_the_document_has_every_key_and_says_what_was_not_measured(cement_scan):
     assert set(document) >= {"volume_ml", "uncertainty_ml", "fill_percent", "distribution", "leaks"}
     assert set(document["fill_percent"]) == {"volume_body", "volume_fillable", "lateral_area", "hull_body"}
     assert document["not_measured"] == list(NOT_MEASURED)
+    (warning,) = to_document(cement_scan[0])["warnings"]
+    assert warning["code"] == "cement_leak"
+    assert "spinal canal" in warning["message"]
     assert document["warnings"] == []
 
 
