@@ -168,24 +168,19 @@ def verify(
     if gate is not None or registration is None:
         reason = gate.reason if gate is not None else ""
         return _refused(reason, gate.code if gate else "", registration, heights, view, watch)
-    found = find_lines(view, settings.needle)
-    near = [line for line in found if _near(line, registration, outer, plan, settings)]
-    # A lobe of cement with its strand is a line as well, but none that somebody put in from the back.
-    lines = [line for line in found if line not in near or _from_behind(line, registration, plan, settings)]
-    near = [line for line in near if line in lines]
+    near, far = _lines(view, registration, outer, plan, settings)
     axes = [fit_axis(view.full, n, _ends(n, registration, plan)[0], settings.needle) for n in near]
     if any(smeared(axis, settings.needle) for axis in axes):
         return _refused(_MOVED, "motion", registration, heights, view, watch)
     covered = any(hidden(axis, clipped=view.grey.clipped, settings=settings.tip) for axis in axes)
     needles = () if covered else _measure_all(axes, registration, view, outer, plan, settings)
     watch.done("needles", 0.9)
-    far = [line for line in lines if line not in near]
     image = find_cement(
         view, model, registration, outer, axes, far, settings.cement, settings.needle.radius_mm
     )
     cement = None if image is None else describe(image, outer, plan, settings.cement_places)
     watch.done("cement", 0.98)
-    code, reason = ("", "") if needles else _why_no_needle(bool(lines), bool(near), covered)
+    code, reason = ("", "") if needles else _why_no_needle(bool(near or far), bool(near), covered)
     if not needles and cement is None:
         return _refused(reason, code, registration, heights, view, watch)
     decision = decide([_readings(n) for n in needles], settings.tolerances)
@@ -204,6 +199,21 @@ def verify(
         needles_reason=reason,
         needles_reason_code=code,
     )
+
+
+def _lines(
+    view: ScanView, registration: Registration, outer: Volume, plan: Plan, settings: VerificationSettings
+) -> tuple[list[MetalLine], list[MetalLine]]:
+    """Straight metal (near, far): in the planned vertebra, and elsewhere in the scan."""
+    near: list[MetalLine] = []
+    far: list[MetalLine] = []
+    for line in find_lines(view, settings.needle):
+        if not _near(line, registration, outer, plan, settings):
+            far.append(line)
+        elif _from_behind(line, registration, plan, settings):
+            near.append(line)
+        # else: a lobe of cement with its strand is a line as well, but nobody put it in from the back
+    return near, far
 
 
 def _cement_only(cement: CementReport | None, reason: str) -> Decision:
