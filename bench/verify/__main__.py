@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 from bench.verify import accuracy, refusals, speed, tips
+from bench.verify.page import Tee, put
 
 _PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed}
 
@@ -16,12 +18,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.verify", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--work", type=Path, help="folder for prepared anatomies, kept for the next run")
-    common.add_argument("--set", choices=("tuning", "acceptance"), default="acceptance")
+    common.add_argument("--set", choices=("tuning", "acceptance", "fresh"), default="acceptance")
     common.add_argument("--jobs", type=int, default=1, help="processes (2 at most on a quiet machine)")
     common.add_argument(
         "--rows",
         type=Path,
         help="keep every scan's figures in this file (JSON lines) and go on where it ends",
+    )
+    common.add_argument(
+        "--write", type=Path, help="put the tables into this page, between its markers PART-SET"
     )
     parts = parser.add_subparsers(dest="part", required=True)
     for name, module in _PARTS.items():
@@ -39,7 +44,11 @@ def main() -> int:
         for name, module in _PARTS.items():
             if options.part in (name, "all"):
                 print(f"== {name} ({options.set} set): {module.__doc__}", flush=True)
-                results[name] = module.run(options, work)
+                tee = Tee()
+                with contextlib.redirect_stdout(tee):
+                    results[name] = module.run(options, work)
+                if options.write:
+                    put(options.write, f"{name}-{options.set}", tee.text())
     print("\n" + ", ".join(f"{name}: {'PASS' if good else 'FAIL'}" for name, good in results.items()))
     return 0 if all(results.values()) else 1
 

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, work: Path) -> bool:
     chosen = options.set
     names = [n for n in anatomies.names(chosen) if options.only in n]
-    if chosen == "acceptance":
+    if chosen != "tuning":
         for name in anatomies.missing():
             print(f"skipped: {name} (its data are not below {anatomies.DATA.name}/)")
     cases = accuracy_cases(chosen, options.scans, names)
@@ -55,6 +55,7 @@ def report(rows: Sequence[Row]) -> bool:
     if refused:
         print("\nnot measurable: " + ", ".join(f"{r['anatomy']} #{r['case']} {r['reason']}" for r in refused))
     _print_coverage(measured)
+    _print_cement(rows)
     return _print_lines(rows, measured)
 
 
@@ -84,6 +85,25 @@ def _print_group(title: str, rows: Sequence[Row]) -> None:
     )
 
 
+def _print_cement(rows: Sequence[Row]) -> None:
+    done = [r for r in rows if r["cement"] and r["cement_ml"] is not None]
+    if not done:
+        return
+    print(
+        "\n| scan with cement | true, ml | found, ml | error | inside k = 2 | leak true / found, ml | told as |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for r in done:
+        error, bar = r["cement_ml"] - r["true_cement_ml"], 2.0 * r["cement_sigma_ml"]
+        leaks = sum(v for _, _, v in r["leaks"])
+        told = ", ".join(f"{kind} {place}" for kind, place, _ in r["leaks"]) or "none"
+        print(
+            f"| {r['anatomy']} #{r['case']} | {r['true_cement_ml']:.2f} | {r['cement_ml']:.2f} | "
+            f"{100 * error / r['true_cement_ml']:+.1f} % | {'yes' if abs(error) <= bar else 'no'} | "
+            f"{r['true_leak_ml']:.3f} / {leaks:.3f} | {told} |"
+        )
+
+
 def _print_coverage(measured: Sequence[Row]) -> None:
     needles = _needles(measured)
     if not needles:
@@ -94,9 +114,11 @@ def _print_coverage(measured: Sequence[Row]) -> None:
         print(f"| {name} | {sum(inside)}/{len(inside)} = {100 * np.mean(inside):.0f} % |")
     u = np.array([n["u_tip_mm"] for n in needles])
     print(f"\nstated uncertainty of the tip: mean {u.mean():.2f} mm, {u.min():.2f} to {u.max():.2f}")
-    wrong = [n for n in needles if n["grade"] != n["true_grade"]]
+    wrong = [n for n in needles if n["true_grade"] is not None and n["grade"] != n["true_grade"]]
     for n in wrong:
-        print(f"grade {n['grade']} for {n['true_grade']}: margin {n['margin']} for {n['true_margin']}")
+        print(
+            f"grade {n['grade']} for {n['true_grade']}: margin {n['margin']:.2f} for {n['true_margin']:.2f} mm"
+        )
 
 
 def _print_lines(rows: Sequence[Row], measured: Sequence[Row]) -> bool:
@@ -110,9 +132,21 @@ def _print_lines(rows: Sequence[Row], measured: Sequence[Row]) -> bool:
     false_calls = sum(r["verdict"] == "accurate" and not r["truth_within"] for r in measured)
     missed = sum(n["missed"] for r in measured for n in r["found"])
     called = sum(r["verdict"] == "accurate" for r in measured)
+    hidden = sum(bool(r["needles_reason"]) for r in measured)
+    with_cement = [r for r in rows if r["cement"]]
+    errors = [
+        abs(r["cement_ml"] / r["true_cement_ml"] - 1.0) if r["cement_ml"] is not None else 1.0
+        for r in with_cement
+    ]
+    invented = sum(r["cement_ml"] is not None for r in rows if not r["cement"])
     lines = [
         ("scans", f"{len(rows)} of {len({r['anatomy'] for r in rows})} anatomies", len(rows) >= 60),
         ("measured", f"{len(measured)} of {len(rows)}", len(measured) == len(rows)),
+        (
+            "tips left unsaid because cement hides them",
+            f"{hidden} scans, all with cement",
+            all(r["cement"] for r in measured if r["needles_reason"]),
+        ),
         ("registration TRE mean <= 0.3", f"{tre.mean():.3f}", tre.mean() <= 0.3),
         ("registration TRE 95 % <= 0.6", f"{np.percentile(tre, 95):.3f}", np.percentile(tre, 95) <= 0.6),
         *_tip_lines("tip", plain, 0.4, 0.8),
@@ -126,6 +160,12 @@ def _print_lines(rows: Sequence[Row], measured: Sequence[Row]) -> bool:
             false_calls == 0,
         ),
         ("needles missed or invented", f"{missed}", missed == 0),
+        (
+            "cement volume within 5 %",
+            f"{sum(e <= 0.05 for e in errors)} of {len(errors)} (largest {100 * max(errors, default=0):.1f} %)",
+            bool(errors) and max(errors) <= 0.05,
+        ),
+        ("cement invented", f"{invented}", invented == 0),
     ]
     print()
     for name, figure, good in lines:

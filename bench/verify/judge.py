@@ -15,11 +15,13 @@ from bench.verify.anatomies import Anatomy
 from bench.verify.cases import Case, Scene, refused_scene, scene
 from service.domain.verification import NeedleReadings, Verdict, decide
 from service.geometry import angles, pose
+from service.geometry.cement_places import PlaceSettings
 from service.geometry.metrics import NeedleFigures, measure
 from service.geometry.needles import NeedleSettings
 from service.geometry.verification import MeasuredNeedle, Verification, verify
 from service.geometry.volume import Volume
 from simulators.oarm import Needle, Scan, make_scan
+from simulators.oarm.needle import voxel_share
 
 Array = NDArray[np.float64]
 RADIUS_MM = NeedleSettings().radius_mm
@@ -58,8 +60,10 @@ def accuracy_row(case: Case, work: Path) -> dict[str, Any]:
             "lead": r.intensity.ncc - r.rival_ncc,
             "usable": r.intensity.usable,
         }
+    row |= _cement_row(anatomy, made, scan, found)
     if found.measured:
-        row["found"] = _needle_rows(anatomy, made, found)
+        row["needles_reason"] = found.needles_reason_code
+        row["found"] = _needle_rows(anatomy, made, found) if found.needles else []
         row["verdict"] = str(found.decision.verdict)
         row["truth_within"] = _truly_within(anatomy, made)
     return row
@@ -91,6 +95,29 @@ def refusal_row(case: Case, work: Path) -> dict[str, Any]:
             "matched": r.surface.matched,
         }
     return row
+
+
+def _cement_row(anatomy: Anatomy, made: Scene, scan: Scan, found: Verification) -> dict[str, Any]:
+    """Cement found and true, ml; the true leaks by the same bars on the true shape and the true surface."""
+    report = found.cement
+    row: dict[str, Any] = {
+        "cement_ml": None if report is None else report.volume_ml,
+        "cement_sigma_ml": None if report is None else report.sigma_ml,
+        "leaks": None if report is None else [(k.type, k.place, k.volume_ml) for k in report.leaks],
+    }
+    if not made.cement:
+        return row
+    row["true_cement_ml"] = sum(c["volume_outside_needles_mm3"] for c in scan.truth["cement"]) / 1000.0
+    grid = Volume(scan.grey, scan.preop_from_scan @ scan.scan_from_ijk)
+    leaked = inside = 0.0
+    for blob in made.cement:
+        box, share = voxel_share(blob, scan.grey.shape, grid.lps_from_ijk)
+        index = np.argwhere(share > 0) + [s.start for s in box]
+        depth = anatomy.surface.sample(grid.to_lps(index[:, ::-1]), outside=50.0)
+        amount = share[share > 0] * grid.voxel_ml
+        leaked += float(amount[depth > PlaceSettings().leak_mm].sum())
+        inside += float(amount[depth <= PlaceSettings().leak_mm].sum())
+    return row | {"true_leak_ml": leaked, "true_in_body_ml": inside}
 
 
 def _scan(folder: Path, made: Scene) -> Scan:
@@ -159,10 +186,15 @@ def _one(anatomy: Anatomy, needle: Needle, side: str, mine: MeasuredNeedle) -> d
         ("angle", _gap(f.angle_deg, true.angle_deg), mine.angle_uncertainty_deg),
         ("breach", _breach_gap(f, true), mine.breach_uncertainty_mm),
     )
-    row["inside"] = {name: gap <= bar for name, gap, bar in pairs if gap is not None}
+    # The bone's true edge is known of a phantom only.
+    known = anatomies.parameters(anatomy.name) is not None
+    row["inside"] = {
+        name: gap <= bar for name, gap, bar in pairs if gap is not None and (known or name != "breach")
+    }
     grades = [None if x.breach is None else x.breach.grade for x in (f, true)]
     margins = [None if x.breach is None else x.breach.margin_mm for x in (f, true)]
-    row |= {"grade": grades[0], "true_grade": grades[1], "margin": margins[0], "true_margin": margins[1]}
+    row |= {"grade": grades[0], "margin": margins[0]}
+    row |= {"true_grade": grades[1] if known else None, "true_margin": margins[1] if known else None}
     row["true_to_target_mm"] = true.tip_to_target_mm
     return row
 

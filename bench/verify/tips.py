@@ -23,7 +23,7 @@ from simulators.oarm.settings import scan_grid
 from simulators.oarm.source import Source
 
 Array = NDArray[np.float64]
-SEEDS = {"tuning": 31, "acceptance": 77}
+SEEDS = {"tuning": 31, "acceptance": 77, "fresh": 131}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -34,6 +34,12 @@ class MetalSettings:
     """`top` must exceed the dense bone of the scan by this factor (both above soft tissue), else no metal."""
     margin_mm: float = 2.5
     """Tissue this close to metal is not used for registration (blur and streaks)."""
+    cement_over_bone: float = 1.6
+    """Cement is brighter than the dense bone of the scan by this factor (both above soft tissue)."""
+    cement_core_ml: float = 0.04
+    """What is left of a blob of cement after one working voxel was taken off all round; thin cortex leaves nothing."""
+    cement_margin_mm: float = 1.2
+    """Tissue this close to cement is not used for registration (blur)."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,16 @@ class GreyScale:
 class ScanView:
     """A scan made ready for registration.
 
-    `volume` float32 at about `working_spacing_mm`, NaN outside the reconstructed field and near metal;
-    `filled` the same with soft tissue in place of NaN; `metal` bool on the same grid.
+    `volume` float32 at about `working_spacing_mm`, NaN outside the reconstructed field and near metal and cement;
+    `filled` the same with soft tissue in place of NaN; `metal` and `cement` bool on the same grid. Where metal and
+    cement cannot be told apart yet (a clipped scan, no needle), cement counts as metal here: both are left out.
     """
 
     full: Volume
     volume: Volume
     filled: Volume
     metal: NDArray[np.bool_]
+    cement: NDArray[np.bool_]
     grey: GreyScale
     metal_threshold: float
     has_metal: bool
@@ -92,7 +100,9 @@ def read_scan(scan: Volume, settings: MetalSettings | None = None) -> ScanView:
     threshold = grey.soft + settings.share_of_top * (grey.top - grey.soft)
     has_metal = grey.metal_over_bone >= settings.min_over_bone
     metal = (values > threshold) & field if has_metal else np.zeros(values.shape, dtype=bool)
-    blocked = _grown(metal, reduced, settings.margin_mm) | ~field
+    near_metal = _grown(metal, reduced, settings.margin_mm)
+    cement = _cement(values, field & ~near_metal, grey, settings, reduced)
+    blocked = near_metal | _grown(cement, reduced, settings.cement_margin_mm) | ~field
     filled = np.where(blocked, np.float32(grey.soft), values).astype(np.float32)
     usable = np.where(blocked, np.float32(np.nan), values).astype(np.float32)
     return ScanView(
@@ -100,6 +110,7 @@ def read_scan(scan: Volume, settings: MetalSettings | None = None) -> ScanView:
         volume=Volume(usable, reduced.lps_from_ijk, scan.frame_of_reference_uid),
         filled=Volume(filled, reduced.lps_from_ijk, scan.frame_of_reference_uid),
         metal=metal,
+        cement=cement,
         grey=grey,
         metal_threshold=threshold,
         has_metal=has_metal,
@@ -184,6 +195,30 @@ def _last_peak(values: Array, least: float, prominence: float) -> int:
         if here - max(saddles) >= prominence:
             return index - 1
     return int(np.argmax(values))
+
+
+def _cement(
+    values: NDArray[np.float32],
+    where: NDArray[np.bool_],
+    grey: GreyScale,
+    settings: MetalSettings,
+    grid: Volume,
+) -> NDArray[np.bool_]:
+    """Compact bright bodies that are no metal. They hide the bone's texture and are none of the planned surface."""
+    over = grey.dense_bone - grey.soft
+    bright = (values > grey.soft + settings.cement_over_bone * over) & where
+    none = np.zeros(values.shape, dtype=bool)
+    labels, count = ndimage.label(ndimage.binary_erosion(bright))
+    if not count:
+        return none
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    cores = np.isin(labels, np.flatnonzero(sizes * grid.voxel_ml >= settings.cement_core_ml))
+    if not cores.any():
+        return none
+    # Half-way up to the cores: cement that lies against an endplate must not flood along the cortex.
+    edge = grey.soft + 0.5 * (float(np.median(values[cores])) - grey.soft)
+    return np.asarray(ndimage.binary_propagation(cores, mask=(values > edge) & where | cores))
 
 
 def _grown(mask: NDArray[np.bool_], grid: Volume, margin_mm: float) -> NDArray[np.bool_]:

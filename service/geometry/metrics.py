@@ -124,9 +124,18 @@ def posterior_wall_mm(outer: Volume, plan: Plan) -> float:
 
 
 def pedicle_breach(
-    outer: Volume, plan: Plan, entry: Array, tip: Array, axis: Array, radius_mm: float, side: Pedicle
+    outer: Volume,
+    plan: Plan,
+    entry: Array,
+    tip: Array,
+    axis: Array,
+    radius_mm: float,
+    side: Pedicle,
+    bone_edge_mm: float = 0.0,
 ) -> Breach | None:
     """Breach of the pedicle wall; None when the needle has not reached the pedicle.
+
+    The bone's edge lies `bone_edge_mm` inside the surface of `outer`.
 
     Watched from `PEDICLE_MM` behind the posterior wall (but not nearer to the entry than the needle's own
     width, where leaving the cortex is the entry itself) to the wall or the tip.
@@ -141,7 +150,7 @@ def pedicle_breach(
     if not watched.any():
         return None
     watched_points = points[watched]
-    inside = -outer.sample(watched_points, outside=10.0)
+    inside = -outer.sample(watched_points, outside=10.0) - bone_edge_mm
     mm = angles.breach_mm(inside, radius_mm)
     worst = watched_points[int(np.argmin(inside))]
     return Breach(
@@ -174,14 +183,27 @@ def side_of(plan: Plan, tip: Array, axis: Array) -> Pedicle:
 
 
 def measure(
-    plan: Plan, outer: Volume, tip: Array, axis: Array, side: Pedicle, radius_mm: float
+    plan: Plan,
+    outer: Volume,
+    tip: Array,
+    axis: Array,
+    side: Pedicle,
+    radius_mm: float,
+    bone_edge_mm: float = 0.0,
 ) -> NeedleFigures:
-    """All figures of one needle. `tip`, `axis` (3,) in the planning frame, axis unit and towards the tip."""
+    """All figures of one needle. `tip`, `axis` (3,) in the planning frame, axis unit and towards the tip.
+
+    `bone_edge_mm` is how far inside the surface of `outer` the bone's edge lies; part of the breach only.
+    """
     frame = plan.vertebra_frame
     planned = plan.trajectory(side)
     entry = first_crossing(outer, tip, axis)
     actual = angles.direction_angles(frame, axis, side)
-    breach = None if entry is None else pedicle_breach(outer, plan, entry, tip, axis, radius_mm, side)
+    breach = (
+        None
+        if entry is None
+        else pedicle_breach(outer, plan, entry, tip, axis, radius_mm, side, bone_edge_mm)
+    )
     relative = _against_plan(planned, tip, axis, entry)
     wanted = None
     if planned is not None:

@@ -31,6 +31,10 @@ class NeedleSettings:
     """Metal found per length of line, relative to the needle's cross-section: noise is thinner than that."""
     max_outer_share: float = 0.45
     """Grey at 4 mm from the axis, relative to metal: above it the 'needle' is a block (cement, a rod)."""
+    max_scatter_mm: float = 0.06
+    """Straight needles of still patients: 0.02 to 0.03 in the tuning scans."""
+    max_blur_mm: float = 0.8
+    """Blur across a solid needle: 0.54 to 0.63 there; an open one looks like 0.75."""
     section_mm: float = 0.5
     disc_mm: float = 2.6
     ring_mm: tuple[float, float] = (3.4, 4.4)
@@ -218,6 +222,12 @@ def fit_axis(scan: Volume, line: MetalLine, tip: Array, settings: NeedleSettings
     return Axis(
         origin, direction, s, area, core, moment, around, ceiling, blur, scatter, sections, float(turn)
     )
+
+
+def smeared(axis: Axis, settings: NeedleSettings | None = None) -> bool:
+    """Whether the needle is both wider and less straight than any blur explains: motion during the scan."""
+    settings = settings or NeedleSettings()
+    return axis.scatter_mm > settings.max_scatter_mm and axis.lateral_sigma_mm > settings.max_blur_mm
 
 
 def _disc(settings: NeedleSettings) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:

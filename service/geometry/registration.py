@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from service.geometry import pose
 from service.geometry.metal import ScanView, reduce
@@ -25,6 +26,9 @@ from service.geometry.registration_search import SearchSettings, search
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
+
+#: Fewer points of marrow than this are no texture.
+MIN_TEXTURE = 300
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ class Registration:
     agreement_deg: float
     rival_ncc: float
     """Best correlation reached anywhere else in the field (neighbour levels included); 0 when there is none."""
-    fingerprint: float
-    """Correlation of marrow texture deep inside the bone; near 0 for another person's vertebra."""
+    fingerprint: float | None
+    """Correlation of marrow texture deep inside the bone; near 0 for another person's vertebra. None when cement and
+    metal leave too little of the marrow to see."""
     expected_tre_mm: float
     """One-sigma estimate of the displacement of a point inside the vertebra."""
 
@@ -147,21 +152,34 @@ def _around(view: ScanView, model: VertebraModel, scan_from_preop: Array, blur_m
 
 def fingerprint(
     view: ScanView, model: VertebraModel, scan_from_preop: Array, band_mm: tuple[float, float]
-) -> float:
-    """Correlation of band-passed grey with the planning CT's marrow texture, -1..1; 0 when there is too little."""
+) -> float | None:
+    """Correlation of band-passed grey with the planning CT's marrow texture, -1..1; None when there is too little."""
     points = pose.apply(scan_from_preop, model.marrow)
-    if len(points) < 300:
-        return 0.0
+    if len(points) < MIN_TEXTURE:
+        return None
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     half = np.ptp(points, axis=0) / 2 + 3 * band_mm[1]
-    crop, holes = (v.crop_to_lps_box(middle, half) for v in (view.filled, view.volume))
-    fine, wide = (blurred(holes, crop, width).sample(points, outside=np.nan) for width in band_mm)
+    crop = view.volume.crop_to_lps_box(middle, half)
+    fine, wide = (_known_blur(crop, width, points) for width in band_mm)
     band = fine - wide
     good = np.isfinite(band)
-    if np.count_nonzero(good) < 300:
-        return 0.0
+    if np.count_nonzero(good) < MIN_TEXTURE:
+        return None
     a, b = (_clipped(v[good]) for v in (band, model.texture))
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def _known_blur(volume: Volume, sigma_mm: float, points: Array) -> Array:
+    """Mean (N,) under a Gaussian of what is known (not NaN) around each point; NaN in a hole or mostly beside one.
+
+    A hole filled with any constant would leave an edge that is no texture of the bone: metal and cement leave holes.
+    """
+    known = np.isfinite(volume.values)
+    sigma = [sigma_mm / s for s in volume.spacing_mm[::-1]]
+    share = ndimage.gaussian_filter(known.astype(np.float32), sigma)
+    total = ndimage.gaussian_filter(np.where(known, volume.values, np.float32(0.0)), sigma)
+    mean = np.where(known & (share > 0.5), total / np.maximum(share, 1e-6), np.nan).astype(np.float32)
+    return Volume(mean, volume.lps_from_ijk).sample(points, outside=np.nan)
 
 
 def _clipped(values: Array) -> Array:
@@ -191,7 +209,7 @@ def _joined(
     intensity: IntensityFit,
     surface: SurfaceFit,
     rival_ncc: float,
-    alike: float,
+    alike: float | None,
     model: VertebraModel,
     settings: RegistrationSettings,
 ) -> Registration:

@@ -53,9 +53,15 @@ GATES: tuple[Gate, ...] = (
     ),
     Gate(
         "another_bone",
-        lambda r, s: r.fingerprint < s.min_fingerprint,
+        lambda r, s: r.fingerprint is not None and r.fingerprint < s.min_fingerprint,
         "The shape fits but the texture inside the bone is not that of the planned vertebra: this is a scan of "
         "another patient or of another level, or the patient moved during the scan.",
+    ),
+    Gate(
+        "texture_hidden",
+        lambda r, s: r.fingerprint is None,
+        "The shape fits, but cement or metal covers so much of the bone that nothing shows whether this is the planned "
+        "vertebra: its position cannot be stood behind. Look at the images.",
     ),
     Gate(
         "level_ambiguous",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from service.geometry.cement_places import CementReport
 from service.geometry.heights import BodyHeights
 from service.geometry.metrics import Breach
 from service.geometry.registration import Registration
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from service.geometry.verification import MeasuredNeedle, Verification
 
 SCHEMA = "spineprint.verification/1"
+
+#: Share of the body's volume above which a fill is not believed (facts sheet, section 5).
+WARN_BODY_PERCENT = 50.0
+#: What a scan cannot tell about cement, said beside what it can.
+NOT_MEASURED = (
+    "Leaks of less than 5 mm3, or thinner than about 1 mm and apart from the rest, may be missed.",
+    "The type of a leak follows from its place; the vessel or defect itself is not seen.",
+    "Cement inside a needle is not counted, nor what the syringe delivered.",
+)
 
 
 def to_document(result: Verification) -> dict[str, object]:
@@ -27,12 +37,14 @@ def to_document(result: Verification) -> dict[str, object]:
         "reason_code": result.reason_code or None,
         "registration": _registration(result.registration, trusted=result.reason_code in _AFTER_GATES),
         "needles": [_needle(n) for n in result.needles],
-        "cement": None,
+        "needles_reason": result.needles_reason or None,
+        "needles_reason_code": result.needles_reason_code or None,
+        "cement": cement_document(result.cement),
         "vertebral_height_mm": _heights(result.heights),
         "verdict": str(result.decision.verdict),
         "advice": advice,
         "findings": list(result.decision.findings),
-        "warnings": [],
+        "warnings": leak_warnings(result.cement),
         "grey_values_clipped": result.clipped,
         "timings_s": {**result.timings_s, "total": round(sum(result.timings_s.values()), 3)},
     }
@@ -91,6 +103,57 @@ def _needle(needle: MeasuredNeedle) -> dict[str, object]:
             "coverage_k": 2,
         },
         "tip_shape_fitted": needle.tip_shape,
+    }
+
+
+def leak_warnings(cement: CementReport | None) -> list[dict[str, str]]:
+    """Cement that left the bone is said aloud, whatever the verdict on a needle."""
+    return [
+        {
+            "code": "cement_leak",
+            "message": f"Cement outside the bone: {leak.place}, {leak.volume_ml:.2f} ml (type {leak.type}).",
+        }
+        for leak in (cement.leaks if cement is not None else ())
+    ]
+
+
+def cement_document(cement: CementReport | None) -> dict[str, object] | None:
+    """Volumes in ml; None when the scan shows no cement at the planned vertebra."""
+    if cement is None:
+        return None
+    warnings = []
+    body = cement.fill_percent["volume_body"]
+    if body is not None and body > WARN_BODY_PERCENT:
+        warnings.append(
+            f"Cement fills {body:.0f} % of the body's volume, more than is plausible: check the images."
+        )
+    return {
+        "volume_ml": _round(cement.volume_ml),
+        "uncertainty_ml": _round(2.0 * cement.sigma_ml),
+        "coverage_k": 2,
+        "in_body_ml": _round(cement.in_body_ml),
+        "body_ml": _round(cement.body_ml),
+        "fill_percent": {name: _round(value, 1) for name, value in cement.fill_percent.items()},
+        "distribution": {
+            "left_percent": _round(cement.side_percent["left"], 1),
+            "right_percent": _round(cement.side_percent["right"], 1),
+            "anterior_percent": _round(cement.third_percent["anterior"], 1),
+            "middle_percent": _round(cement.third_percent["middle"], 1),
+            "posterior_percent": _round(cement.third_percent["posterior"], 1),
+            "endplate_contact": cement.endplate_contact,
+        },
+        "leaks": [
+            {
+                "type": leak.type,
+                "place": leak.place,
+                "volume_ml": _round(leak.volume_ml),
+                "position": _vector(np.asarray(leak.position)),
+            }
+            for leak in cement.leaks
+        ],
+        "needle_excluded": cement.needle_excluded,
+        "not_measured": list(NOT_MEASURED),
+        "warnings": warnings,
     }
 
 

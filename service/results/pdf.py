@@ -18,6 +18,7 @@ from reportlab.platypus import Image as PdfImage
 from service import __version__
 from service.domain.plan import Plan, Trajectory
 from service.domain.verification import Judgement, Tolerances, judge
+from service.results.cement_facts import cement_facts
 from service.results.pdf_page import (
     BOLD,
     GREY,
@@ -241,25 +242,12 @@ def _scan_block(report: Mapping[str, object]) -> list[Flowable]:
         known = [f"{k} {v:.1f}" for k in heights if (v := _number(heights[k])) is not None]
         if known:
             facts.append(("Body height, mm", ", ".join(known)))
+    if report.get("needles_reason"):
+        facts.append(("Needle", f"not judged: {report['needles_reason']}"))
     cement = report.get("cement")
     if isinstance(cement, Mapping):
-        volume = _number(cement.get("volume_ml"))
-        facts.append(("Cement volume", "not measured" if volume is None else f"{volume:.1f} ml"))
-        fill = cement.get("fill_percent")
-        known = [f"{str(k).replace('_', ' ')} {v:.0f} %" for k, v in _numbers(fill)]
-        facts.append(("Fill by measure", ", ".join(known) or "not measured"))
-        leaks = cement.get("leaks")
-        if isinstance(leaks, list):
-            facts.append(("Leaks seen in the scan", "; ".join(_leak(v) for v in leaks) or "none found"))
-        else:
-            facts.append(("Leaks seen in the scan", "not assessed"))
+        facts += cement_facts(cement)
     return [KeepTogether([heading("Scan"), facts_table(facts)])] if facts else []
-
-
-def _leak(leak: object) -> str:
-    if isinstance(leak, Mapping):
-        return ", ".join(f"{k} {v}" for k, v in leak.items() if isinstance(v, str | int | float))
-    return str(leak)
 
 
 def _pictures(pictures: Sequence[Picture]) -> list[Flowable]:
@@ -316,9 +304,3 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
         return None
     return float(value)
-
-
-def _numbers(value: object) -> list[tuple[str, float]]:
-    if not isinstance(value, Mapping):
-        return []
-    return [(str(k), v) for k, raw in value.items() if (v := _number(raw)) is not None]

@@ -43,6 +43,26 @@ def closes_at(
     )
 
 
+#: An early start needs so many images at least: fewer are no volume, but a sender with an association for each image.
+_EARLY_IMAGES = 20
+
+
+def may_begin(study: Study, sources: Sequence[Source], open_associations: Mapping[str, str]) -> bool:
+    """Whether a scan may be measured before its sender was silent for its quiet time.
+
+    A closed association that carried the whole scan is the strongest sign of completeness there is, but no proof:
+    the answer is held back until the quiet time is over (`service.workflow.verify`). Who uses several associations,
+    or sent more after an early start, gets the whole quiet time first.
+    """
+    return (
+        study.kind == "oarm"
+        and study.revision == 1
+        and len(sources) == 1
+        and study.instance_count >= _EARLY_IMAGES
+        and not held_by(sources, open_associations)
+    )
+
+
 def held_by(sources: Sequence[Source], open_associations: Mapping[str, str]) -> tuple[str, ...]:
     """Titles of the senders with an open association that carried the study."""
     return tuple(sorted({s.calling_ae for s in sources if s.association in open_associations}))

@@ -91,6 +91,8 @@ def sort(app: App, connection: Connection, header: InstanceHeader, instance: Rec
 def tick(app: App, open_associations: Mapping[str, str], listening_since: datetime | None = None) -> None:
     """Complete the studies that have been quiet long enough and that no open association still carries.
 
+    A scan that came over one association is measured as soon as that is closed; its answer waits for the quiet time.
+
     `listening_since` is the start of the node: the silence before it was ours, not the sender's, and a sender
     that was cut off by our restart gets the whole quiet time to send the rest.
     """
@@ -101,7 +103,8 @@ def tick(app: App, open_associations: Mapping[str, str], listening_since: dateti
         own = sources[study.study_uid]
         held = completeness.held_by(own, open_associations)
         is_quiet = app.clock.now() >= completeness.closes_at(app, study, own, listening_since)
-        if study.use_now or (is_quiet and not held):
+        early = completeness.may_begin(study, own, open_associations)
+        if study.use_now or early or (is_quiet and not held):
             complete(app, study)
     # Scans that stopped growing but have no case yet: cut off before matching, or waiting for the scan in work.
     with reading(app.engine) as connection:

@@ -25,7 +25,7 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
     of_case = scans.of_case(connection, case_id)
     newest = _newest_loose_study(connection, case)
     body: dict[str, Any] = {"case_code": case.code, "level": case.level or None, "scans": len(of_case)}
-    if newest is not None and (not of_case or newest.last_image_at > of_case[0].last_image_at):
+    if newest is not None and (not of_case or newest.is_newer_than(of_case[0])):
         body |= newest.part
     elif of_case:
         body |= _scan_part(of_case[0], case)
@@ -65,8 +65,15 @@ def _scan_part(scan: Scan, case: Case) -> dict[str, Any]:
 class _Loose:
     """A scan study of the case's patient that is not attached to the case (yet)."""
 
+    study_uid: str
+    revision: int
     last_image_at: datetime
     part: dict[str, Any]
+
+    def is_newer_than(self, scan: Scan) -> bool:
+        """Also the same study when it grew within one tick of the clock."""
+        grew = self.study_uid == scan.study_uid and self.revision > scan.study_revision
+        return grew or self.last_image_at > scan.last_image_at
 
 
 def _newest_loose_study(connection: Connection, case: Case) -> _Loose | None:
@@ -79,5 +86,5 @@ def _newest_loose_study(connection: Connection, case: Case) -> _Loose | None:
             part |= {"status": "failed", "reason": study.reason, "next_step": study.next_step}
         else:
             part["status"] = "receiving"
-        return _Loose(study.last_instance_at, part)
+        return _Loose(study.study_uid, study.revision, study.last_instance_at, part)
     return None

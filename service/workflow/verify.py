@@ -16,6 +16,7 @@ from service.store import blobs, cases, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.scans import Scan
+from service.workflow import completeness
 from service.workflow.app import App
 
 #: Error codes that say something about the scan, as opposed to a failure of ours.
@@ -43,6 +44,9 @@ def verify(app: App, case: Case, key: str) -> None:
             raise
         report = None
         refusal = exc
+    _hold_until_quiet(app, scan)
+    if _drop_when_it_grew(app, case, scan):
+        return
     now = app.clock.now()
     with transaction(app.engine) as connection:
         fresh = cases.get(connection, case.id)
@@ -69,6 +73,59 @@ def verify(app: App, case: Case, key: str) -> None:
         )
     if not measured:
         app.notifier.notify("scan", f"The O-arm scan gives no measurement: {reason}", case_code=case.code)
+
+
+def _hold_until_quiet(app: App, scan: Scan) -> None:
+    """An early start (`completeness.may_begin`) may be wrong: no answer leaves before the sender was silent for long.
+
+    Measuring takes about as long as the quiet time, so there is seldom anything left to wait for.
+    """
+    while True:
+        with reading(app.engine) as connection:
+            study = studies.need(connection, scan.study_uid)
+            sources = studies.sources_of(connection, [scan.study_uid])[scan.study_uid]
+        if study.revision != scan.study_revision:
+            return
+        left_s = (completeness.closes_at(app, study, sources, None) - app.clock.now()).total_seconds()
+        if left_s <= 0:
+            return
+        time.sleep(min(left_s, 0.1))
+
+
+def _drop_when_it_grew(app: App, case: Case, scan: Scan) -> bool:
+    """Images that came while the scan was measured: its answer would be one about a part of the scan.
+
+    It is not shown and not published; the case waits again, and the whole scan is measured as a new revision.
+    """
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        study = studies.need(connection, scan.study_uid)
+        if study.revision == scan.study_revision:
+            return False
+        error = SpineprintError(
+            "More images of this scan arrived while it was measured, so this answer would be about a part of it.",
+            next_step="Wait: the whole scan is measured as soon as it is complete.",
+            code="scan.superseded",
+        )
+        scans.change(
+            connection,
+            scan.id,
+            now,
+            state="NOT_MEASURABLE",
+            fraction=1.0,
+            stage="done",
+            error=error.to_document(),
+        )
+        cases.move(
+            connection,
+            cases.get(connection, case.id),
+            CaseEvent.SCAN_NOT_MEASURABLE,
+            actor=system("verification"),
+            now=now,
+            data={"scan": scan.id, "verdict": None, "reason": error.message, "revision": study.revision},
+        )
+    app.notifier.notify("scan", error.message, case_code=case.code)
+    return True
 
 
 def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:

@@ -24,14 +24,13 @@ def make_image(
     cement: Sequence[Cement],
     settings: ScanSettings,
     preop_from_ijk: Array,
-) -> tuple[NDArray[np.int16], list[float]]:
-    """Stored grey values (k,j,i) and the volume of each cement blob inside the square field in mm3."""
-    shape = (settings.slices, settings.columns, settings.columns)
+) -> tuple[NDArray[np.int16], list[tuple[float, float]]]:
+    """Stored grey values (k,j,i) and of each cement blob its volume inside the square field in mm3.
+
+    The second number leaves out what the needles displace; it is what a scan can show.
+    """
     rng = np.random.default_rng([settings.seed, 29])
-    voxel_mm3 = settings.pixel_mm**2 * settings.increment_mm
-    volumes = [
-        round(float(voxel_share(blob, shape, preop_from_ijk)[1].sum()) * voxel_mm3, 2) for blob in cement
-    ]
+    volumes = [_volumes(blob, needles, settings, preop_from_ijk) for blob in cement]
 
     def still(moved: Array) -> Single:
         return _still_image(source, needles, cement, settings, moved)
@@ -48,6 +47,29 @@ def make_image(
     for box, values in _streaks(hu, needles, settings, preop_from_ijk, rng):
         hu[box] += values
     return _to_grey(hu, settings, rng), volumes
+
+
+def _volumes(
+    blob: Cement, needles: Sequence[Needle], settings: ScanSettings, preop_from_ijk: Array
+) -> tuple[float, float]:
+    """(whole, outside the needles) in mm3."""
+    shape = (settings.slices, settings.columns, settings.columns)
+    box, share = voxel_share(blob, shape, preop_from_ijk)
+    free = np.ones(share.shape, dtype=np.float32)
+    for needle in needles:
+        place, metal = voxel_share(needle, shape, preop_from_ijk)
+        both = tuple(
+            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, place, strict=True)
+        )
+        if share.size and metal.size and all(s.start < s.stop for s in both):
+            mine, its = (
+                tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(both, whole, strict=True))
+                for whole in (box, place)
+            )
+            free[mine] *= 1.0 - metal[its]
+    voxel_mm3 = settings.pixel_mm**2 * settings.increment_mm
+    whole_mm3, seen_mm3 = float(share.sum()) * voxel_mm3, float((share * free).sum()) * voxel_mm3
+    return round(whole_mm3, 2), round(seen_mm3, 2)
 
 
 def _still_image(

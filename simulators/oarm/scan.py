@@ -97,7 +97,7 @@ def _truth(
     cement: Sequence[Cement],
     preop_from_scan: Array,
     scan_from_ijk: Array,
-    volumes: list[float],
+    volumes: list[tuple[float, float]],
     source: Source,
 ) -> dict[str, Any]:
     scan_from_preop = np.linalg.inv(preop_from_scan)
@@ -126,7 +126,10 @@ def _truth(
         "preop_from_scan": [_numbers(row) for row in preop_from_scan],
         "scan_from_ijk": [_numbers(row) for row in scan_from_ijk],
         "needles": rows,
-        "cement": [{**asdict(c), "volume_mm3": v} for c, v in zip(cement, volumes, strict=True)],
+        "cement": [
+            {**asdict(c), "volume_mm3": whole, "volume_outside_needles_mm3": seen}
+            for c, (whole, seen) in zip(cement, volumes, strict=True)
+        ],
         "neighbour_motion_preop": source.moved,
         "settings": asdict(settings),
     }

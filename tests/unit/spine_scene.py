@@ -237,11 +237,12 @@ _BONE = {}
 def scan(
     patient, needles=(), *, preop_from_scan=None, seed=0, spacing=(0.6, 0.6, 0.833), half=(62, 62, 50),
     field_mm=60.0, centre_preop=(0, 22, 0), noise=60.0, gain=0.8, offset=250.0, metal=6000.0, clip=None,
-    levels=(0, 1, 2),
+    levels=(0, 1, 2), cement=(), cement_hu=2300.0,
 ):  # fmt: skip
     """An O-arm-like scan Volume: other frame, affine grey values, cylinder field, blur, noise, metal.
 
-    `field_mm` is the radius of the reconstructed cylinder; grey = gain * HU + offset.
+    `field_mm` is the radius of the reconstructed cylinder; grey = gain * HU + offset. `cement` holds balls as
+    ((x, y, z), radius), planning LPS mm; needles are put in after them.
     """
     rng = np.random.default_rng(500 + seed)
     pose = np.eye(4) if preop_from_scan is None else preop_from_scan
@@ -256,6 +257,9 @@ def scan(
         _BONE.clear()
         _BONE[key] = patient.hu(preop, offsets, levels)
     hu = _BONE[key].copy()
+    for middle, radius in cement:
+        inside = np.clip(0.5 - (np.linalg.norm(preop - middle, axis=1) - radius) / 0.5, 0, 1)
+        hu += inside * (cement_hu - hu)
     for needle in needles:
         near = np.flatnonzero(
             np.linalg.norm(np.cross(preop - needle.tip, needle.axis), axis=1) < needle.radius_mm + 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.studies import Study
 from service.store.tables import cases as case_table
-from service.workflow import intake, person_steps, scans, terminal
+from service.workflow import completeness, intake, person_steps, scans, terminal
 from tests.support_app import (
     NURSE,
     PLANNER,
@@ -376,18 +379,84 @@ def test_a_kill_between_completing_and_matching_loses_no_scan(rig: Rig):
     assert rig.case(case.id).state is CaseState.VERIFYING
 
 
-def test_the_rest_of_a_scan_that_comes_while_it_is_measured_is_measured_after_it(rig: Rig):
+def test_a_part_of_a_scan_is_never_answered_for(rig: Rig):
+    """The rest comes while the first part is measured: that answer is dropped, and the whole is measured anew."""
     case = _waiting_case(rig)
     _scan_arrives(rig)
     _scan(rig, images=2, first=5)
     study_quiet(rig)
     assert _study(rig, SCAN).state == "COMPLETE"  # waits for its turn
     rig.run_verify(case)
-    assert rig.case(case.id).state is CaseState.VERIFIED
+    assert rig.case(case.id).state is CaseState.USED
+    with reading(rig.app.engine) as connection:
+        (part,) = scan_store.of_case(connection, case.id)
+        shown = terminal.document(rig.app, connection, case.id)
+    assert (part.state, part.report, part.error["code"]) == ("NOT_MEASURABLE", None, "scan.superseded")
+    assert (shown["status"], shown["images"]) == ("receiving", 4)
     intake.tick(rig.app, {})
     assert rig.case(case.id).state is CaseState.VERIFYING
+    rig.run_verify(case)
+    assert rig.case(case.id).state is CaseState.VERIFIED
     with reading(rig.app.engine) as connection:
-        assert [s.study_revision for s in scan_store.of_case(connection, case.id)] == [2, 1]
+        assert [(s.study_revision, s.state) for s in scan_store.of_case(connection, case.id)] == [
+            (2, "READY"), (1, "NOT_MEASURABLE"),
+        ]  # fmt: skip
+    assert len(rig.tasks.calls[-1][1]["scan_files"]) == 4
+
+
+def test_a_scan_over_one_closed_association_is_measured_before_the_quiet_time_is_over(rig: Rig):
+    case = _waiting_case(rig)
+    _scan(rig, images=20, association="o1")
+    intake.tick(rig.app, {"o1": "OARM"})
+    assert _study(rig, SCAN).state == "RECEIVING"  # still open
+    intake.tick(rig.app, {})
+    assert rig.case(case.id).state is CaseState.VERIFYING
+    begun = rig.clock.now()
+    started = time.monotonic()
+    threading.Timer(0.4, lambda: rig.clock.advance(seconds=10)).start()
+    rig.run_verify(case)
+    assert rig.case(case.id).state is CaseState.VERIFIED
+    with reading(rig.app.engine) as connection:
+        (scan,) = scan_store.of_case(connection, case.id)
+    # The answer was there at once and was held back until the sender had been silent long enough.
+    assert time.monotonic() - started > 0.35
+    assert (scan.updated_at - begun).total_seconds() >= rig.app.config.dicom.oarm_quiet_s
+
+
+def test_an_image_after_an_early_start_makes_a_revision_and_no_answer_on_the_part(rig: Rig):
+    case = _waiting_case(rig)
+    _scan(rig, images=20, association="o1")
+    intake.tick(rig.app, {})
+    assert rig.case(case.id).state is CaseState.VERIFYING
+    _scan(rig, images=1, first=30, association="o2")
+    rig.run_verify(case)
+    assert (rig.case(case.id).state, _study(rig, SCAN).revision) == (CaseState.USED, 2)
+    with reading(rig.app.engine) as connection:
+        assert terminal.document(rig.app, connection, case.id)["status"] == "receiving"
+    # It used a second association: from now on the whole quiet time.
+    intake.tick(rig.app, {})
+    assert _study(rig, SCAN).state == "RECEIVING"
+    study_quiet(rig)
+    intake.tick(rig.app, {})
+    rig.run_verify(case)
+    assert rig.case(case.id).state is CaseState.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("images", "associations", "kind", "begins"),
+    [(20, 1, "oarm", True), (19, 1, "oarm", False), (20, 2, "oarm", False), (20, 1, "planning_ct", False)],
+)
+def test_who_may_be_measured_early(rig: Rig, images: int, associations: int, kind: str, begins: bool):
+    for index in range(images):
+        receive(rig, index, calling_ae="OARM" if kind == "oarm" else "PACS", study=SCAN, series=f"{SCAN}.1",
+                association=f"o{index % associations}")  # fmt: skip
+    study = _study(rig, SCAN)
+    assert study.kind == kind
+    with reading(rig.app.engine) as connection:
+        sources = studies.sources_of(connection, [SCAN])[SCAN]
+    assert completeness.may_begin(study, sources, {}) is begins
+    assert not completeness.may_begin(study, sources, {"o0": "OARM"})
+    assert not completeness.may_begin(dataclasses.replace(study, revision=2), sources, {})
 
 
 def test_a_scan_that_cannot_be_measured_gives_the_reason_and_waits_for_the_next(rig: Rig):

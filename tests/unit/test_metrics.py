@@ -65,6 +65,19 @@ def test_breach_of_a_round_pedicle(outer, offset, mm, grade, side, out):
     assert breach.direction == "lateral"
 
 
+def test_the_bones_edge_inside_the_surface_costs_margin(outer):
+    around = (
+        np.array([15.0, 44.0, 4.0]),
+        np.array([15.0, 0.0, 4.0]),
+        np.array([0.0, -1.0, 0.0]),
+        1.2065,
+        "left",
+    )
+    plain = pedicle_breach(outer, plan(), *around)
+    inner = pedicle_breach(outer, plan(), *around, bone_edge_mm=0.18)
+    assert inner.margin_mm == pytest.approx(plain.margin_mm - 0.18)
+
+
 @pytest.mark.parametrize(
     ("shift", "direction"),
     [((-5, 0, 0), "medial"), ((5, 0, 0), "lateral"), ((0, 0, 5), "superior"), ((0, 0, -5), "inferior")],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from service.geometry.metal import read_scan
 from service.geometry.needle_tip import TipSettings, fit_tip, hidden
-from service.geometry.needles import across, find_lines, fit_axis
+from service.geometry.needles import across, find_lines, fit_axis, smeared
 from service.geometry.volume import Volume
 from tests.unit import spine_scene as scene
 
@@ -133,3 +135,18 @@ def test_across_gives_a_frame():
     for direction in np.eye(3):
         u, v = across(direction)
         assert np.allclose(np.stack([u, v, direction]) @ np.stack([u, v, direction]).T, np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("scatter_mm", "blur_mm", "moved"),
+    [(0.025, 0.62, False), (0.025, 0.95, False), (0.08, 0.62, False), (0.08, 0.95, True)],
+)
+def test_a_needle_both_wavy_and_wide_moved_during_the_scan(scatter_mm, blur_mm, moved):
+    """An open needle is as wide, a streak makes sections as wavy: one sign alone says nothing."""
+    made = needle()
+    view = read_scan(tank([made.sdf]))
+    line = max(find_lines(view), key=lambda c: c.length_mm)
+    axis = fit_axis(view.full, line, nearest_end(line, made.tip))
+    assert not smeared(axis)
+    spoilt = dataclasses.replace(axis, scatter_mm=scatter_mm, lateral_sigma_mm=blur_mm)
+    assert smeared(spoilt) == moved

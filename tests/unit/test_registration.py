@@ -71,6 +71,7 @@ def test_every_gate_closes_on_its_own_measure(patient, planned, model):
         ),
         "no_match": dataclasses.replace(good, surface=dataclasses.replace(good.surface, rms_mm=1.1)),
         "another_bone": dataclasses.replace(good, fingerprint=0.2),
+        "texture_hidden": dataclasses.replace(good, fingerprint=None),
         "level_ambiguous": dataclasses.replace(good, rival_ncc=good.intensity.ncc - 0.01),
         "methods_disagree": dataclasses.replace(good, agreement_mm=1.4),
     }

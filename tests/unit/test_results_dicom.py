@@ -178,6 +178,9 @@ def picture() -> Image.Image:
 
 BUILDERS = {
     "sr": lambda: build_sr(measured_report(), PLAN, CONTEXT, ORIGIN, scan_context=SCAN),
+    "sr-cement": lambda: build_sr(
+        measured_report("review") | {"needles": []}, PLAN, CONTEXT, ORIGIN, scan_context=SCAN
+    ),
     "sr-not-measurable": lambda: build_sr(
         {
             "schema": "spineprint.verification/1",

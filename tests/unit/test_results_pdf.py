@@ -51,7 +51,7 @@ def test_the_verdict_comes_first_then_values_with_uncertainty_and_tolerance(tmp_
     assert "Sagittal angle 11.4° (plan 12.5°) -1.1° off plan" in lines
     assert "Müller, Änne" in text
     assert "P<9>" in text
-    assert "volume body 18 %" in text
+    assert "18 % of the body's volume" in text
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,28 @@ def test_missing_numbers_are_said_not_invented(tmp_path: Path) -> None:
     assert "Breach of the pedicle not measured max 2.0 mm" in lines
     assert "Leaks seen in the scan not assessed" in lines
     assert "nan" not in text.lower()
+
+
+def test_a_cement_scan_on_paper_says_what_was_measured_and_what_not(tmp_path: Path) -> None:
+    report = measured_report()
+    report["needles"], report["verdict"] = [], "review"
+    report["needles_reason"] = "Something denser than bone surrounds the front of the needle."
+    report["cement"] = {
+        "volume_ml": 1.523, "uncertainty_ml": 0.06, "needle_excluded": True,
+        "fill_percent": {"volume_body": 7.6, "volume_fillable": 9.3, "lateral_area": 25.0, "hull_body": 9.4},
+        "distribution": {"left_percent": 31.3, "right_percent": 68.7, "anterior_percent": 32.8, "middle_percent": 67.2,
+                         "posterior_percent": 0.0, "endplate_contact": "B1"},
+        "leaks": [{"type": "D", "place": "disc above", "volume_ml": 0.052, "position": [0, 0, 0]}],
+        "not_measured": ["Thin leaks may be missed."], "warnings": [],
+    }  # fmt: skip
+    text = " ".join(text_of(build_pdf_report(report, PLAN, CASE), tmp_path).split())
+    assert "1.52 ml ± 0.06 (k = 2), needle left out" in text
+    for part in ("8 % of the body's volume", "9 % of the fillable interior", "25 % of the lateral"):
+        assert part in text
+    assert "touches the upper" in text
+    assert "disc above, type D, 0.05 ml" in text
+    assert "not judged: Something denser than bone" in text
+    assert "Thin leaks may be missed." in text
 
 
 def test_without_an_uncertainty_nothing_is_within(tmp_path: Path) -> None:

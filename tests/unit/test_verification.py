@@ -68,6 +68,8 @@ def test_tip_and_axis_agree_with_the_truth(measured):
     assert np.abs(pose - TRUTH).max() < 0.5
     assert document["verdict"] in ("accurate", "review")
     assert document["advice"]
+    assert document["cement"] is None  # a needle and its halo are no cement
+    assert document["needles_reason"] is None
 
 
 def test_every_key_of_the_contract_is_present(measured):
@@ -126,3 +128,12 @@ def test_another_patient_is_not_measurable_and_gives_no_pose(planned):
     assert document["reason_code"] in ("no_match", "another_bone", "level_ambiguous")
     assert document["registration"]["preop_from_scan"] is None
     assert document["needles"] == []
+
+
+def test_a_needle_that_passes_beside_the_bone_is_another_levels(patient, planned):
+    """The neighbour's needle once came within 8 mm of this vertebra and was told as ours, 33 mm off its target."""
+    made = scene.needle_along(planned[2], "left", shift=(0, 0, 0.63 * scene.PITCH_MM))
+    way = np.arange(-60.0, 0.0, 0.5)[:, None] * made.axis
+    assert 3.5 < patient.target_sdf(made.tip + way).min() < 8.0
+    document = check(planned, scene.scan(patient, [made], preop_from_scan=TRUTH, **SMALL))
+    assert (document["status"], document["reason_code"]) == ("not_measurable", "needle_elsewhere")

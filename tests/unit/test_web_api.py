@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,7 @@ from service.web.access import COOKIE
 from service.web.api import create_web
 from service.web.limits import LARGEST_BODY
 from service.workflow import build, identity
-from tests.support_app import PASSWORD, PLANNER, Rig, add_people, bring, park
+from tests.support_app import PASSWORD, PLANNER, STUDY, Rig, add_people, bring, park, receive
 
 #: Open on purpose: liveness, a bare yes or no of readiness, logging in and out, and the shells of pages that hold
 #: no data of their own (the board's and the operating room's content needs the screen's token at the API).
@@ -315,6 +317,26 @@ def test_a_token_reads_only_its_scope(plan_ready: str, screen: Any, scope: str, 
 
 
 # --- polling -------------------------------------------------------------------------------------------------
+
+
+def test_a_long_poll_answers_at_the_news_or_after_its_time(rig: Rig, plan_ready: str, screen: Any):
+    client, url = screen("or_terminal"), f"/api/v1/cases/{plan_ready}/verification"
+    first = client.get(url, params={"wait_s": 20})  # without a validator there is nothing to wait for
+    known = {"If-None-Match": first.headers["etag"]}
+    started = time.monotonic()
+    assert client.get(url, params={"wait_s": 0.5}, headers=known).status_code == 304
+    assert 0.5 <= time.monotonic() - started < 5
+    threading.Timer(0.3, lambda: _put_scan(rig)).start()
+    started = time.monotonic()
+    news = client.get(url, params={"wait_s": 15}, headers=known)
+    assert (news.status_code, news.json()["status"]) == (200, "receiving")
+    assert time.monotonic() - started < 10
+    assert client.get(url, params={"wait_s": 21}, headers=known).status_code == 422
+
+
+def _put_scan(rig: Rig) -> None:
+    receive(rig, study=f"{STUDY}.7", series=f"{STUDY}.7.1", Manufacturer="Medtronic",
+            ManufacturerModelName="O-arm O2", XRayTubeCurrent="25", ConvolutionKernel="")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -35,12 +37,37 @@ class Acknowledgement(BaseModel):
     note: str = ""
 
 
+#: Who waits holds a thread of the server: more than these at once are answered like plain polls.
+_waiting = threading.BoundedSemaphore(8)
+_LOOK_EVERY_S = 0.2
+
+
 @router.get("/cases/{case_id}/verification")
-def get_verification(case_id: str, request: Request, app: AppDep, _caller: TerminalDep) -> Response:
-    """none | receiving | computing | ready | not_measurable | failed, with age; made for polling."""
-    with reading(app.engine) as connection:
-        body = terminal.document(app, connection, case_id)
-    return polled(request, body, retry_after_s=app.config.web.or_poll_s, volatile=("age_s",))
+def get_verification(
+    case_id: str,
+    request: Request,
+    app: AppDep,
+    _caller: TerminalDep,
+    wait_s: Annotated[float, Query(ge=0, le=20, description="with If-None-Match: wait for news")] = 0.0,
+) -> Response:
+    """none | receiving | computing | ready | not_measurable | failed, with age; made for polling, long or plain."""
+
+    def answer() -> Response:
+        with reading(app.engine) as connection:
+            body = terminal.document(app, connection, case_id)
+        return polled(request, body, retry_after_s=app.config.web.or_poll_s, volatile=("age_s",))
+
+    response = answer()
+    if response.status_code != 304 or not wait_s or not _waiting.acquire(blocking=False):
+        return response
+    try:
+        until = time.monotonic() + wait_s
+        while response.status_code == 304 and (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(left_s, _LOOK_EVERY_S))
+            response = answer()
+        return response
+    finally:
+        _waiting.release()
 
 
 @router.post("/cases/{case_id}/verification/acknowledge")

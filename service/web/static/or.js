@@ -40,6 +40,22 @@ function needle(n) {
     el('div', { class: 'figure' }, el('div', { class: 'label' }, 'Breach grade'), el('div', { class: 'value' }, grade, el('small', { class: 'under-value' }, ` ${text}${u.breach_mm === null || u.breach_mm === undefined ? '' : ` ± ${fixed(u.breach_mm)}`}`))));
 }
 
+const CONTACT = { A: 'both endplates', B1: 'the upper endplate only', B2: 'the lower endplate only', B3: 'neither endplate' };
+
+function cement(c) {
+  if (!c) return [];
+  const fill = c.fill_percent || {}; const d = c.distribution || {};
+  const percent = (v) => (v === null || v === undefined ? '—' : `${Math.round(v)}`);
+  const leaks = Array.isArray(c.leaks) ? c.leaks.map((l) => `${l.place || l.location || ''}, type ${l.type}, ${fixed(l.volume_ml, 2)} ml`) : null;
+  return [el('section', { class: 'or-figures' }, el('h2', { class: 'needle-name' }, 'Cement'),
+    figure('Volume', fixed(c.volume_ml, 2), `ml${c.uncertainty_ml === null || c.uncertainty_ml === undefined ? '' : ` ± ${fixed(c.uncertainty_ml, 2)}`}`),
+    figure('Of the body', percent(fill.volume_body), '%'), figure('Of the lateral picture', percent(fill.lateral_area), '%'),
+    figure('Left : right', `${percent(d.left_percent)} : ${percent(d.right_percent)}`, '%')),
+  el('p', { class: leaks && leaks.length ? 'or-text caution' : 'or-text' }, el('strong', {}, 'Leaks: '), leaks === null ? 'not assessed' : leaks.length ? leaks.join('; ') : 'none found', `. Touches ${CONTACT[d.endplate_contact] || 'not assessed'}.`),
+  (c.warnings || []).map((w) => el('p', { class: 'or-text caution' }, el('strong', {}, 'Caution: '), w)),
+  el('p', { class: 'dim' }, `Fill: ${percent(fill.volume_fillable)} % of the fillable interior, hull ${percent(fill.hull_body)} % of the body. ${(c.not_measured || []).join(' ')}`)];
+}
+
 const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };
 
 // What the numbers rest on is doubtful in itself, such as images compressed with loss.
@@ -58,6 +74,7 @@ function parts() {
     case 'ready': {
       const r = body.report;
       return [banner(r.verdict, VERDICT[r.verdict] || r.verdict.toUpperCase(), `scan ended ${old} ago`), r.needles.map(needle),
+        r.needles_reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Needle not judged: '), r.needles_reason) : null, cement(r.cement),
         el('p', { class: 'or-text' }, r.advice), cautions(r), el('p', { class: 'dim' }, '± is the expanded uncertainty (k = 2). ', r.registration && r.registration.expected_tre_mm !== null ? `Registration error at the needle about ${fixed(r.registration.expected_tre_mm)} mm.` : '')];
     }
     case 'not_measurable': {
@@ -73,13 +90,13 @@ function parts() {
 function cement() {
   if (body.status !== 'ready') return null;
   if (body.cement_step === 'acknowledged') {
-    return el('p', { class: 'or-text cement', 'data-cement': 'acknowledged' }, el('strong', {}, 'Cement step open: '), `verdict acknowledged by ${body.acknowledged.by} at ${clock(new Date(body.acknowledged.at))}`);
+    return el('p', { class: 'or-text cement', 'data-cement': 'acknowledged' }, el('strong', {}, body.report.cement ? 'Seen: ' : 'Cement step open: '), `verdict acknowledged by ${body.acknowledged.by} at ${clock(new Date(body.acknowledged.at))}`);
   }
   if (body.cement_step !== 'needs_acknowledgement') return null;
   const scan = body.scan_id; const reasonWanted = body.report.verdict !== 'accurate';
   const field = (label, attributes) => el('label', {}, el('span', {}, label), el('input', { autocomplete: 'off', required: '', ...attributes }));
   const form = el('form', { class: 'cement', 'data-cement': 'locked' },
-    el('strong', {}, 'Cement step locked: a surgeon acknowledges the verdict'),
+    el('strong', {}, body.report.cement ? 'Scan with cement: a surgeon acknowledges the verdict' : 'Cement step locked: a surgeon acknowledges the verdict'),
     field('Name', { name: 'username' }), field('Password', { name: 'password', type: 'password' }),
     reasonWanted ? field('Why go on (no patient name)', { name: 'note', maxlength: 500, class: 'wide' }) : null,
     el('button', { type: 'submit' }, 'Acknowledge'), el('div', { class: 'refused' }));

@@ -57,7 +57,11 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
         model=planning.model,
         progress=lambda stage, fraction: progress(stage, 0.15 + 0.85 * fraction),
     )
-    document["warnings"] = source_warnings(planning.lossy, scan.info.lossy)
+    found = document["warnings"]
+    document["warnings"] = [
+        *(found if isinstance(found, list) else ()),
+        *source_warnings(planning.lossy, scan.info.lossy),
+    ]
     timings = document.get("timings_s")
     if isinstance(timings, dict):
         timings["reading"] = round(read_s, 3)
