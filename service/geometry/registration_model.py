@@ -14,6 +14,7 @@ from scipy import ndimage
 from skimage import measure
 
 from service.errors import GeometryError
+from service.geometry.mesh_grid import unsigned_edt
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -138,9 +139,7 @@ def _depth(mask: Volume, grid: Volume) -> Volume:
             grid.values.shape
         ) > (0.5)
     sampling = spacing[::-1]
-    out = ndimage.distance_transform_edt(~inside, sampling)
-    within = ndimage.distance_transform_edt(inside, sampling)
-    signed = (out - within).astype(np.float32)
+    signed = unsigned_edt(~inside, sampling) - unsigned_edt(inside, sampling)
     # The two transforms meet half a voxel off the boundary on both sides; a light blur joins them.
     signed = ndimage.gaussian_filter(signed, [0.6 / s for s in sampling])
     return Volume(signed, grid.lps_from_ijk)
