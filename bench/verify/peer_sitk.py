@@ -35,7 +35,7 @@ def main(ct_folder: str, scan_folder: str, mask_file: str, truth_file: str) -> N
     scan_from_preop = np.linalg.inv(np.array(json.loads(Path(truth_file).read_text())["preop_from_scan"]))
     start = SimpleITK.Euler3DTransform()
     start.SetCenter(points.mean(axis=0))
-    start.SetMatrix(scan_from_preop[:3, :3].ravel())
+    start.SetMatrix(scan_from_preop[:3, :3].ravel(), 1e-6)
     shift = scan_from_preop[:3, :3] @ points.mean(axis=0) + scan_from_preop[:3, 3] - points.mean(axis=0)
     start.SetTranslation(shift + np.array([3.0, -2.0, 3.5]))
     start.SetRotation(start.GetAngleX() + 0.05, start.GetAngleY() - 0.05, start.GetAngleZ() + 0.05)
