@@ -12,10 +12,11 @@ from service.domain.people import system
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
 from service.ports import JobRequest
-from service.store import blobs, cases, scans, studies
+from service.store import audit, blobs, cases, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.scans import Scan
+from service.store.studies import Study
 from service.workflow import completeness
 from service.workflow.app import App
 
@@ -83,6 +84,8 @@ def _hold_until_quiet(app: App, scan: Scan) -> None:
     while True:
         with reading(app.engine) as connection:
             study = studies.need(connection, scan.study_uid)
+            if _declared_complete(connection, study):
+                return
             sources = studies.sources_of(connection, [scan.study_uid])[scan.study_uid]
         if study.revision != scan.study_revision:
             return
@@ -90,6 +93,14 @@ def _hold_until_quiet(app: App, scan: Scan) -> None:
         if left_s <= 0:
             return
         time.sleep(min(left_s, 0.1))
+
+
+def _declared_complete(connection: Connection, study: Study) -> bool:
+    """A person said to use these very images now."""
+    return any(
+        row.event == "use_now" and row.data.get("instances") == study.instance_count
+        for row in audit.history(connection, f"study:{study.study_uid}")
+    )
 
 
 def _drop_when_it_grew(app: App, case: Case, scan: Scan) -> bool:

@@ -423,6 +423,16 @@ def test_a_scan_over_one_closed_association_is_measured_before_the_quiet_time_is
     assert (scan.updated_at - begun).total_seconds() >= rig.app.config.dicom.oarm_quiet_s
 
 
+def test_a_person_who_said_use_now_does_not_wait_for_the_quiet_time(rig: Rig):
+    case = _waiting_case(rig)
+    _scan(rig, images=4, association="o1")
+    intake.use_now(rig.app, SCAN, SURGEON)
+    intake.tick(rig.app, {"o1": "OARM"})
+    assert rig.case(case.id).state is CaseState.VERIFYING
+    rig.run_verify(case)  # the clock stands still: waiting would never end
+    assert rig.case(case.id).state is CaseState.VERIFIED
+
+
 def test_an_image_after_an_early_start_makes_a_revision_and_no_answer_on_the_part(rig: Rig):
     case = _waiting_case(rig)
     _scan(rig, images=20, association="o1")
