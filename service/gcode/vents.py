@@ -12,6 +12,8 @@ from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray
 
 _OUTSIDE_MM = 1.0
+_SUPPORT_OUTSIDE_MM = 0.0
+"""Support in front of a mouth is broken off with the rest of it; in the hole it stays."""
 _BEHIND_WALL_MM = 1.0
 _WALL_SEARCH_MM = 1.5
 _STATION_MM = 0.25
@@ -33,9 +35,11 @@ class VentHole:
 
 @dataclass(frozen=True)
 class VentOpenness:
-    """`free_radius` (mm): from the axis to the edge of the nearest line between 1 mm outside and 1 mm behind the
-    wall, inf when there is none near; `line`: that line's number; `walled_fraction`: share of the wall's depth with
-    the part round the hole."""
+    """`free_radius` (mm): from the axis to the edge of the nearest line, inf when none is near; `line`: its number.
+
+    Looked at are lines from 1 mm outside (support: from the mouth) to 1 mm behind the wall. `walled_fraction`: share
+    of the wall's depth with the part round the hole.
+    """
 
     free_radius: float
     line: int
@@ -43,14 +47,15 @@ class VentOpenness:
 
 
 def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
-    """Measure one vent. Every line counts: of the part, of supports and of the cavity's filler."""
+    """Measure one vent. Every line in it counts: of the part, of supports and of the cavity's filler."""
     mouth, outward = np.asarray(vent.mouth, float), np.asarray(vent.outward, float)
     low, high = -(vent.depth_mm + _BEHIND_WALL_MM), _OUTSIDE_MM
     reach = vent.radius_mm + _WALL_SEARCH_MM + 1.0 + max(high, -low)
     near = (
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
-    start, end, inside = _cut(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, high)
+    highs = np.where(lines.is_support[near], _SUPPORT_OUTSIDE_MM, high)
+    start, end, inside = _cut(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
     near, start, end = near[inside], start[inside], end[inside]
@@ -70,9 +75,9 @@ def _longest_half(lines: Beads) -> float:
 
 
 def _cut(
-    start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: float
+    start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Segments cut to low <= position along the axis <= high, and which of them have anything in between."""
+    """Segments cut to low <= position along the axis <= high (each its own), and which have anything in between."""
     t0, t1 = start @ axis, end @ axis
     rise = np.where(np.abs(t1 - t0) < 1e-9, 1e-9, t1 - t0)
     level = np.abs(t1 - t0) < 1e-9

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from service.gcode.audit import VentHole, audit_gcode
+from service.gcode.channel import Beads
 from service.gcode.expected import ExpectedPrint, mesh_corners
 from service.gcode.printed_grid import STEP_MM, Grid, filled_mm3, mesh_filling, printed_filling
 from service.gcode.printed_solid import PrintedPart, predict_print
 from service.gcode.printed_surface import REACH_MM, Samples, sample_mesh, surface_offsets, wall_thickness
 from service.gcode.reader import read_gcode
+from service.gcode.vents import vent_openness
 from service.results.error_map import error_map
 from tests.support_gcode import SlicedPart, sliced_part
 
@@ -193,6 +195,20 @@ def test_a_vent_plugged_by_any_line_is_caught(
     found, measure = vented(path, sliced)
     assert found == {"vent.blocked"}
     assert measure["free_radius_mm"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("out_mm", "support", "counts"),
+    [(0.6, True, False), (0.6, False, True), (-0.5, True, True), (-2.7, True, True), (1.4, False, False)],
+)
+def test_support_in_front_of_the_mouth_is_no_plug(out_mm: float, support: bool, counts: bool) -> None:
+    x = VENT.mouth[0]
+    across = Beads(
+        np.array([[x - 1.0, 0.0, -out_mm]]), np.array([[x + 1.0, 0.0, -out_mm]]), np.array([0.4]),
+        np.array([support]), np.array([7]),
+    )  # fmt: skip
+    free = vent_openness(VENT, across).free_radius
+    assert (free == pytest.approx(-0.2)) if counts else np.isinf(free)
 
 
 def test_a_vent_looked_for_beside_the_part_is_absent_and_inside_a_wall_blocked(sliced: SlicedPart) -> None:
