@@ -87,7 +87,7 @@ function parts() {
 
 // The cement step: locked until a surgeon signs for this very verdict. The room's screen has no session of a person, so name and
 // password are given here; they are kept nowhere.
-function cement() {
+function signature() {
   if (body.status !== 'ready') return null;
   if (body.cement_step === 'acknowledged') {
     return el('p', { class: 'or-text cement', 'data-cement': 'acknowledged' }, el('strong', {}, body.report.cement ? 'Seen: ' : 'Cement step open: '), `verdict acknowledged by ${body.acknowledged.by} at ${clock(new Date(body.acknowledged.at))}`);
@@ -118,7 +118,7 @@ function draw() {
   fill(box, parts());
   // In a place of its own, drawn anew only for another verdict: the numbers above change also while somebody types here.
   const about = `${body.status} ${body.scan_id} ${body.cement_step}`;
-  if (about !== signingFor) { signingFor = about; signing.replaceChildren(...[cement()].filter(Boolean)); }
+  if (about !== signingFor) { signingFor = about; signing.replaceChildren(...[signature()].filter(Boolean)); }
 }
 
 const verification = poll(`/api/v1/cases/${caseId}/verification`, (answer, changed) => {
