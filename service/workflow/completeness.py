@@ -47,18 +47,25 @@ def closes_at(
 _EARLY_IMAGES = 20
 
 
-def may_begin(study: Study, sources: Sequence[Source], open_associations: Mapping[str, str]) -> bool:
+def may_begin(
+    study: Study,
+    sources: Sequence[Source],
+    open_associations: Mapping[str, str],
+    listening_since: datetime | None = None,
+) -> bool:
     """Whether a scan may be measured before its sender was silent for its quiet time.
 
     A closed association that carried the whole scan is the strongest sign of completeness there is, but no proof:
     the answer is held back until the quiet time is over (`service.workflow.verify`). Who uses several associations,
-    or sent more after an early start, gets the whole quiet time first.
+    or sent more after an early start, gets the whole quiet time first; and so does who was cut off by our restart
+    (`listening_since`): that association was closed by us.
     """
     return (
         study.kind == "oarm"
         and study.revision == 1
         and len(sources) == 1
         and study.instance_count >= _EARLY_IMAGES
+        and (listening_since is None or sources[0].last_at >= listening_since)
         and not held_by(sources, open_associations)
     )
 

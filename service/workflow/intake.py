@@ -103,7 +103,7 @@ def tick(app: App, open_associations: Mapping[str, str], listening_since: dateti
         own = sources[study.study_uid]
         held = completeness.held_by(own, open_associations)
         is_quiet = app.clock.now() >= completeness.closes_at(app, study, own, listening_since)
-        early = completeness.may_begin(study, own, open_associations)
+        early = completeness.may_begin(study, own, open_associations, listening_since)
         if study.use_now or early or (is_quiet and not held):
             complete(app, study)
     # Scans that stopped growing but have no case yet: cut off before matching, or waiting for the scan in work.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,16 @@ def test_a_scan_over_one_closed_association_is_measured_before_the_quiet_time_is
     # The answer was there at once and was held back until the sender had been silent long enough.
     assert time.monotonic() - started > 0.35
     assert (scan.updated_at - begun).total_seconds() >= rig.app.config.dicom.oarm_quiet_s
+
+
+def test_an_association_that_our_restart_closed_is_no_sign_of_completeness(rig: Rig):
+    case = _waiting_case(rig)
+    _scan(rig, images=20, association="o1")
+    rig.clock.advance(seconds=1)
+    intake.tick(rig.app, {}, listening_since=rig.clock.now())
+    assert (_study(rig, SCAN).state, rig.case(case.id).state) == ("RECEIVING", CaseState.USED)
+    intake.tick(rig.app, {}, listening_since=rig.clock.now() - timedelta(seconds=1, minutes=1))
+    assert rig.case(case.id).state is CaseState.VERIFYING
 
 
 def test_a_person_who_said_use_now_does_not_wait_for_the_quiet_time(rig: Rig):
