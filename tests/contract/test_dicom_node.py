@@ -193,7 +193,8 @@ def test_the_limit_counts_associations_and_frees_them_again(tmp_path: Path) -> N
         scu.add_requested_context(CT_IMAGE)
         first = scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT")
         assert first.send_c_store(ct_slice(0)).Status == 0
-        assert scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT").is_rejected
+        # what pynetdicom makes of it is its own matter: woken late, it sees the closed connection before the rejection
+        assert not scu.associate("127.0.0.1", world.node.port, ae_title="SPINEPRINT").is_established
         assert world.node.counters()["rejected_limit"] == 1
         first.release()
         wait_until(lambda: not world.node.open_associations())
@@ -334,7 +335,7 @@ def test_associations_that_say_nothing_do_not_count_as_those_at_work(tmp_path: P
         assert all(association.is_established for association in silent)
         at_work = [scu.associate(*address, ae_title="SPINEPRINT") for _ in range(2)]
         assert all(association.send_c_store(ct_slice(n)).Status == 0 for n, association in enumerate(at_work))
-        assert scu.associate(*address, ae_title="SPINEPRINT").is_rejected
+        assert not scu.associate(*address, ae_title="SPINEPRINT").is_established
         assert world.node.counters()["rejected_limit"] == 1
         for association in (*silent, *at_work):
             association.release()
