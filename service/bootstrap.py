@@ -66,6 +66,7 @@ from service.workflow import (
 from service.workflow.app import App
 from service.workflow.jobs import case_job
 from service.workflow.node_watch import NodeWatch
+from service.workflow.standby import Standby
 from service.workflow.tether import Task, run_tethered
 
 log = logging.getLogger("spineprint")
@@ -170,6 +171,7 @@ class Daemon:
     node: DicomNode | None = None
     door: WebDoor | None = None
     watch: NodeWatch | None = None
+    standby: Standby | None = None
     loops: list[Loop] = field(default_factory=list)
 
     def start(self) -> None:
@@ -193,10 +195,14 @@ class Daemon:
             _say_goodbye(self.watch)
         if self.queue:
             self.queue.stop(0)
+        if self.standby:
+            self.standby.close()
         self.app.engine.dispose()
 
     def _start_worker(self) -> None:
-        app, config = self.app, self.app.config
+        config = self.app.config
+        self.standby = Standby("verify", timeout_s=config.worker.job_timeout_s)
+        self.app = app = replace(self.app, run_task=self.standby.run)
         name = config.worker.executor_id
         self.queue = DbosJobQueue(
             queue_engine(config.queue_database_url), name, config.data_dir / f"worker-{name}.lock"
@@ -205,6 +211,7 @@ class Daemon:
         _recover(app, self.queue)
         self._loop("recover", 60.0, partial(_recover, app, self.queue))
         self._loop("relay", 0.2, partial(_relay, app, self.queue))
+        self._loop("standby", 1.0, partial(_keep_ready, app, self.standby))
         deliver.release_claims(app)
         for name in deliver.destination_names(config):
             # One loop each: a destination that does not answer keeps only its own results waiting.
@@ -272,6 +279,10 @@ def _relay(app: App, queue: DbosJobQueue) -> None:
 def _recover(app: App, queue: DbosJobQueue) -> None:
     for key in outbox.recover(app.engine, queue):
         log.warning("job %s had failed or was unknown to the queue; it is queued again", key)
+
+
+def _keep_ready(app: App, standby: Standby) -> None:
+    standby.keep(verify.may_be_needed(app))
 
 
 def _say_goodbye(watch: NodeWatch) -> None:

@@ -105,9 +105,10 @@ def serve(
 def run_task(kind: str) -> None:
     """One heavy computation, tethered to its parent (used by the service itself)."""
     from service.bootstrap import tasks
+    from service.workflow.tasks import load
     from service.workflow.tether import serve_task
 
-    raise typer.Exit(serve_task(kind, tasks(config_of(None))))
+    raise typer.Exit(serve_task(kind, tasks(config_of(None)), load))
 
 
 @main_app.command()

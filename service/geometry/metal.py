@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -144,9 +145,12 @@ def _field(scan: Volume, reduced: Volume) -> NDArray[np.bool_]:
         return np.ones(reduced.values.shape, dtype=bool)
     low = reduced.values == pad
     # Noise may reach the pad value inside the field; only padding connected to the border counts.
-    labels, _ = ndimage.label(low)
-    border = np.unique(np.concatenate([labels[:, 0].ravel(), labels[:, -1].ravel(), labels[:, :, 0].ravel()]))
-    outside = np.isin(labels, border[border > 0])
+    labels, count = cc3d.connected_components(low, connectivity=6, return_N=True)
+    at_border = np.zeros(count + 1, dtype=bool)
+    for face in (labels[:, 0], labels[:, -1], labels[:, :, 0]):
+        at_border[np.unique(face)] = True
+    at_border[0] = False
+    outside = at_border[labels]
     # Block means at the rim mix padding and image.
     return np.asarray(~ndimage.binary_dilation(outside, iterations=1), dtype=bool)
 

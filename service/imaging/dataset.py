@@ -93,6 +93,11 @@ def read_file(file: Path, *, pixels: bool, most_expansion: int = MOST_EXPANSION)
     size = file.stat().st_size
     with file.open("rb") as stream:
         meta, plain = _plain(stream, size, most_expansion)
+        if pixels and size <= PLAIN_BYTES and not isinstance(plain, _Inflated):
+            # it cannot be more than the little it is, whatever its header says: one reading is enough
+            whole = _parse(plain, meta, file, to_the_end=True)
+            _announced_bytes(whole, size, most_expansion)
+            return whole
         header = _parse(plain, meta, file)
         if not pixels:
             return header

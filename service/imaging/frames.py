@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,12 @@ class Image:
     stack: str = ""
 
 
-def images_of(summary: SeriesSummary, notes: list[Finding]) -> list[Image]:
+def images_of(
+    summary: SeriesSummary, notes: list[Finding], known: Mapping[Path, Dataset] | None = None
+) -> list[Image]:
     """All frames that show slices; localisers are set aside, which is then said in `notes`.
+
+    `known` are headers read already (`DirectoryScan.headers`).
 
     Raises
     ------
@@ -34,8 +38,8 @@ def images_of(summary: SeriesSummary, notes: list[Finding]) -> list[Image]:
     found: list[Image] = []
     without_place = localisers = pixels = 0
     for position, file in enumerate(summary.files):
-        ds = read_header(file)
-        if ds is None:
+        ds = known[file] if known and file in known else read_header(file)
+        if ds is None or not file.is_file():
             raise ImagingError(
                 f"File {position + 1} of {len(summary.files)} can no longer be read.",
                 next_step="Check the disk and send the series again.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,14 @@ class DirectoryScan:
     """What a folder holds. Iterating gives the series.
 
     `skipped` are files that are not DICOM instances; `damaged` are DICOM files that cannot be parsed. `unsafe` says
-    why some of the damaged ones were not even tried.
+    why some of the damaged ones were not even tried. `headers` are those of the series' files, for who reads on.
     """
 
     series: tuple[SeriesSummary, ...]
     skipped: tuple[Path, ...]
     damaged: tuple[Path, ...] = ()
     unsafe: tuple[ImagingError, ...] = ()
+    headers: Mapping[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[SeriesSummary]:
         return iter(self.series)
@@ -92,6 +93,7 @@ def scan_files(files: Sequence[Path]) -> DirectoryScan:
         tuple(skipped),
         tuple(damaged),
         tuple(unsafe),
+        {file: ds for members in groups.values() for file, ds in members},
     )
 
 

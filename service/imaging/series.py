@@ -82,7 +82,8 @@ def load_series(
     summary, notes = _choose(scan, series_uid, policy)
     _require_one_patient(summary)
     progress("Reading the slices' positions", 0.0)
-    images, gate = one_stack(images_of(summary, notes), policy, notes)
+    images, gate = one_stack(images_of(summary, notes, scan.headers), policy, notes)
+    del scan  # the headers of a large study take as much memory as its pixels
     _require_accepted(gate)
     volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress)
     if abs(gate.tilt_deg) > policy.tilt_notice_deg:

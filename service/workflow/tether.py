@@ -41,81 +41,123 @@ _END_WITHIN_S = 30.0
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
+class Child:
+    """One child process for one task: started, and then given its argument at once or later (`standby`)."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.last_words = ""
+        """The end of what it wrote as errors, once it is over."""
+        self.asked = False
+        """It has got its argument."""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child, in `end`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "run-task", kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
+            text=True,
+            encoding="utf-8",
+            process_group=0,  # so that whatever the task starts (the slicer) can be ended with it
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.returncode
+
+    def ask(
+        self, argument: Mapping[str, Any], progress: Progress, *, timeout_s: float
+    ) -> dict[str, Any] | None:
+        """Its answer, once it is over; None when it ended without one."""
+        watchdog = threading.Timer(timeout_s, self.kill)
+        watchdog.start()
+        try:
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(json.dumps(dict(argument)) + "\n")
+            self._process.stdin.flush()
+            self.asked = True
+            return _follow(self._process.stdout, progress)
+        except BrokenPipeError:
+            return None
+        finally:
+            watchdog.cancel()
+            self.end(within_s=_END_WITHIN_S)
+
+    def end(self, *, within_s: float = 0.0) -> None:
+        """Cut the tether, and end whatever of it is left after `within_s`."""
+        process = self._process
+        if process.stdin:
+            try:
+                process.stdin.close()
+            except BrokenPipeError:
+                log.debug("task %s had already gone", self.kind)
+        if within_s:
+            try:
+                process.wait(timeout=within_s)
+            except subprocess.TimeoutExpired:
+                log.warning("task %s answered but did not end; it is stopped", self.kind)
+        self.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+        with self._errors as errors:
+            errors.seek(0)
+            self.last_words = errors.read()[-2000:].decode("utf-8", "replace")
+
+    def kill(self) -> None:
+        """End the child and everything it started. The group outlives its leader while any of them runs."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.debug("task process %d and all it started had already gone", self._process.pid)
+
+
 def run_tethered(
-    kind: str, argument: Mapping[str, Any], progress: Progress, *, timeout_s: float
+    kind: str,
+    argument: Mapping[str, Any],
+    progress: Progress,
+    *,
+    timeout_s: float,
+    child: Child | None = None,
 ) -> dict[str, Any]:
-    """Run one task in a child process and wait for its result.
+    """Run one task in a child process, `child` when one stands ready, and wait for its result.
 
     Raises
     ------
     SpineprintError
         What the task raised, rebuilt here; or code `task.crashed` / `task.timeout`.
     """
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "run-task", kind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
-            text=True,
-            encoding="utf-8",
-            process_group=0,  # so that whatever the task starts (the slicer) can be ended with it
-        )
-        started = time.monotonic()
-        watchdog = threading.Timer(timeout_s, _kill_group, (child,))
-        watchdog.start()
-        try:
-            assert child.stdin is not None and child.stdout is not None
-            child.stdin.write(json.dumps(dict(argument)) + "\n")
-            child.stdin.flush()
-            outcome = _follow(child.stdout, progress)
-        except BrokenPipeError:
-            outcome = None
-        finally:
-            watchdog.cancel()
-            if child.stdin:
-                try:
-                    child.stdin.close()
-                except BrokenPipeError:
-                    log.debug("task %s had already gone", kind)
-            try:
-                child.wait(timeout=_END_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                log.warning("task %s answered but did not end; it is stopped", kind)
-            _kill_group(child)
-            child.wait()
-            if child.stdout:
-                child.stdout.close()
-        if outcome is not None and "result" in outcome:
-            result: dict[str, Any] = outcome["result"]
-            return result
-        if outcome is not None and "error" in outcome:
-            raise from_document(outcome["error"])
-        errors.seek(0)
-        tail = errors.read()[-2000:].decode("utf-8", "replace")
-        log.error("task %s ended with %s: %s", kind, child.returncode, tail)
-        if time.monotonic() - started >= timeout_s:
-            raise SpineprintError(
-                f"The computation '{kind}' took longer than {timeout_s:.0f} s and was stopped.",
-                next_step="Resume the case to try again; if it repeats, send the support bundle.",
-                code="task.timeout",
-                retryable=True,
-            )
+    child = child or Child(kind)
+    started = time.monotonic()
+    outcome = child.ask(argument, progress, timeout_s=timeout_s)
+    if outcome is not None and "result" in outcome:
+        result: dict[str, Any] = outcome["result"]
+        return result
+    if outcome is not None and "error" in outcome:
+        raise from_document(outcome["error"])
+    log.error("task %s ended with %s: %s", kind, child.exit_code, child.last_words)
+    if time.monotonic() - started >= timeout_s:
         raise SpineprintError(
-            f"The computation '{kind}' ended unexpectedly (exit {child.returncode}).",
+            f"The computation '{kind}' took longer than {timeout_s:.0f} s and was stopped.",
             next_step="Resume the case to try again; if it repeats, send the support bundle.",
-            code="task.crashed",
+            code="task.timeout",
             retryable=True,
         )
-
-
-def _kill_group(child: subprocess.Popen[str]) -> None:
-    """End the child and everything it started. The group outlives its leader while any of them runs."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        log.debug("task process %d and all it started had already gone", child.pid)
+    raise SpineprintError(
+        f"The computation '{kind}' ended unexpectedly (exit {child.exit_code}).",
+        next_step="Resume the case to try again; if it repeats, send the support bundle.",
+        code="task.crashed",
+        retryable=True,
+    )
 
 
 def _follow(lines: IO[str], progress: Progress) -> dict[str, Any] | None:
@@ -135,13 +177,21 @@ def _follow(lines: IO[str], progress: Progress) -> dict[str, Any] | None:
     return None
 
 
-def serve_task(kind: str, tasks: Mapping[str, Task]) -> int:
-    """The child's side: read the argument, watch the tether, run, answer. Returns the exit code."""
+def serve_task(kind: str, tasks: Mapping[str, Task], prepare: Callable[[str], object] | None = None) -> int:
+    """The child's side: load what the task needs, read the argument, watch the tether, run, answer.
+
+    `prepare` does the loading, before the argument is there. Returns the exit code.
+    """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print must not disturb the channel
     if kind not in URGENT:
         os.nice(GIVE_WAY)
-    argument = json.loads(sys.stdin.readline() or "{}")
+    if prepare is not None:
+        prepare(kind)
+    line = sys.stdin.readline()
+    if not line:
+        return _EXIT_ORPHANED  # a child in waiting whose parent is gone, or has no use for it
+    argument = json.loads(line)
     threading.Thread(target=_exit_when_orphaned, daemon=True).start()
 
     def say(message: Mapping[str, object]) -> None:

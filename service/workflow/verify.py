@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
-from service.domain.case import CaseEvent
+from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
@@ -22,6 +23,17 @@ from service.workflow.app import App
 
 #: Error codes that say something about the scan, as opposed to a failure of ours.
 _ABOUT_THE_SCAN = ("imaging.", "geometry.", "verify.scan")
+
+#: A scan may come in these states, and in an operation it comes within hours of the step before.
+_IN_THEATRE = (CaseState.ISSUED, CaseState.USED, CaseState.VERIFYING, CaseState.VERIFIED)
+_THEATRE_FOR = timedelta(hours=12)
+
+
+def may_be_needed(app: App) -> bool:
+    """Whether a scan may have to be measured soon: a case is in the operating room."""
+    since = app.clock.now() - _THEATRE_FOR
+    with reading(app.engine) as connection:
+        return any(case.updated_at > since for case in cases.listed(connection, states=_IN_THEATRE))
 
 
 def verify(app: App, case: Case, key: str) -> None:

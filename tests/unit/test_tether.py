@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 from service.errors import GeometryError, SpineprintError
 from service.geometry.progress import silent
 from service.workflow import tether
-from service.workflow.tether import run_tethered
+from service.workflow.standby import Standby
+from service.workflow.tether import Child, run_tethered
 from tests.support_dicom import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,12 @@ def nice(argument, progress):
     return {"nice": os.nice(0)}
 
 tasks = {f.__name__: f for f in (echo, refuse, defect, memory, crash, noisy, forever, numpy_forever, lingering)}
+def who(argument, progress):
+    progress("here", 0.5)
+    return {"pid": os.getpid()}
+
 tasks["verify"] = tasks["nice"] = nice
+tasks["who"] = who
 raise SystemExit(serve_task(sys.argv[-1], tasks))
 """
 
@@ -220,3 +226,89 @@ def test_lines_that_are_not_ours_are_passed_over():
     assert tether._follow(iter(lines), note) is None  # type: ignore[arg-type]
     assert tether._follow(iter([*lines, '{"result": {}}\n']), note) == {"result": {}}  # type: ignore[arg-type]
     assert progress == [("x", 0.5)] * 2
+
+
+# --- in waiting -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started() -> Iterator[list[Child]]:
+    children: list[Child] = []
+    yield children
+    for child in children:
+        if child.alive:
+            child.end()
+
+
+def _standby(started: list[Child]) -> Standby:
+    def start(kind: str) -> Child:
+        started.append(Child(kind))
+        return started[-1]
+
+    return Standby("who", timeout_s=30, start=start)
+
+
+def test_the_child_in_waiting_does_the_work_once(started: list[Child]):
+    standby = _standby(started)
+    for _ in range(3):
+        standby.keep(True)
+    assert standby.run("who", {}, silent) == {"pid": started[0].pid}
+    assert standby.run("who", {}, silent)["pid"] not in [c.pid for c in started]
+    standby.keep(True)
+    assert standby.run("nice", {}, silent)["nice"] >= 0, "another kind gets a child of its own"
+    assert started[1].alive
+    assert [c.pid for c in started][1:] == [standby.run("who", {}, silent)["pid"]]
+
+
+def test_a_child_in_waiting_that_has_gone_is_no_reason_not_to_measure(started: list[Child]):
+    standby = _standby(started)
+    standby.keep(True)
+    started[0].kill()
+    wait_until(lambda: not started[0].alive, 5, "it lives on")
+    assert standby.run("who", {}, silent)["pid"] != started[0].pid
+    standby.keep(True)
+    started[1].kill()
+    wait_until(lambda: not started[1].alive, 5, "it lives on")
+    standby.keep(True)
+    assert standby.run("who", {}, silent) == {"pid": started[2].pid}
+
+
+def test_none_is_started_while_a_task_of_its_kind_runs(started: list[Child]):
+    standby = _standby(started)
+    standby.run("who", {}, lambda _stage, _fraction: standby.keep(True))
+    assert not started
+    standby.keep(True)
+    assert len(started) == 1
+
+
+def test_who_is_not_needed_any_more_is_ended(started: list[Child]):
+    standby = _standby(started)
+    standby.keep(True)
+    standby.keep(False)
+    assert not started[0].alive
+    standby.keep(True)
+    standby.close()
+    assert not started[1].alive
+
+
+WAITING_PARENT = """
+import os, sys, time
+from pathlib import Path
+from service.workflow import tether
+tether.sys.executable = os.environ["TETHER_PYTHON"]
+child = tether.Child("forever")
+Path(sys.argv[1]).write_text(f"{child.pid} {child.pid}")
+time.sleep(300)
+"""
+
+
+def test_kill_9_of_the_parent_ends_a_child_in_waiting(tmp_path: Path):
+    pids = tmp_path / "pids"
+    parent = subprocess.Popen([PYTHON, "-c", WAITING_PARENT, str(pids)], cwd=ROOT)
+    try:
+        child, _ = _pids(pids)
+        assert _alive(child)
+    finally:
+        parent.kill()
+        parent.wait(10)
+    wait_until(lambda: not _alive(child), 10, "an orphan waits on")

@@ -30,6 +30,12 @@ def all_tasks(slicer: Slicer) -> Mapping[str, Task]:
     }
 
 
+def load(kind: str) -> None:
+    """Load the packages of one kind of work before it is asked for."""
+    if kind in _TASKS:
+        import_module(f"{__name__}.{_TASKS[kind][0]}")
+
+
 def _run(module: str, function: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     task: Task = getattr(import_module(f"{__name__}.{module}"), function)
     return task(argument, progress)
