@@ -1,4 +1,4 @@
-"""python -m bench.verify [tips|accuracy|refusals|speed|all] [options]; exit code 1 when an acceptance line fails."""
+"""python -m bench.verify [tips|accuracy|refusals|speed|service|all] [options]; exit code 1 when a line fails."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.verify import accuracy, refusals, speed, tips
+from bench.verify import accuracy, refusals, service, speed, tips
 from bench.verify.page import Tee, put
 
-_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed}
+_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed, "service": service}
 
 
 def main() -> int:

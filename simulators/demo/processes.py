@@ -124,7 +124,9 @@ def start_pacs(out: Path, port: int) -> Process:
     return process
 
 
-def write_config(out: Path, ports: Ports, printer_url: str, *, quiet_s: float = 2.0) -> Path:
+def write_config(
+    out: Path, ports: Ports, printer_url: str, *, quiet_s: float = 2.0, oarm_quiet_s: float = 1.0
+) -> Path:
     """The configuration file of the demonstration's service."""
     text = f"""# Made by the demonstration. `simulation` lets its clock be moved; refused beside real devices.
 data_dir = "{out / "data"}"
@@ -136,7 +138,7 @@ port = {ports.web}
 ae_title = "SPINEPRINT"
 port = {ports.dicom}
 quiet_s = {quiet_s}
-oarm_quiet_s = 1.0
+oarm_quiet_s = {oarm_quiet_s}
 disk_reserve_mb = 200
 
 [[dicom.peers]]

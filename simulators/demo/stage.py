@@ -42,6 +42,7 @@ class Stage:
     printer_speed: float = 4000.0
     small: bool = False
     quiet_s: float = 2.0
+    oarm_quiet_s: float = 1.0
     ports: Ports = field(default_factory=Ports.choose)
     passwords: dict[str, str] = field(default_factory=lambda: {n: secrets.token_urlsafe(9) for n in CAST})
     processes: list[Process] = field(default_factory=list)
@@ -60,7 +61,9 @@ class Stage:
         )
         self.processes.append(printer)
         self.processes.append(start_pacs(self.out, self.ports.pacs))
-        self.config = write_config(self.out, self.ports, self.printer_url, quiet_s=self.quiet_s)
+        self.config = write_config(
+            self.out, self.ports, self.printer_url, quiet_s=self.quiet_s, oarm_quiet_s=self.oarm_quiet_s
+        )
         # The first administrator is made on the machine itself; the others by the administrator over the network.
         display, _roles = CAST[ADMIN]
         run_cli(self.config, ["user", "add", ADMIN, "--name", display, "--role", "admin", "--password-stdin"],
