@@ -173,6 +173,8 @@ class Daemon:
     watch: NodeWatch | None = None
     standby: Standby | None = None
     loops: list[Loop] = field(default_factory=list)
+    _intake: Loop | None = None
+    _relay: Loop | None = None
 
     def start(self) -> None:
         if self.role in ("all", "worker"):
@@ -210,8 +212,8 @@ class Daemon:
         self.queue.run_worker(handlers(app), QUEUES)
         _recover(app, self.queue)
         self._loop("recover", 60.0, partial(_recover, app, self.queue))
-        self._loop("relay", 0.2, partial(_relay, app, self.queue))
-        self._loop("standby", 1.0, partial(_keep_ready, app, self.standby))
+        self._relay = self._loop("relay", 0.2, partial(_relay_jobs, app, self.queue))
+        self._loop("standby", 0.5, partial(_keep_ready, app, self.standby))
         deliver.release_claims(app)
         for name in deliver.destination_names(config):
             # One loop each: a destination that does not answer keeps only its own results waiting.
@@ -260,19 +262,31 @@ class Daemon:
             conflict_sink=partial(intake.accept_instance, self.app),
             batch_sink=partial(intake_batch.accept_instances, self.app),
             commitment_sink=partial(deliver.note_commitment, self.app),
+            on_quiet=self._nudge_intake,
             now=self.app.clock.now,
         )
         self.app = replace(self.app, node=self.node)
         self.node.start()
         listening_since = self.app.clock.now()
         self.watch = NodeWatch(self.app, self.node, socket.gethostname(), self.node.port, listening_since)
-        self._loop("intake", 0.5, partial(_intake_tick, self.watch))
+        # a scan that is complete now is measured now, not at the next turns
+        done = self._relay.nudge if self._relay else _nothing
+        self._intake = self._loop("intake", 0.5, partial(_intake_tick, self.watch, done))
 
-    def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> None:
+    def _nudge_intake(self) -> None:
+        if self._intake:
+            self._intake.nudge()
+
+    def _loop(self, name: str, interval_s: float, step: Callable[[], object]) -> Loop:
         self.loops.append(Loop(name, interval_s, step))
+        return self.loops[-1]
 
 
-def _relay(app: App, queue: DbosJobQueue) -> None:
+def _nothing() -> None:
+    """In a process without a worker nobody here takes up what intake found."""
+
+
+def _relay_jobs(app: App, queue: DbosJobQueue) -> None:
     outbox.relay(app.engine, queue, app.clock.now())
 
 
@@ -283,6 +297,7 @@ def _recover(app: App, queue: DbosJobQueue) -> None:
 
 def _keep_ready(app: App, standby: Standby) -> None:
     standby.keep(verify.may_be_needed(app))
+    standby.tell(verify.arriving_files(app))
 
 
 def _say_goodbye(watch: NodeWatch) -> None:
@@ -293,7 +308,7 @@ def _say_goodbye(watch: NodeWatch) -> None:
         log.warning("the end of the DICOM node could not be recorded: %s", type(exc).__name__)
 
 
-def _intake_tick(watch: NodeWatch) -> None:
+def _intake_tick(watch: NodeWatch, done: Callable[[], None] = _nothing) -> None:
     elsewhere = watch.look().open_associations
     doors: list[ImageNode | InstanceIntake] = [watch.node]
     if watch.app.door:
@@ -303,6 +318,7 @@ def _intake_tick(watch: NodeWatch) -> None:
         # Looking may have waited for the database: our own associations are asked for once more.
         carried = {i: ae for door in doors for i, ae in door.open_associations().items()}
         intake.tick(watch.app, {**elsewhere, **carried}, watch.listening_since)
+        done()
 
 
 def serve(config: Config, role: str) -> int:

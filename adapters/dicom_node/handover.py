@@ -30,7 +30,7 @@ BatchSink = Callable[[Sequence[ReceivedInstance]], None]
 class Handover:
     """`batch_sink` gets what `sink` would get, several at once; what it fails on goes to `sink` one by one.
 
-    `on_done` forgets the mark of what a sink has taken; by default the store's own.
+    `on_done` forgets the mark of what a sink has taken; by default the store's own. `on_idle`: nothing waits any more.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class Handover:
         *,
         batch_sink: BatchSink | None = None,
         on_done: Callable[[Kept], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
         self._on_done = on_done or store.retire
+        self._on_idle = on_idle
         self._sink = sink
         self._conflict_sink = conflict_sink
         self._batch_sink = batch_sink
@@ -90,6 +92,9 @@ class Handover:
                     self._deliver(kept, attempt)
             with self._lock:
                 self._busy = 0
+                idle = not self._heap
+            if idle and self._on_idle is not None:
+                self._on_idle()
 
     def _next(self) -> list[tuple[Kept, int]]:
         """What is due, once something is; empty at the end."""

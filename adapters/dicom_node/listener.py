@@ -38,7 +38,9 @@ def _descriptors(wanted: int) -> int:
 class Connections:
     """All that is connected to the node, over every port."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
+        """`on_end`: an association is over."""
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
         self._associations: set[Association] = set()
@@ -63,6 +65,7 @@ class Connections:
     def remove(self, association: Association) -> None:
         with self._lock:
             self._associations.discard(association)
+        self._on_end()
 
     def established(self) -> Sequence[Association]:
         with self._lock:

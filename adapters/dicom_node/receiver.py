@@ -87,7 +87,8 @@ class DicomNode(ImageNode):
 
     `conflict_sink` gets instances kept in quarantine because other content already has their UID; without it
     they are only logged and counted. `batch_sink` gets what both would get, several at once.
-    `commitment_sink` gets the outcome of our own commitment requests.
+    `commitment_sink` gets the outcome of our own commitment requests. `on_quiet` is called when the last association
+    is over and everything has been handed over.
     """
 
     def __init__(
@@ -98,10 +99,12 @@ class DicomNode(ImageNode):
         conflict_sink: InstanceSink | None = None,
         commitment_sink: CommitmentSink | None = None,
         batch_sink: BatchSink | None = None,
+        on_quiet: Callable[[], None] | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._config = config
         self._now = now
+        self._on_quiet = on_quiet
         self._events = NodeEvents(now)
         self._store = DurableStore(config.store_dir, reserve_bytes=config.disk_reserve_bytes)
         self._segments = SegmentLog(
@@ -111,7 +114,12 @@ class DicomNode(ImageNode):
             room=self._store.free_bytes,
         )
         self._handover = Handover(
-            self._store, sink, conflict_sink, batch_sink=batch_sink, on_done=self._on_done
+            self._store,
+            sink,
+            conflict_sink,
+            batch_sink=batch_sink,
+            on_done=self._on_done,
+            on_idle=self._perhaps_quiet,
         )
         self._writer = Writer(self._segments, self._store, self._on_placed, self._on_damaged)
         self._desk = CommitmentDesk(
@@ -124,7 +132,7 @@ class DicomNode(ImageNode):
             on_event=self._events.add,
             on_report=commitment_sink,
         )
-        self._connections = Connections()
+        self._connections = Connections(self._perhaps_quiet)
         self._listeners: list[Listener] = []
 
     # --- ImageNode ----------------------------------------------------------------------------------------
@@ -266,6 +274,12 @@ class DicomNode(ImageNode):
             address=address,
             next_step=step,
         )
+
+    def _perhaps_quiet(self) -> None:
+        if self._on_quiet is None or self._connections.established():
+            return
+        if not self._writer.waiting + self._handover.waiting:
+            self._on_quiet()
 
     # --- instances ----------------------------------------------------------------------------------------
 

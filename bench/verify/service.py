@@ -14,6 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
+from adapters.dicom_node.outgoing import close, settle
 from simulators.demo.client import Service
 from simulators.demo.journey import Journey
 from simulators.demo.stage import Stage, first_header
@@ -23,6 +24,8 @@ LIMIT_S = 5.0
 _PRINTER = "um3-sim"
 _POLL_S = 0.1
 """How often this terminal asks; it is part of what is measured."""
+_BETWEEN_S = 8.0
+"""No needle is moved and scanned again faster: by then the results of the scan before are with the PACS."""
 _QUIET_S = 3.0
 """The default of `[dicom] oarm_quiet_s`."""
 
@@ -87,6 +90,7 @@ def _scan(ct: Path, plan: dict[str, Any], folder: Path, *, seed: int) -> Sequenc
 
 def _measured(stage: Stage, service: Service, case_id: str, files: Sequence[Path]) -> float:
     """Send one scan over one association; seconds from its last Success to the terminal's having the report."""
+    time.sleep(_BETWEEN_S)
     url = f"/api/v1/cases/{case_id}/verification"
     before = service.get(url, who="nora").get("scan_id")
     last_success = _send(stage, files)
@@ -112,11 +116,12 @@ def _send(stage: Stage, files: Sequence[Path]) -> float:
     if not association.is_established:
         raise SystemExit("the service did not accept the O-arm's association")
     for file in files:
+        settle(association)
         status = association.send_c_store(file)
         if "Status" not in status or status.Status != 0:
             raise SystemExit(f"an image of the scan was not taken: {status}")
     last_success = time.monotonic()
-    association.release()
+    close(association)
     return last_success
 
 

@@ -21,6 +21,9 @@ from service.geometry.volume import Volume
 Array = NDArray[np.float64]
 
 
+_BINS = 200
+
+
 @dataclass(frozen=True)
 class MetalSettings:
     working_spacing_mm: float = 0.8
@@ -171,8 +174,11 @@ def _grey_scale(scan: Volume, reduced: Volume, inside: NDArray[Any], settings: M
 def _soft_tissue(inside: NDArray[Any]) -> tuple[float, float]:
     """(mode, sd) of soft tissue: the brightest well-populated peak of the histogram."""
     low, high = np.percentile(inside[:: max(1, inside.size // 400_000)], [0.5, 99.0])
-    counts, edges = np.histogram(inside, bins=200, range=(float(low), float(high)))
-    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 3.0)
+    edges = np.linspace(float(low), float(high), _BINS + 1)
+    # `np.histogram` takes five times as long for the same counts
+    index_of = (inside - np.float32(low)) * np.float32(_BINS / max(float(high - low), 1e-6))
+    within = index_of[(index_of >= 0) & (index_of < _BINS)].astype(np.int16)
+    smooth = ndimage.gaussian_filter1d(np.bincount(within, minlength=_BINS).astype(np.float64), 3.0)
     tallest = float(smooth.max())
     index = _last_peak(smooth, least=0.2 * tallest, prominence=0.1 * tallest)
     width = float(edges[1] - edges[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from service.domain.series import PatientIdentity, SeriesInfo
 from service.errors import ImagingError, NotFoundError
@@ -13,6 +13,14 @@ from service.imaging import headers
 from service.imaging.dataset import READ_FAILURES, read_file
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+class KnownHeaders(Protocol):
+    """Headers read already (`service.imaging.ahead`)."""
+
+    def __contains__(self, file: Path) -> bool: ...
+
+    def header(self, file: Path) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,15 @@ def scan_directory(path: Path) -> DirectoryScan:
     return scan_files(files)
 
 
-def scan_files(files: Sequence[Path]) -> DirectoryScan:
+def scan_files(files: Sequence[Path], known: KnownHeaders | None = None) -> DirectoryScan:
+    """The series of these files; `known` gives the headers of those that were read ahead."""
     groups: dict[str, list[tuple[Path, Any]]] = {}
     skipped, damaged = [], []
     unsafe: list[ImagingError] = []
     cut_off: dict[str, list[Path]] = {}
     for file in files:
         try:
-            ds = read_header(file)
+            ds = known.header(file) if known is not None and file in known else read_header(file)
         except ImagingError as refusal:
             unsafe.append(refusal)
             damaged.append(file)
@@ -113,24 +122,28 @@ def read_header(file: Path) -> Any | None:
     Raises ImagingError (`imaging.unsafe`) when the file asks for more than an image can need.
     """
     try:
-        ds = read_file(file, pixels=False)
-        for keyword in ("SOPClassUID", "SOPInstanceUID"):
-            # anonymisers empty these in the data set and leave them in the file meta
-            if not ds.get(keyword):
-                setattr(ds, keyword, ds.file_meta.get(f"MediaStorage{keyword}"))
-        if not ds.SOPClassUID or not ds.SOPInstanceUID or "DirectoryRecordSequence" in ds:
-            return None
-        if ds.SOPClassUID in headers.VOLUME_CLASSES and "Rows" not in ds:
-            # a file cut off in its header still parses up to there
-            return None
-        # values are decoded lazily: a damaged one must show here, not later
-        headers.series_info(ds, [], 1)
-        headers.identity(ds)
-        headers.slice_place(ds, 0, "")
-        headers.is_lossy(ds, None)
-        headers.frame_count(ds)
+        return checked_header(read_file(file, pixels=False))
     except READ_FAILURES:
         return None
+
+
+def checked_header(ds: Any) -> Any | None:
+    """The same for a file that is read already. Raises one of `READ_FAILURES` when a value of it is damaged."""
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        # anonymisers empty these in the data set and leave them in the file meta
+        if not ds.get(keyword):
+            setattr(ds, keyword, ds.file_meta.get(f"MediaStorage{keyword}"))
+    if not ds.SOPClassUID or not ds.SOPInstanceUID or "DirectoryRecordSequence" in ds:
+        return None
+    if ds.SOPClassUID in headers.VOLUME_CLASSES and "Rows" not in ds:
+        # a file cut off in its header still parses up to there
+        return None
+    # values are decoded lazily: a damaged one must show here, not later
+    headers.series_info(ds, [], 1)
+    headers.identity(ds)
+    headers.slice_place(ds, 0, "")
+    headers.is_lossy(ds, None)
+    headers.frame_count(ds)
     return ds
 
 

@@ -22,6 +22,7 @@ from service.geometry.series_gate import (
     SlicePlace,
 )
 from service.geometry.volume import Volume
+from service.imaging.ahead import ReadAhead
 from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.frames import Image, images_of, one_stack
 from service.imaging.pixels import check_encoding, modality_values
@@ -63,6 +64,7 @@ def load_series(
     *,
     progress: Progress = silent,
     policy: GatePolicy = DEFAULT_POLICY,
+    ahead: ReadAhead | None = None,
 ) -> LoadedSeries:
     """Read one series as a volume.
 
@@ -71,6 +73,7 @@ def load_series(
     source : a folder, a file, or the files themselves.
     series_uid : which series; without it the only one, or the best planning CT when there are several
         (`propose_planning_series`), which is then said in the findings.
+    ahead : what was read of the files before; the result is the same without it.
 
     Raises
     ------
@@ -78,14 +81,14 @@ def load_series(
     ImagingError : no usable series, several patients in one series, geometry refused by the gate
         (`details["findings"]` lists all reasons), pixels damaged.
     """
-    scan = scan_directory(source) if isinstance(source, Path) else scan_files(list(source))
+    scan = scan_directory(source) if isinstance(source, Path) else scan_files(list(source), ahead)
     summary, notes = _choose(scan, series_uid, policy)
     _require_one_patient(summary)
     progress("Reading the slices' positions", 0.0)
     images, gate = one_stack(images_of(summary, notes, scan.headers), policy, notes)
     del scan  # the headers of a large study take as much memory as its pixels
     _require_accepted(gate)
-    volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress)
+    volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress, ahead)
     if abs(gate.tilt_deg) > policy.tilt_notice_deg:
         # distances and blurs further on are taken along the axes of the grid, which shear would falsify
         volume = volume.straightened()
@@ -184,7 +187,11 @@ def _require_accepted(gate: GateResult) -> None:
 
 
 def _assemble(
-    images: Sequence[Image], gate: GateResult, frame_of_reference: str, progress: Progress
+    images: Sequence[Image],
+    gate: GateResult,
+    frame_of_reference: str,
+    progress: Progress,
+    ahead: ReadAhead | None,
 ) -> Volume:
     first = images[gate.ordered[0]].place
     values: NDArray[Any] = np.empty((len(gate.ordered), first.rows, first.cols), np.int16)
@@ -194,7 +201,7 @@ def _assemble(
     done = 0
     for file, wanted in targets.items():
         place = images[gate.ordered[next(iter(wanted.values()))]].place
-        for frame, data in enumerate(_frames(file, place)):
+        for frame, data in enumerate(_frames(file, place, ahead)):
             if frame not in wanted:
                 continue
             if data.shape != values.shape[1:]:
@@ -217,7 +224,10 @@ def _fits_int16(data: NDArray[Any]) -> bool:
     return bool(data.dtype.kind == "i" and data.max() <= 32767 and data.min() >= -32768)
 
 
-def _frames(file: Path, place: SlicePlace) -> Iterator[NDArray[Any]]:
+def _frames(file: Path, place: SlicePlace, ahead: ReadAhead | None) -> Iterator[NDArray[Any]]:
+    if ahead is not None and file in ahead:
+        yield from ahead.frames(file)
+        return
     try:
         yield from modality_values(read_file(file, pixels=True), _who(place))
     except READ_FAILURES as error:

@@ -11,6 +11,8 @@ from service.errors import SpineprintError
 
 log = logging.getLogger("spineprint.loops")
 
+_SHORTEST_PAUSE_S = 0.05
+
 
 class Loop:
     """Calls `step` every `interval_s` on its own thread until stopped. `last_ok_s` feeds the health page."""
@@ -20,6 +22,7 @@ class Loop:
         self._interval_s = interval_s
         self._step = step
         self._stop = threading.Event()
+        self._nudged = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._last_ok = time.monotonic()
         self.failures = 0
@@ -29,8 +32,13 @@ class Loop:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         self._stop.set()
+        self._nudged.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+
+    def nudge(self) -> None:
+        """There is something to do: do not wait for the next turn."""
+        self._nudged.set()
 
     @property
     def seconds_since_ok(self) -> float:
@@ -51,4 +59,7 @@ class Loop:
                 self.failures += 1
                 log.exception("loop %s failed", self.name)
                 pause_s = max(self._interval_s, 2.0)
-            self._stop.wait(pause_s)
+            if self._nudged.wait(pause_s):
+                # what nudges again and again gets a turn this often at most
+                self._stop.wait(_SHORTEST_PAUSE_S)
+                self._nudged.clear()

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
-from service.workflow.tether import Child, run_tethered
+from service.workflow.tether import PIPE_BYTES, Child, run_tethered
 
 log = logging.getLogger("spineprint.tasks")
+
+
+_AROUND = 80
+"""Bytes that JSON and a message's frame add to a file's name, at most."""
 
 
 class Standby:
@@ -27,6 +31,7 @@ class Standby:
         self._start = start
         self._lock = threading.Lock()
         self._ready: Child | None = None
+        self._told: set[str] = set()
         self._running = 0
 
     def keep(self, wanted: bool) -> None:
@@ -40,10 +45,22 @@ class Standby:
                 self._ready = None
             if wanted and self._ready is None and not self._running:
                 self._ready = self._start(self._kind)
+                self._told.clear()
         if gone is not None:
             if wanted:
                 log.warning("the child in waiting for '%s' has gone; another takes its place", self._kind)
             gone.end()
+
+    def tell(self, files: Sequence[str]) -> None:
+        """Files of a scan that is arriving, for the child in waiting to read; those it knows are passed over."""
+        with self._lock:
+            if self._ready is None:
+                return
+            fresh = [file for file in files if file not in self._told]
+            text = sum(len(file) + _AROUND for file in (*self._told, *fresh))
+            if fresh and text < PIPE_BYTES // 2:
+                self._told.update(fresh)
+                self._ready.tell({"scan_files": fresh})
 
     def run(self, kind: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Raises what `run_tethered` raises."""

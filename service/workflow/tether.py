@@ -36,6 +36,12 @@ URGENT = ("verify",)
 #: What the others add to their niceness: a model build then takes a tenth of a core from a verification.
 GIVE_WAY = 10
 
+#: What a child in waiting may be told before it is asked; nothing depends on whether it was.
+Ahead = Callable[[Mapping[str, Any]], None]
+
+#: Room for what is said to a child that does not listen yet.
+PIPE_BYTES = 1 << 20
+_AHEAD = "ahead of the argument"
 _EXIT_ORPHANED = 70
 _END_WITHIN_S = 30.0
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -60,6 +66,7 @@ class Child:
             text=True,
             encoding="utf-8",
             process_group=0,  # so that whatever the task starts (the slicer) can be ended with it
+            pipesize=PIPE_BYTES,
         )
 
     @property
@@ -91,6 +98,18 @@ class Child:
         finally:
             watchdog.cancel()
             self.end(within_s=_END_WITHIN_S)
+
+    def tell(self, ahead: Mapping[str, Any]) -> None:
+        """Something its task can do before it is asked (`Ahead`). It must fit into the pipe with all told before.
+
+        Whether the child still lives shows when it is asked.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({_AHEAD: dict(ahead)}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            log.debug("task %s had already gone", self.kind)
 
     def end(self, *, within_s: float = 0.0) -> None:
         """Cut the tether, and end whatever of it is left after `within_s`."""
@@ -177,21 +196,22 @@ def _follow(lines: IO[str], progress: Progress) -> dict[str, Any] | None:
     return None
 
 
-def serve_task(kind: str, tasks: Mapping[str, Task], prepare: Callable[[str], object] | None = None) -> int:
+def serve_task(
+    kind: str, tasks: Mapping[str, Task], prepare: Callable[[str], Ahead | None] | None = None
+) -> int:
     """The child's side: load what the task needs, read the argument, watch the tether, run, answer.
 
-    `prepare` does the loading, before the argument is there. Returns the exit code.
+    `prepare` does the loading, before the argument is there, and gives what takes messages that come before it.
+    Returns the exit code.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print must not disturb the channel
     if kind not in URGENT:
         os.nice(GIVE_WAY)
-    if prepare is not None:
-        prepare(kind)
-    line = sys.stdin.readline()
-    if not line:
+    ahead = prepare(kind) if prepare is not None else None
+    argument = _await_argument(ahead)
+    if argument is None:
         return _EXIT_ORPHANED  # a child in waiting whose parent is gone, or has no use for it
-    argument = json.loads(line)
     threading.Thread(target=_exit_when_orphaned, daemon=True).start()
 
     def say(message: Mapping[str, object]) -> None:
@@ -223,6 +243,16 @@ def serve_task(kind: str, tasks: Mapping[str, Task], prepare: Callable[[str], ob
         say({"error": _unexpected(kind, exc).to_document()})
         return 1
     return 0
+
+
+def _await_argument(ahead: Ahead | None) -> Mapping[str, Any] | None:
+    while line := sys.stdin.readline():
+        message: dict[str, Any] = json.loads(line)
+        if set(message) != {_AHEAD}:
+            return message
+        if ahead is not None:
+            ahead(message[_AHEAD])
+    return None
 
 
 def _unexpected(kind: str, exc: Exception) -> SpineprintError:

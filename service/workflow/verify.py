@@ -36,6 +36,13 @@ def may_be_needed(app: App) -> bool:
         return any(case.updated_at > since for case in cases.listed(connection, states=_IN_THEATRE))
 
 
+def arriving_files(app: App) -> list[str]:
+    """Images so far of the O-arm scans that are not complete."""
+    with reading(app.engine) as connection:
+        found = studies.listed(connection, kind="oarm", states=("RECEIVING",))
+        return [i.path for study in found for i in studies.used_in(connection, study.study_uid, 0)]
+
+
 def verify(app: App, case: Case, key: str) -> None:
     """Measure the newest scan of the case and publish the report.
 
@@ -49,8 +56,12 @@ def verify(app: App, case: Case, key: str) -> None:
             "There is no scan to measure.", next_step="Send the O-arm scan again.", code="scan.missing"
         )
     scan = waiting[0]
+    waited_s = (app.clock.now() - scan.last_image_at).total_seconds()
+    report: dict[str, Any] | None
     try:
         report = app.run_task("verify", _argument(app, case, scan), _progress(app, scan))
+        # for whoever asks where the seconds went: what was before the measuring process began
+        report.setdefault("timings_s", {})["waiting"] = round(waited_s, 3)
     except SpineprintError as exc:
         if not exc.code.startswith(_ABOUT_THE_SCAN):
             _set_failed(app, scan, exc)

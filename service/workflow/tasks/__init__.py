@@ -12,7 +12,7 @@ from typing import Any
 
 from service.geometry.progress import Progress
 from service.ports import Slicer
-from service.workflow.tether import Task
+from service.workflow.tether import Ahead, Task
 
 #: Kind of work -> (module of this package, function).
 _TASKS: Mapping[str, tuple[str, str]] = {
@@ -30,10 +30,12 @@ def all_tasks(slicer: Slicer) -> Mapping[str, Task]:
     }
 
 
-def load(kind: str) -> None:
-    """Load the packages of one kind of work before it is asked for."""
-    if kind in _TASKS:
-        import_module(f"{__name__}.{_TASKS[kind][0]}")
+def load(kind: str) -> Ahead | None:
+    """Load the packages of one kind of work before it is asked for; what it can do before then, if anything."""
+    if kind not in _TASKS:
+        return None
+    ahead: Ahead | None = getattr(import_module(f"{__name__}.{_TASKS[kind][0]}"), "read_ahead", None)
+    return ahead
 
 
 def _run(module: str, function: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

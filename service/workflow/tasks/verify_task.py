@@ -17,9 +17,18 @@ from service.geometry.registration_file import read_model
 from service.geometry.registration_model import VertebraModel
 from service.geometry.verification import verify_scan
 from service.geometry.volume import Volume
+from service.imaging.ahead import ReadAhead
 from service.imaging.nifti import read_nifti
 from service.imaging.scan import scan_files
 from service.imaging.series import load_series
+
+_ahead = ReadAhead()
+"""Of this process, which does one task and ends."""
+
+
+def read_ahead(message: Mapping[str, Any]) -> None:
+    """Message: scan_files, those of a scan that is still arriving. Read now, they are not read when it is complete."""
+    _ahead.add(Path(f) for f in message["scan_files"])
 
 
 def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
     """
     started = time.monotonic()
     progress("reading the scan", 0.0)
-    scan = load_series([Path(f) for f in argument["scan_files"]])
+    scan = load_series([Path(f) for f in argument["scan_files"]], ahead=_ahead)
     progress("reading the plan", 0.1)
     planning = _planning(argument)
     differences = planning.identity.contradicts(scan.identity)
