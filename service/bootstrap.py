@@ -213,7 +213,7 @@ class Daemon:
         _recover(app, self.queue)
         self._loop("recover", 60.0, partial(_recover, app, self.queue))
         self._relay = self._loop("relay", 0.2, partial(_relay_jobs, app, self.queue))
-        self._loop("standby", 0.5, partial(_keep_ready, app, self.standby))
+        self._loop("standby", 0.25, partial(_keep_ready, app, self.standby))
         deliver.release_claims(app)
         for name in deliver.destination_names(config):
             # One loop each: a destination that does not answer keeps only its own results waiting.

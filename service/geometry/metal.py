@@ -218,7 +218,8 @@ def _cement(
     over = grey.dense_bone - grey.soft
     bright = (values > grey.soft + settings.cement_over_bone * over) & where
     none = np.zeros(values.shape, dtype=bool)
-    labels, count = ndimage.label(ndimage.binary_erosion(bright))
+    eroded = ndimage.binary_erosion(bright)
+    labels, count = cc3d.connected_components(eroded, connectivity=6, return_N=True)
     if not count:
         return none
     sizes = np.bincount(labels.ravel())

@@ -97,6 +97,24 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield started
 
 
+def test_the_end_of_the_last_association_is_told_when_all_is_handed_over(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", 5, seed=2)
+    sink = Sink()
+    seen: list[tuple[int, int, int]] = []
+
+    def quiet() -> None:
+        seen.append((len(sink.got), started.counters()["intake_waiting"], len(started.open_associations())))
+
+    started = DicomNode(config(tmp_path), sink, on_quiet=quiet)
+    started.start()
+    try:
+        World(started, sink, Sink(), tmp_path / "store").storescu("+sd", tmp_path / "ct")
+        wait_until(lambda: (5, 0, 0) in seen, what="nobody was told")
+    finally:
+        started.stop()
+    assert all(waiting == 0 and associations == 0 for _, waiting, associations in seen)
+
+
 def test_a_series_from_storescu_is_stored_byte_for_byte_and_handed_over(world: World, tmp_path: Path) -> None:
     files = write_series(tmp_path / "ct", 12, seed=1)
     world.storescu("+sd", tmp_path / "ct")

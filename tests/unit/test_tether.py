@@ -81,9 +81,17 @@ def who(argument, progress):
     progress("here", 0.5)
     return {"pid": os.getpid()}
 
+told = []
+
+def remembers(argument, progress):
+    return {"told": told, "argument": argument}
+
+def prepare(kind):
+    return told.append if kind == "remembers" else None
+
 tasks["verify"] = tasks["nice"] = nice
-tasks["who"] = who
-raise SystemExit(serve_task(sys.argv[-1], tasks))
+tasks |= {"who": who, "remembers": remembers}
+raise SystemExit(serve_task(sys.argv[-1], tasks, prepare))
 """
 
 
@@ -240,12 +248,12 @@ def started() -> Iterator[list[Child]]:
             child.end()
 
 
-def _standby(started: list[Child]) -> Standby:
+def _standby(started: list[Child], kind: str = "who") -> Standby:
     def start(kind: str) -> Child:
         started.append(Child(kind))
         return started[-1]
 
-    return Standby("who", timeout_s=30, start=start)
+    return Standby(kind, timeout_s=30, start=start)
 
 
 def test_the_child_in_waiting_does_the_work_once(started: list[Child]):
@@ -289,6 +297,38 @@ def test_who_is_not_needed_any_more_is_ended(started: list[Child]):
     standby.keep(True)
     standby.close()
     assert not started[1].alive
+
+
+def test_files_of_an_arriving_scan_are_told_once_to_each_child_and_before_the_question(started: list[Child]):
+    standby = _standby(started, "remembers")
+    standby.tell(["too early"])
+    standby.keep(True)
+    standby.tell(["a", "b"])
+    standby.tell(["a", "b", "c"])
+    answer = standby.run("remembers", {"scan": 7}, silent)
+    assert answer == {"told": [{"scan_files": ["a", "b"]}, {"scan_files": ["c"]}], "argument": {"scan": 7}}
+    assert standby.run("remembers", {}, silent)["told"] == [], "a child started for a task knows nothing"
+    standby.keep(True)
+    standby.tell(["a"])
+    assert standby.run("remembers", {}, silent)["told"] == [{"scan_files": ["a"]}]
+
+
+def test_more_files_than_the_pipe_holds_do_not_stop_the_daemon(started: list[Child]):
+    standby = _standby(started, "remembers")
+    standby.keep(True)
+    started_at = time.monotonic()
+    for n in range(60):
+        standby.tell([f"{n}/{i}" + "x" * 100 for i in range(100)])
+    assert time.monotonic() - started_at < 5
+    told = standby.run("remembers", {}, silent)["told"]
+    assert 0 < sum(len(message["scan_files"]) for message in told) < 6000
+
+
+def test_what_is_told_to_a_kind_that_does_nothing_ahead_is_passed_over(started: list[Child]):
+    standby = _standby(started)
+    standby.keep(True)
+    standby.tell(["a"])
+    assert standby.run("who", {}, silent) == {"pid": started[0].pid}
 
 
 WAITING_PARENT = """
