@@ -32,8 +32,9 @@ def url(world: World) -> Iterator[str]:
 def test_the_audit_and_the_predicted_print_stand_on_the_cases_page(world: World, open_page: Opened) -> None:
     case = world.sliced("PREDICTED^PAUL")
     page = open_page(f"/cases/{case.id}", "tom")
-    page.wait_for_selector("#print-check img")
+    page.wait_for_selector("#print-check figure:nth-of-type(2) img")
     said = text(page, "#print-check")
+    assert "0.11 mm (95th percentile)" in said and "against the bone in the CT" in said and "7.0 %" in said
     assert "0.04 mm (95th percentile)" in said and "3.26 mm" in said and "Not a medical device" in said
     assert page.eval_on_selector(
         "#print-check img", "i => i.complete || new Promise(d => { i.onload = () => d(true); })"

@@ -12,17 +12,23 @@ function figures(report) {
   if ((m.channels || []).length) rows.push(['Channels, free', m.channels.map(diameter).join(', ')]);
   if ((m.vents || []).length) rows.push(['Vents, free', m.vents.map(diameter).join(', ')]);
   if (p) rows.push(['Printed surface from the model', `${fixed(p.surface_p95_mm, 2)} mm (95th percentile), ${fixed(p.surface_mean_abs_mm, 2)} mm on average`], ['Surface more than 0.5 mm off', share(p.surface_off_share)], ['Wall as printed', `${fixed(p.wall_mean_mm, 2)} mm on average, ${fixed(p.wall_p1_mm, 2)} mm at the 1st percentile`], ['Walls under 1.6 mm', share(p.wall_thin_share)]);
+  if (p && p.bone) rows.push(['Printed surface from the bone in the CT', p.bone.p95_mm === undefined ? `not measured: ${p.bone.reason}` : `${fixed(p.bone.p95_mm, 2)} mm (95th percentile), ${fixed(p.bone.mean_abs_mm, 2)} mm on average; ${share(p.bone.left_out_share)} left out (channels, vents, marks)`]);
   return rows;
+}
+
+function errorMap(artifact, caption) {
+  return artifact ? el('figure', { class: 'wide-figure' }, el('a', { href: artifact.href }, el('img', { class: 'wide-picture', src: artifact.href, alt: caption })), el('figcaption', { class: 'dim' }, caption)) : null;
 }
 
 /** Draws into `node` once for each G-code; `node`'s section is hidden while there is none. */
 export async function drawPrintCheck(node, artifacts) {
-  const { gcode_report: audit, print_errors: picture } = artifacts;
+  const { gcode_report: audit, print_errors: model, print_bone_errors: bone } = artifacts;
   node.closest('section').hidden = !audit;
   if (!audit || audit.sha256 === drawn) return;
   drawn = audit.sha256;
   let report;
   try { report = await get(audit.href); } catch (error) { drawn = ''; throw error; }
-  fill(node, facts(figures(report)), picture ? el('a', { href: picture.href }, el('img', { class: 'wide-picture', src: picture.href, alt: 'Predicted error of the printed surface, blue where less and red where more is printed than the model has' })) : null,
+  fill(node, facts(figures(report)), errorMap(model, 'Predicted print against the model: blue where less and red where more is printed.'),
+    errorMap(bone, 'Predicted print against the bone in the CT: blue less, red more; yellow is left out (channels, vents, marks).'),
     el('p', { class: 'dim' }, 'Predicted from the G-code; sagging, warping and the steps of the layers are not in it. Not a medical device.'));
 }
