@@ -153,6 +153,8 @@ def slice_approved(app: App, case: Case, key: str) -> None:
         for kind, kept in pictures.items():
             blobs.record(connection, case.id, kind, kept, now)
         standing = approvals.standing(connection, case.id)
+        if standing is not None:
+            approvals.bind_gcode(connection, standing.id, gcode[1])
         cases.move(
             connection,
             cases.get(connection, case.id),
