@@ -174,8 +174,9 @@ def slice_command(
         made = Path(folder) / "print.gcode.gz"
         _place(made, out)
         shutil.copyfile(Path(folder) / "print.report.json", _report_path(out))
-        if (picture := Path(folder) / "print.errors.png").is_file():
-            shutil.copyfile(picture, _report_path(out).with_suffix("").with_suffix(".errors.png"))
+        for kind in ("errors", "bone"):
+            if (picture := Path(folder) / f"print.{kind}.png").is_file():
+                shutil.copyfile(picture, _report_path(out).with_suffix("").with_suffix(f".{kind}.png"))
     hours = result["print_time_s"] / 3600
     console.print(f"{out}: {hours:.1f} h, {result['weight_g']:.1f} g PLA; audit "
                   + ("passed" if result["audit"]["passed"] else "[bold red]failed[/]"))  # fmt: skip
@@ -191,12 +192,13 @@ def audit_gcode(
 ) -> None:
     """Read a G-code file independently of the slicer; non-zero when it must not be printed."""
     from service.workflow.print_proof import PrintProof
+    from service.workflow.tasks.slice_task import bone_files
 
-    _case_files(case)
+    files = _case_files(case)
     proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json")
     report = proof.audit()
     if report.passed:
-        report = proof.with_prediction(report)
+        report = proof.with_prediction(report, bone=bone_files(files))
     print(json.dumps(report.to_document(), indent=2, sort_keys=True))
     raise typer.Exit(0 if report.passed else 2)
 
@@ -299,6 +301,8 @@ def _case_files(case: Path) -> dict[str, Any]:
     for key in ("blocker", "filler"):
         path = case / f"{key}.stl"
         files[key] = str(path) if path.is_file() else None
+    for key, name in (("outer", "outer.nii.gz"), ("model_report", "report.json")):
+        files[key] = str(case / name) if (case / name).is_file() else None
     return files
 
 

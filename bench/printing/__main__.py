@@ -2,6 +2,9 @@
 
 The service runs as a process of its own and is killed with SIGKILL; every printer is a process of its own and keeps
 a ledger of its starts on disk. Several printers play at once, so each kill also hits the others wherever they are.
+A promise is broken when one approval started two prints, when a print was lost, when a record did not tell what the
+machine is after two whole polls (bench/printing/polls.py) of a machine that tells the truth, or when a scenario ended
+in another state than the machine's.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.printing.play import POLLS_ALLOWED, Outcome, Player
+from bench.printing.play import Outcome, Player
+from bench.printing.report import report
 from bench.printing.scenario import Scenario, draw
 from bench.printing.world import Device, World, build_world
+from bench.verify.page import Tee, put
 
 
 def main() -> int:
@@ -31,6 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of single scenarios of this seed")
     parser.add_argument("--out", type=Path, help="JSON lines, one a scenario")
+    parser.add_argument("--write", type=Path, help="page of the documentation whose tables are replaced")
     parser.add_argument("--keep", type=Path, help="folder for logs and databases; kept")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -46,7 +51,11 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
     if options.out:
         options.out.write_text("".join(json.dumps(asdict(o)) + "\n" for o in outcomes), "utf-8")
-    return 0 if report(outcomes, kills, options.seed) else 1
+    kept = Tee()
+    good = report(outcomes, kills, options.seed, options.printers, kept)
+    if options.write:
+        put(options.write, "campaign", kept.text())
+    return 0 if good else 1
 
 
 def campaign(
@@ -97,28 +106,6 @@ def _say(outcome: Outcome) -> None:
     )
     for violation in outcome.violations:
         print(f"     VIOLATION {violation}", flush=True)
-
-
-def report(outcomes: list[Outcome], kills: int, seed: int) -> bool:
-    """Print the figures; True when every promise was kept."""
-    bad = [o for o in outcomes if o.violations]
-    print(f"\n{len(outcomes)} scenarios, seed {seed}; service killed {kills} times")
-    print(f"  killed at their own instant: {sum(o.killed for o in outcomes)}")
-    print(f"  hit by at least one kill: {sum(o.kills_seen > 0 for o in outcomes)}")
-    print(f"  starts {sum(o.starts for o in outcomes)}, attempts {sum(o.attempts for o in outcomes)}")
-    print(f"  most starts for one approval: {max((o.starts for o in outcomes), default=0)}")
-    print(f"  settled by a person: {sum(o.settled_by_person for o in outcomes)}")
-    print(
-        f"  whole polls until the truth: {dict(sorted(Counter(p for o in outcomes for p in o.polls).items()))}"
-    )
-    slow = sum(p > POLLS_ALLOWED for o in outcomes for p in o.polls)
-    # reads before a send are counted as polls too, and a busy machine looks late: an upper bound
-    print(f"  comparisons seen to hold only after more than {POLLS_ALLOWED}: {slow}")
-    print(f"  ends: {dict(Counter(o.final for o in outcomes))}")
-    print(f"  {'PASS' if not bad else 'FAIL'}: {len(bad)} scenarios with a broken promise")
-    for outcome in bad:
-        print(f"    {outcome.scenario.number}: {'; '.join(outcome.violations)}")
-    return not bad
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
+from bench.printing.polls import Polls
 from bench.printing.scenario import Scenario
-from bench.printing.wire import PASSED, Seen
+from bench.printing.wire import Seen
 from bench.printing.world import SPEED, Device, World
 from service.domain.case import CaseState
 from service.domain.print_job import PrintState
@@ -24,7 +25,7 @@ from service.workflow import person_steps, print_run, print_settle
 from tests.support_app import TECHNICIAN
 
 P = PrintState
-#: A look that began before the printer told the truth counts for nothing; then two whole ones are allowed.
+#: So many polls after the printer tells the truth, and our record must tell it too.
 POLLS_ALLOWED = 2
 _IN_HAND = frozenset({P.INTENT, P.SENDING})
 _LONG_S = 240.0
@@ -41,7 +42,7 @@ class Outcome:
     starts: int = 0
     attempts: int = 0
     polls: list[int] = field(default_factory=list)
-    """Whole polls that each comparison needed."""
+    """Polls after which each comparison held for good; POLLS_ALLOWED + 1 for one that never did."""
     settled_by_person: int = 0
     final: str = ""
     violations: list[str] = field(default_factory=list)
@@ -55,22 +56,25 @@ class _Truth:
     uuid: str = ""
 
 
+def _tells(record: PrintJob, truth: _Truth) -> bool:
+    return record.state in truth.allowed and (not truth.uuid or truth.uuid == record.uuid)
+
+
 class Player:
     def __init__(self, world: World, device: Device, scenario: Scenario) -> None:
         self._world, self._device, self._scenario = world, device, scenario
         self.outcome = Outcome(scenario, device.name)
         self._stretch = ""
         self._instant_met = threading.Event()
-        self._looks = 0
         self._case_id = ""
         self._patience_s = _LONG_S
+        self._polls = Polls(self._newest, world.service.process_id)
         device.wire.watch = self._watch
 
     # --- the wire ----------------------------------------------------------------------------------------
 
     def _watch(self, seen: Seen) -> None:
-        if (seen.what, seen.method, seen.path, seen.count) == (PASSED, "GET", "/api/v1/printer", 200):
-            self._looks += 1
+        self._polls.see(seen)
         if self._stretch != self._scenario.stretch or self._instant_met.is_set():
             return
         if self._scenario.is_instant(seen):
@@ -234,28 +238,41 @@ class Player:
         )
 
     def _compare(self, when: str) -> PrintJob:
-        """Stop the machine's clock, and give our records two whole polls to tell what the machine is."""
+        """Stop the machine's clock, let the service look at it twice, and hold our record against the machine."""
         self._until(
             lambda: self._device.look()["status"] != "booting" and self._answers(), "the printer being up"
         )
         self._device.panel("clock", speed=0)
         try:
             self._until(lambda: self._newest().state not in _IN_HAND, f"the sending to end ({when})")
-            begin = self._looks
-            while True:
-                truth, job, looks = self._truth(self._newest()), self._newest(), self._looks - begin
-                if job.state in truth.allowed and (not truth.uuid or truth.uuid == job.uuid):
-                    self.outcome.polls.append(max(0, looks - 1))
-                    return job
-                # one look may have begun before; the next ones are whole, and over when yet another is seen
-                if looks > POLLS_ALLOWED + 1:
-                    self.outcome.violations.append(
-                        f"{when}: our record says {job.state} ({job.detail}), the printer: {truth.words}"
-                    )
-                    return job
-                self._wait_a_little(when)
+            records, truth = self._two_polls(when)
+            held = [_tells(record, truth) for record in records]
+            needed = POLLS_ALLOWED + 1 if not held[-1] else len(held) - 1
+            while needed and held[needed - 1]:
+                needed -= 1
+            self.outcome.polls.append(needed)
+            job = records[-1]
+            if not held[-1]:
+                self.outcome.violations.append(
+                    f"{when}: our record says {job.state} ({job.detail}), the printer: {truth.words}"
+                )
+            return job
         finally:
+            self._polls.end()
             self._device.panel("clock", speed=SPEED)
+
+    def _two_polls(self, when: str) -> tuple[list[PrintJob], _Truth]:
+        """The records after 0, 1 and 2 polls of a printer that did not change meanwhile, and what it is.
+
+        A machine that still digests an upload may start while we look: then the truth is told from there on.
+        """
+        while True:
+            truth = self._truth(self._newest())
+            self._polls.begin()
+            while len(self._polls.records) <= POLLS_ALLOWED:
+                self._wait_a_little(when)
+            if self._truth(self._newest()) == truth:
+                return self._polls.records[: POLLS_ALLOWED + 1], truth
 
     def _judge_the_end(self) -> None:
         jobs = self._world.jobs(self._case_id)

@@ -77,6 +77,10 @@ class Service:
             self.kills += 1
             self.process.start()
 
+    def process_id(self) -> int:
+        """Of the process that runs now, or ran last."""
+        return self.process.process.pid if self.process.process else 0
+
     def end_if_dead(self) -> int | None:
         """Exit code when it ended by itself, which it never should."""
         with self._lock:

@@ -137,6 +137,8 @@ def _argument(case: Path, out: Path) -> dict[str, str | None]:
         "plan": str(case / "plan.json"),
         "blocker": there("blocker.stl"),
         "filler": there("filler.stl"),
+        "outer": there("outer.nii.gz"),
+        "model_report": there("report.json"),
         "out": str(out),
     }
 

@@ -129,7 +129,13 @@ RULES: Mapping[CaseEvent, Rule] = {
         (_S.SLICED,),
         _S.PRINTING,
         frozenset({Role.TECHNICIAN}),
-        ("bed_confirmed_clear", "printer_free", "approval_is_current", "late_images_decided"),
+        (
+            "bed_confirmed_clear",
+            "printer_free",
+            "approval_is_current",
+            "gcode_shown_is_current",
+            "late_images_decided",
+        ),
     ),
     # Given up as not started, and running after all.
     CaseEvent.PRINT_FOUND: Rule(
@@ -176,6 +182,8 @@ GUARD_TEXT: Mapping[str, str] = {
     "reason_given": "a reason is needed",
     "audit_passed": "the G-code did not pass the audit",
     "approval_is_current": "there is no approval of exactly these bytes",
+    "gcode_shown_is_current": "the G-code whose audit and prediction were shown is not the current one; load the page "
+    "again",
     "bed_confirmed_clear": "nobody has confirmed that the build plate is clear",
     "printer_free": "the printer is reserved for another case or unknown",
     "case_waits_for_a_print": "the case waits for something else than its print",

@@ -71,6 +71,9 @@ class ExpectedPrint:
     """Share of the surface printed more than 0.5 mm off. Measured 0.0005: tips thinner than a line."""
     layer_off_share: float = 0.3
     """The same within one layer."""
+    bone_p95_mm: float = 0.5
+    """Printed surface to the bone in the CT, 95th percentile: the model may be 0.3 mm off it (self-check), the print
+    0.2 mm off the model."""
     wall_near_shell_mm: float = 0.3
     """Walls are judged where the mesh is this near to the shell's thickness."""
     thin_wall_mm: float = 1.6

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gcode.expected import ExpectedPrint, Finding
-from service.gcode.printed_grid import Grid, differences_mm3, filled_mm3, mesh_filling, printed_filling
+from service.gcode.printed_grid import (
+    Filling,
+    Grid,
+    differences_mm3,
+    filled_mm3,
+    mesh_filling,
+    printed_filling,
+)
 from service.gcode.printed_surface import Samples, sample_mesh, surface_offsets, wall_thickness
 from service.gcode.reader import FloatArray, Gcode
 
@@ -32,6 +39,9 @@ class PrintedPart:
     offset_mm: FloatArray
     measures: dict[str, Any]
     findings: tuple[Finding, ...]
+    filling: Filling
+    """What the lines fill, on `grid`."""
+    grid: Grid
 
 
 def predict_print(
@@ -68,7 +78,7 @@ def predict_print(
         "missing_mm3": round(missing, 1),
         "extra_mm3": round(extra, 1),
     }
-    return PrintedPart(samples, offset, measures, tuple(_judge(measures, expected)))
+    return PrintedPart(samples, offset, measures, tuple(_judge(measures, expected)), printed, grid)
 
 
 def _surface_measures(offset: FloatArray) -> dict[str, Any]:

@@ -7,10 +7,10 @@ Frame: patient LPS, mm. Letters stand on the bone surface with one height, howev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,9 +103,29 @@ class Mark:
             "side": self.side,
             "lines": list(self.lines),
             "centre": [round(v, 3) for v in self.centre],
+            **{axis: [round(v, 6) for v in getattr(self, axis)] for axis in ("reading", "up", "outward")},
             "letter_mm": round(glyphs.HEIGHT * self.unit_mm, 2),
+            "unit_mm": self.unit_mm,
+            "stroke_mm": self.stroke_mm,
+            "gap_mm": self.gap_mm,
             "raise_mm": self.raise_mm,
         }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Mark:
+        """The mark of a model's report. Raises KeyError for one from before its axes were written there."""
+        return cls(
+            side=document["side"],
+            lines=tuple(document["lines"]),
+            centre=_vec(document["centre"]),
+            reading=_vec(document["reading"]),
+            up=_vec(document["up"]),
+            outward=_vec(document["outward"]),
+            unit_mm=float(document["unit_mm"]),
+            stroke_mm=float(document["stroke_mm"]),
+            raise_mm=float(document["raise_mm"]),
+            gap_mm=float(document["gap_mm"]),
+        )
 
 
 _DEPTH_MM = 8.0

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan, Trajectory, Vent
+from service.geometry.bone_outside import altered
 from service.geometry.distances import components, distance_to
-from service.geometry.fields import Array, Grid, segment_distance
+from service.geometry.fields import Array, Grid
 from service.geometry.gas_path import ball_centres, hollow_of, unreached
 from service.geometry.marking import Mark
 from service.geometry.mesh import Mesh, SurfaceIndex, edge_faults, surface_volumes
@@ -235,20 +236,7 @@ def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[
 
 def _set_apart(view: _View, plan: Plan, margin_mm: float, *, sleeve: bool) -> Mask:
     """Faces near an opening or in a mark."""
-    points = view.mesh.centroids
-    near = np.zeros(len(points), dtype=bool)
-    for mark in view.marks:
-        near |= mark.covers(points, margin_mm)
-    extra = plan.model.sleeve_wall_mm if sleeve else 0.0
-    for path in plan.trajectories:
-        entry, target, axis, _ = _axis(path)
-        reach = plan.model.channel_diameter_mm / 2.0 + extra + margin_mm
-        near |= segment_distance(points, entry - 15.0 * axis, target) < reach
-    for vent in plan.model.vents:
-        position, direction = np.array(vent.position), np.array(vent.direction)
-        ends = position + 3.0 * direction, position - 8.0 * direction
-        near |= segment_distance(points, *ends) < vent.diameter_mm / 2.0 + margin_mm
-    return near
+    return altered(view.mesh.centroids, plan, view.marks, margin_mm, sleeve=sleeve)
 
 
 def _sampled(view: _View, choice: Mask, count: int) -> NDArray[np.int64]:

@@ -21,6 +21,11 @@ NOTICE = (
 #: Ends of the colour scale.
 SCALE_MM = 0.5
 _MISSING, _GOOD, _EXTRA = (33, 84, 178), (226, 226, 220), (190, 40, 40)
+_LEFT_OUT = (236, 200, 84)
+AGAINST_MODEL = "blue: less is printed than the model has;  red: more"
+AGAINST_CT = (
+    "blue: less is printed than the bone in the CT;  red: more;  yellow: channels, vents, marks: left out"
+)
 _INK, _FAINT = (40, 44, 52), (120, 126, 136)
 _PANEL = 420
 _COLUMNS = 3
@@ -34,16 +39,19 @@ def error_map(
     axes: tuple[Array, Array, Array],
     centre: Array,
     title: str,
+    words: str = AGAINST_MODEL,
 ) -> Image.Image:
     """Five views and a cut with the colour scale in mm.
 
     Parameters
     ----------
     corners : (F, 3, 3) triangles of the model, mm.
-    points, offset_mm : (N, 3) places on it and (N) distances of the printed surface there, positive outward.
+    points, offset_mm : (N, 3) places on it and (N) distances of the printed surface there, positive outward; NaN
+        where nothing is compared.
     axes : the patient's left, anterior and superior, unit vectors in the frame of the corners.
     centre : (3) a point the cut goes through.
     title : first line, with the figures; never patient data.
+    words : what the colours mean.
     """
     middle = corners.mean(axis=1)
     colours = _colours(offset_mm[cKDTree(points).query(middle)[1]])
@@ -71,16 +79,17 @@ def error_map(
         depth = float(camera.project(centre)[0, 2]) if cut else None
         sheet.paste(_view(corners, colours, camera, depth), place)
         draw.text((place[0] + 10, place[1] + 8), name, fill=_INK, font=_font(16))
-    _legend(draw, sheet.width, sheet.height - bottom)
+    _legend(draw, sheet.height - bottom, words)
     draw.text((12, sheet.height - 22), NOTICE, fill=_FAINT, font=_font(14))
     return sheet
 
 
 def _colours(offset_mm: Array) -> Array:
-    """(N, 3) from blue (missing) over grey to red (extra)."""
+    """(N, 3) from blue (missing) over grey to red (extra); yellow where nothing is compared."""
     share = np.clip(offset_mm / SCALE_MM, -1.0, 1.0)[:, None]
     ends = np.where(share < 0, np.array(_MISSING, float), np.array(_EXTRA, float))
-    return np.asarray(np.array(_GOOD, float) * (1.0 - np.abs(share)) + ends * np.abs(share))
+    scale = np.array(_GOOD, float) * (1.0 - np.abs(share)) + ends * np.abs(share)
+    return np.where(np.isnan(share), np.array(_LEFT_OUT, float), scale)
 
 
 def _view(corners: Array, colours: Array, camera: Camera, cut_depth: float | None) -> Image.Image:
@@ -108,7 +117,7 @@ def _view(corners: Array, colours: Array, camera: Camera, cut_depth: float | Non
     return Image.fromarray(np.rint(picture).astype(np.uint8).reshape(height, width, 3), "RGB")
 
 
-def _legend(draw: ImageDraw.ImageDraw, width: int, top: int) -> None:
+def _legend(draw: ImageDraw.ImageDraw, top: int, words: str) -> None:
     length, left = 480, 12
     for column in range(length):
         value = (2.0 * column / (length - 1) - 1.0) * SCALE_MM
@@ -120,8 +129,7 @@ def _legend(draw: ImageDraw.ImageDraw, width: int, top: int) -> None:
         draw.line([(x, top + 24), (x, top + 28)], fill=_INK)
         anchor = "la" if share == 0 else "ra" if share == 1 else "ma"
         draw.text((x, top + 30), f"{value:+.2f} mm", fill=_INK, font=_font(13), anchor=anchor)
-    words = "blue: less is printed than the model has;  red: more"
-    draw.text((min(left + length + 24, width - 10), top + 8), words, fill=_INK, font=_font(15))
+    draw.text((left + length + 24, top + 8), words, fill=_INK, font=_font(15))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -26,6 +26,7 @@ MATRIX_MM = 17.0
 SYMBOL_MM = 4.8
 SYMBOL_GAP_MM = 0.8
 UDI_MM = 4.0
+_TOP_MM = 2.5
 _CAPITAL = 0.73  # height of a capital of the font, per unit of its size
 NOTICE = "Not a medical device. Only for the patient referred to. Do not resterilise."
 NOTICE_AGAIN = "Not a medical device. Only for the patient referred to."
@@ -101,13 +102,15 @@ class LabelData:
     gtin: str = ""
     """The site's own GTIN; empty: no GS1 string is made, the Data Matrix says what the QR code says."""
     resterilisable: bool = False
+    filament_lot: str = ""
+    """Of the plastic the part was printed from; empty: not recorded, and the label says nothing of it."""
 
 
 def lay_out(data: LabelData) -> Label:
     """Texts, symbols and code of one label, every text cut to the room it has."""
     released = bool(data.released_by) and data.released_at is not None
     codes, gs1 = _codes(data)
-    texts, symbols, y = [], [], HEIGHT_MM - 4.0
+    texts, symbols, y = [], [], HEIGHT_MM - _TOP_MM
     for line in _lines(data):
         y -= line.size_mm
         x = 3.0
@@ -132,6 +135,7 @@ def _lines(data: LabelData) -> list[_Line]:
         _Line(f"Use by {_date(data.use_by)}", 3.2, bold=True, symbol="use_by"),
         _Line(f"Packed {_date(data.packed_at)}", 2.6),
         _Line(f"Pouch lot {data.pouch_lot}", 2.6, symbol="lot"),
+        *([_Line(f"Filament lot {data.filament_lot}", 2.2)] if data.filament_lot else []),
     ]
     if data.released_by and data.released_at is not None:
         return [

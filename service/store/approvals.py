@@ -20,6 +20,8 @@ class Approval:
     mesh_sha256: str
     approved_by: str
     approved_at: datetime
+    gcode_sha256: str = ""
+    """The audited file made from these bytes; empty until it is sliced."""
 
 
 def add(
@@ -38,6 +40,13 @@ def add(
         )
     )
     return approval
+
+
+def bind_gcode(connection: Connection, approval_id: str, gcode_sha256: str) -> None:
+    """This audited file, and no other, may be printed under the approval."""
+    connection.execute(
+        update(approvals).where(approvals.c.id == approval_id).values(gcode_sha256=gcode_sha256)
+    )
 
 
 def void(connection: Connection, case_id: str, now: datetime) -> None:
@@ -74,4 +83,5 @@ def standing(connection: Connection, case_id: str) -> Approval | None:
         row.mesh_sha256,
         row.approved_by,
         times.from_text(row.approved_at),
+        row.gcode_sha256,
     )

@@ -174,6 +174,7 @@ approvals = Table(
     Column("approved_by", String(64), nullable=False),
     Column("approved_at", _TIME, nullable=False),
     Column("voided_at", _TIME),
+    Column("gcode_sha256", String(64), nullable=False, default=""),  # of the audited file; empty until sliced
 )
 
 print_jobs = Table(
@@ -223,6 +224,17 @@ printers = Table(
     Column("reserved_token", String(64), nullable=False, default=""),
     Column("reading", JSON),
     Column("read_at", _TIME),
+)
+
+printer_notes = Table(
+    "printer_notes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("printer", String(32), nullable=False, index=True),
+    Column("kind", String(24), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("noted_by", String(64), nullable=False),
+    Column("noted_at", _TIME, nullable=False),
 )
 
 sterile_records = Table(

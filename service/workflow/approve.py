@@ -17,6 +17,12 @@ from service.workflow.app import App
 from service.workflow.build import fresh_folder
 from service.workflow.jobs import entry_job, progress_for
 
+#: Argument of the slicing task -> kind of artifact.
+_NEEDED = {"print_mesh": "print_mesh", "mesh": "mesh", "layout": "print_layout", "plan": "plan"}
+_IF_THERE = ("blocker", "filler", "outer", "model_report")
+#: File of the slicing task -> kind of artifact.
+_PICTURES = {"print.errors.png": "print_errors", "print.bone.png": "print_bone_errors"}
+
 
 def approve(
     app: App,
@@ -116,18 +122,12 @@ def slice_approved(app: App, case: Case, key: str) -> None:
             next_step="Cancel, or have the surgeon look at the plan again.",
             code="approval.missing",
         )
-    for kind in ("plan", "mesh", "print_mesh", "print_layout"):
+    for kind in (*_NEEDED.values(), *(k for k in _IF_THERE if k in current)):
         blobs.check_intact(current[kind])
     work = fresh_folder(app.work_folder(key))
-    argument = {
-        "print_mesh": str(current["print_mesh"].path),
-        "mesh": str(current["mesh"].path),
-        "layout": str(current["print_layout"].path),
-        "plan": str(current["plan"].path),
-        "blocker": str(current["blocker"].path) if "blocker" in current else None,
-        "filler": str(current["filler"].path) if "filler" in current else None,
-        "out": str(work),
-    }
+    argument: dict[str, str | None] = {name: str(current[kind].path) for name, kind in _NEEDED.items()}
+    argument |= {kind: str(current[kind].path) if kind in current else None for kind in _IF_THERE}
+    argument["out"] = str(work)
     result = app.run_task("slice", argument, progress_for(app, case.id))
     audit_report = result["audit"]
     if not audit_report["passed"]:
@@ -141,15 +141,20 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     folder = app.case_folder(case.id)
     gcode = blobs.keep(work / "print.gcode.gz", folder, "gcode")
     report = blobs.keep(work / "print.report.json", folder, "gcode_report")
-    picture = work / "print.errors.png"
-    errors = blobs.keep(picture, folder, "print_errors") if picture.is_file() else None
+    pictures = {
+        kind: blobs.keep(work / name, folder, kind)
+        for name, kind in _PICTURES.items()
+        if (work / name).is_file()
+    }
     now = app.clock.now()
     with transaction(app.engine) as connection:
         blobs.record(connection, case.id, "gcode", gcode, now)
         blobs.record(connection, case.id, "gcode_report", report, now)
-        if errors is not None:
-            blobs.record(connection, case.id, "print_errors", errors, now)
+        for kind, kept in pictures.items():
+            blobs.record(connection, case.id, kind, kept, now)
         standing = approvals.standing(connection, case.id)
+        if standing is not None:
+            approvals.bind_gcode(connection, standing.id, gcode[1])
         cases.move(
             connection,
             cases.get(connection, case.id),

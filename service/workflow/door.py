@@ -11,7 +11,7 @@ from service.domain.sterilisation import Item, ItemState
 from service.errors import ConflictError, NotFoundError, SpineprintError
 from service.results.label_code import PackCode, read_code
 from service.results.labels import LabelData
-from service.store import audit, sterile
+from service.store import audit, prints, sterile
 from service.store.database import reading, transaction
 from service.workflow.app import App
 from service.workflow.sterilise import item_event
@@ -21,6 +21,7 @@ def label_data(app: App, item_id: str) -> LabelData:
     """What the label of this item's pack says now. Raises ConflictError when it is not packed."""
     with reading(app.engine) as connection:
         item = sterile.get(connection, Item, item_id)
+        job = prints.maybe(connection, item_id)
     pack, design = item.pack, item.design
     if pack is None:
         raise ConflictError(
@@ -43,6 +44,7 @@ def label_data(app: App, item_id: str) -> LabelData:
         warmest_c=limit.max_process_c if limit else None,
         gtin=app.config.labels.gtin,
         resterilisable=app.sterile_settings.resterilisation_limit > 0,
+        filament_lot=job.filament_lot if job else "",
     )
 
 

@@ -5,19 +5,36 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan, Vec3, plan_from_document
 from service.gcode.audit import VentHole, audit_read
-from service.gcode.expected import AuditReport, ExpectedPrint, mesh_corners
+from service.gcode.expected import AuditReport, ExpectedPrint, Finding, mesh_corners
+from service.gcode.printed_bone import PrintedBone, bone_samples, compare_with_bone
 from service.gcode.printed_solid import PrintedPart, predict_print
 from service.gcode.reader import Gcode, read_gcode
+from service.geometry.bone_outside import altered, bone_mesh
+from service.geometry.marking import Mark
+from service.geometry.mesh import Mesh
+from service.imaging.nifti import read_nifti
 from service.ports import SliceSettings
-from service.results.error_map import error_map
+from service.results.error_map import AGAINST_CT, AGAINST_MODEL, error_map
 
 Array = NDArray[np.float64]
+
+#: Around what a model has and the bone has not: half a channel's rim, steps of the layers included.
+_BESIDE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class BoneFiles:
+    """Where the model step left the CT's surface (signed distance, NIfTI) and its report, which names the marks."""
+
+    outer: Path
+    model_report: Path
 
 
 @dataclass(frozen=True)
@@ -55,31 +72,83 @@ class PrintProof:
             self.gcode, expected=_ordered(), corners=self.corners, channels=channels, vents=vents
         )
 
-    def with_prediction(self, report: AuditReport, picture: Path | None = None) -> AuditReport:
-        """`report` of a file that passed, with the printed part held against the mesh; draws the error map."""
+    def with_prediction(
+        self,
+        report: AuditReport,
+        picture: Path | None = None,
+        *,
+        bone: BoneFiles | None = None,
+        bone_picture: Path | None = None,
+    ) -> AuditReport:
+        """`report` of a file that passed, with the printed part held against the mesh and the bone in the CT.
+
+        Draws the two error maps. Without `bone` the report says that the CT's surface was not at hand.
+
+        Raises
+        ------
+        ImagingError, GeometryError : the CT's surface cannot be read, or holds no bone.
+        """
         part = predict_print(self.gcode, self.corners, _ordered(), shell_mm=self.plan.model.shell_mm)
         if picture is not None:
-            self._draw(part, picture)
+            self._draw_part(part, picture)
+        against = self._against_bone(part, bone, bone_picture)
+        measures = {**part.measures, "bone": against[0]}
         return AuditReport(
-            (*report.findings, *part.findings), {**report.measures, "printed": dict(part.measures)}
+            (*report.findings, *part.findings, *against[1]), {**report.measures, "printed": measures}
         )
 
-    def _draw(self, part: PrintedPart, picture: Path) -> None:
-        frame, measures = self.plan.vertebra_frame, part.measures
+    def _against_bone(
+        self, part: PrintedPart, bone: BoneFiles | None, picture: Path | None
+    ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+        marks = None if bone is None else _marks(bone.model_report)
+        if bone is None or marks is None:
+            why = "surface isolated from the CT" if bone is None else "place of each raised mark"
+            return {"reason": f"the {why} is not kept with this model"}, ()
+        surface = bone_mesh(read_nifti(bone.outer))
+        moved = surface.transformed(self.matrix)
+        samples = bone_samples(moved.corners)
+        back = np.linalg.inv(self.matrix)
+        in_lps = samples.points @ back[:3, :3].T + back[:3, 3]
+        left_out = altered(in_lps, self.plan, marks, _BESIDE_MM, sleeve=True)
+        found = compare_with_bone(part.filling, part.grid, samples, left_out, _ordered())
+        if picture is not None:
+            self._draw_bone(moved, found, picture)
+        return found.measures, found.findings
+
+    def _draw_part(self, part: PrintedPart, picture: Path) -> None:
+        measures = part.measures
+        title = (
+            f"Predicted print of {self.plan.level} against the model: surface off by "
+            f"{measures['surface_p95_mm']:.2f} mm (95th percentile), "
+            f"{measures['surface_mean_abs_mm']:.2f} mm on average"
+        )
+        self._draw(self.corners, part.samples.points, part.offset_mm, title, AGAINST_MODEL, picture)
+
+    def _draw_bone(self, surface: Mesh, found: PrintedBone, picture: Path) -> None:
+        measures = found.measures
+        if "p95_mm" not in measures:
+            return
+        title = (
+            f"Predicted print of {self.plan.level} against the bone in the CT: surface off by "
+            f"{measures['p95_mm']:.2f} mm (95th percentile), {measures['mean_abs_mm']:.2f} mm on average"
+        )
+        self._draw(surface.corners, found.samples.points, found.offset_mm, title, AGAINST_CT, picture)
+
+    def _draw(
+        self, corners: Array, points: Array, offset_mm: Array, title: str, words: str, picture: Path
+    ) -> None:
+        frame = self.plan.vertebra_frame
         left, anterior, superior = (
             np.asarray(self._turn(a)) for a in (frame.left, frame.anterior, frame.superior)
         )
-        title = (
-            f"Predicted print of {self.plan.level}: surface off by {measures['surface_p95_mm']:.2f} mm "
-            f"(95th percentile), {measures['surface_mean_abs_mm']:.2f} mm on average"
-        )
         error_map(
-            self.corners,
-            part.samples.points,
-            part.offset_mm,
+            corners,
+            points,
+            offset_mm,
             axes=(left, anterior, superior),
             centre=np.asarray(self._place(self.plan.body_centre)),
             title=title,
+            words=words,
         ).save(picture)
 
     def _place(self, point: Vec3) -> Vec3:
@@ -89,6 +158,15 @@ class PrintProof:
     def _turn(self, direction: Vec3) -> Vec3:
         d = self.matrix[:3, :3] @ np.asarray(direction)
         return float(d[0]), float(d[1]), float(d[2])
+
+
+def _marks(model_report: Path) -> tuple[Mark, ...] | None:
+    """What is written on the model; None when its report does not say where (a model from before)."""
+    documents = json.loads(model_report.read_text("utf-8")).get("marks", [])
+    try:
+        return tuple(Mark.from_document(d) for d in documents)
+    except KeyError:
+        return None
 
 
 def print_from_lps(layout: Path) -> Array:

@@ -52,11 +52,22 @@ _SETTLE_S = 2.0
 
 
 def start_print(
-    app: App, case_id: str, printer_name: str, actor: Actor, *, bed_clear: bool, filament_lot: str = ""
+    app: App,
+    case_id: str,
+    printer_name: str,
+    actor: Actor,
+    *,
+    bed_clear: bool,
+    filament_lot: str = "",
+    seen_gcode_sha256: str | None = None,
 ) -> PrintJob:
     """A person starts the print: the intent is recorded and the printer reserved, nothing is sent yet.
 
-    `filament_lot`: as read off the spool by the one who looked at the plate; empty when it is not known.
+    Parameters
+    ----------
+    filament_lot : as read off the spool by the one who looked at the plate; empty when it is not known.
+    seen_gcode_sha256 : of the file whose audit and predicted print the person had on the screen; None when nothing
+        was shown.
 
     Raises
     ------
@@ -87,7 +98,11 @@ def start_print(
             guards={
                 "bed_confirmed_clear": bed_clear,
                 "printer_free": free,
-                "approval_is_current": approval is not None and gcode is not None,
+                "approval_is_current": approval is not None
+                and gcode is not None
+                and approval.gcode_sha256 == gcode.sha256,
+                "gcode_shown_is_current": seen_gcode_sha256 is None
+                or (gcode is not None and seen_gcode_sha256 == gcode.sha256),
                 "late_images_decided": not case.newer_images,
             },
             data={
@@ -95,6 +110,7 @@ def start_print(
                 "job": token,
                 "filament_lot": lot,
                 "gcode_sha256": gcode.sha256 if gcode else None,
+                "prediction_shown": seen_gcode_sha256 is not None,
             },
             jobs=[JobRequest(f"send.{token}", "send_print", token, "printers", partition=printer_name)],
         )

@@ -17,7 +17,7 @@ from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.errors import ConflictError, InputRefusedError, NotAllowedError, NotFoundError
 from service.ports import PrinterState, SendResult
-from service.store import audit, blobs, prints, sterile
+from service.store import approvals, audit, blobs, prints, sterile
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
 from service.workflow import person_steps, print_end, print_run, print_settle
@@ -432,6 +432,33 @@ def test_starting_needs_everything(room: Room):
         print_run.start_print(room.rig.app, room.case_id, "um3", TECHNICIAN, bed_clear=False)
     assert caught.value.details == {"guards": ["bed_confirmed_clear"]}
     assert (room.case.state, room.reserved()) == (CaseState.SLICED, "")
+
+
+def test_the_approval_is_bound_to_the_audited_file(room: Room):
+    with reading(room.rig.app.engine) as connection:
+        approval = approvals.standing(connection, room.case_id)
+        gcode = blobs.current(connection, room.case_id)["gcode"]
+    assert approval is not None and approval.gcode_sha256 == gcode.sha256
+    with transaction(room.rig.app.engine) as connection:
+        approvals.bind_gcode(connection, approval.id, "0" * 64)
+    with pytest.raises(ConflictError) as caught:
+        room.start()
+    assert caught.value.details == {"guards": ["approval_is_current"]}
+
+
+def test_what_was_shown_before_the_start_is_what_is_printed(room: Room):
+    def start(seen: str) -> PrintJob:
+        return print_run.start_print(
+            room.rig.app, room.case_id, "um3", TECHNICIAN, bed_clear=True, seen_gcode_sha256=seen
+        )
+
+    with pytest.raises(ConflictError) as caught:
+        start("0" * 64)
+    assert caught.value.details == {"guards": ["gcode_shown_is_current"]}
+    assert (room.case.state, room.reserved()) == (CaseState.SLICED, "")
+    with reading(room.rig.app.engine) as connection:
+        seen = blobs.current(connection, room.case_id)["gcode"].sha256
+    assert start(seen).gcode_sha256 == seen
 
 
 def test_one_printer_one_case(room: Room):

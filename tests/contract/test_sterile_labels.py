@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from pypdf import PdfReader
+from sqlalchemy import update
 
 from service.config import Config
 from service.errors import InputRefusedError
@@ -28,7 +29,8 @@ from service.results.label_symbols import SYMBOLS
 from service.results.label_zpl import label_zpl
 from service.results.labels import Label, LabelData, label_pdf, lay_out
 from service.store import audit
-from service.store.database import reading
+from service.store.database import reading, transaction
+from service.store.tables import print_jobs
 from tests.support_app import Rig
 from tests.support_sterile import BASE, BI, NURSE, PATIENT_ID, TECH, Room, make_room
 
@@ -153,7 +155,8 @@ def test_only_a_released_pack_bears_the_sterile_symbol() -> None:
 
 
 def test_texts_stay_clear_of_the_symbols_and_the_code() -> None:
-    for label in (lay_out(DATA), lay_out(RELEASED), lay_out(WITH_GTIN)):
+    lots = [replace(data, filament_lot="PLA-0815") for data in (DATA, RELEASED, WITH_GTIN)]
+    for label in map(lay_out, (DATA, RELEASED, WITH_GTIN, *lots)):
         row = [s for s in label.symbols if s.y == 6.0]
         assert [s.name for s in row if s.name in ("single_barrier", "upper_temperature")] == [
             "upper_temperature", "single_barrier",
@@ -228,6 +231,17 @@ def stops(room: Room) -> list[dict[str, object]]:
     with reading(room.rig.app.engine) as connection:
         rows = audit.history(connection, f"item:{room.item_id}")
     return [r.data for r in rows if r.event == "door_stop"]
+
+
+def test_the_label_bears_the_lot_of_the_filament_where_it_was_recorded(room: Room) -> None:
+    room.to_released()
+    label = f"{BASE}/{room.at_item}/label.zpl"
+    assert "Filament lot" not in room.client(TECH).get(label).text
+    with transaction(room.rig.app.engine) as connection:
+        connection.execute(
+            update(print_jobs).where(print_jobs.c.token == room.item_id).values(filament_lot="PLA-0815/3")
+        )
+    assert "^FDFilament lot PLA-0815/3^FS" in room.client(TECH).get(label).text
 
 
 def test_a_scanned_label_and_wristband_issue_the_pack_once(room: Room) -> None:

@@ -190,9 +190,11 @@ class World:
         measures = {
             "part_over_mesh": 1.01, "part_mm3": 24000.0, "filler_mm3": 0.0, "vents": [{"free_radius_mm": 1.63}],
             "printed": {"surface_p95_mm": 0.04, "surface_mean_abs_mm": 0.02, "surface_off_share": 0.001,
-                        "wall_mean_mm": 2.0, "wall_p1_mm": 1.85, "wall_thin_share": 0.0},
+                        "wall_mean_mm": 2.0, "wall_p1_mm": 1.85, "wall_thin_share": 0.0,
+                        "bone": {"p95_mm": 0.11, "mean_abs_mm": 0.03, "left_out_share": 0.07}},
         }  # fmt: skip
-        shutil.copyfile(self.model / "views.png", out / "print.errors.png")
+        for picture in ("errors", "bone"):
+            shutil.copyfile(self.model / "views.png", out / f"print.{picture}.png")
         (out / "print.report.json").write_text(json.dumps({"passed": True, "measures": measures}), "utf-8")
         return {"audit": {"passed": True, "findings": []}, "engine": "made", "print_time_s": 7200,
                 "material_mm3": 24000.0}  # fmt: skip

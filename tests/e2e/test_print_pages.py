@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from service.store import blobs
+from service.store.database import reading, transaction
+from service.store.tables import cases as cases_table
 from service.workflow import identity
 from tests.e2e import pages_world
 from tests.e2e.pages_world import World
@@ -32,13 +36,52 @@ def url(world: World) -> Iterator[str]:
 def test_the_audit_and_the_predicted_print_stand_on_the_cases_page(world: World, open_page: Opened) -> None:
     case = world.sliced("PREDICTED^PAUL")
     page = open_page(f"/cases/{case.id}", "tom")
-    page.wait_for_selector("#print-check img")
+    page.wait_for_selector("#print-check figure:nth-of-type(2) img")
     said = text(page, "#print-check")
+    assert "0.11 mm (95th percentile)" in said and "against the bone in the CT" in said and "7.0 %" in said
     assert "0.04 mm (95th percentile)" in said and "3.26 mm" in said and "Not a medical device" in said
     assert page.eval_on_selector(
         "#print-check img", "i => i.complete || new Promise(d => { i.onload = () => d(true); })"
     )
     assert page.eval_on_selector("#print-check img", "i => i.naturalWidth") > 100
+
+
+def test_a_print_is_started_with_the_prediction_on_the_screen(world: World, open_page: Opened) -> None:
+    case = world.sliced("RELEASED^RITA")
+    page: Any = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#prediction:has-text('0.04 mm')")
+    assert "0.11 mm" in text(page, "#prediction")
+    page.select_option("form select[name=printer]", "um3-left")
+    page.check("form input[name=clear]")
+    with page.expect_request(lambda r: r.url.endswith("/print")) as asked:
+        page.click("details[data-action=start_print] button[type=submit]")
+        page.click("dialog button.primary")
+    with reading(world.app.engine) as connection:
+        gcode = blobs.current(connection, case.id)["gcode"].sha256
+    assert asked.value.post_data_json["gcode_sha256"] == gcode
+    page.wait_for_selector("#prints:has-text('SP-')")
+
+
+def test_the_prediction_of_an_earlier_model_is_not_shown(world: World, open_page: Opened) -> None:
+    case = world.sliced("AGAIN^ANN")
+    with transaction(world.app.engine) as connection:
+        connection.execute(update(cases_table).where(cases_table.c.id == case.id).values(state="PLAN_READY"))
+    page = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#actions details")
+    assert page.eval_on_selector("#print-check", "n => n.closest('section').hidden")
+
+
+def test_maintenance_is_noted_on_the_operations_page(world: World, open_page: Opened) -> None:
+    page: Any = open_page("/operations", "tom")
+    page.wait_for_selector("[data-note='um3-spare']")
+    page.select_option("[data-note='um3-spare'] select", "nozzle_changed")
+    page.fill("[data-note='um3-spare'] input", "AA 0.4 of the drawer")
+    page.click("[data-note='um3-spare'] button")
+    page.wait_for_selector("[data-notes='um3-spare'] td:has-text('AA 0.4 of the drawer')")
+    assert "0.0 h" in text(page, "[data-notes='um3-spare']")
+    board = open_page(f"/board#token={identity.add_token(world.app, 'wall', ['board'], 'test')}")
+    board.wait_for_selector(".care:has-text('nozzle or print core changed')")
+    assert "drawer" not in board.content()
 
 
 def test_the_board_shows_what_is_next_to_print(world: World, open_page: Opened) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -126,3 +127,18 @@ def test_without_room_or_code_nothing_is_written(bone, plan) -> None:
     assert choose_marks(bone, plan, "***") == ()
     assert choose_marks(bone, plan, "A" * 40) == ()
     assert lines_of("left", "ABCDE") == ("LABC", "^DE ")
+
+
+def test_a_mark_is_read_back_from_the_models_report(bone, plan) -> None:
+    for mark in choose_marks(bone, plan, "82DPXQ"):
+        back = Mark.from_document(json.loads(json.dumps(mark.to_document())))
+        assert (back.side, back.lines, back.size_mm) == (mark.side, mark.lines, mark.size_mm)
+        around = np.array(mark.centre) + np.random.default_rng(5).uniform(-15.0, 15.0, (4000, 3))
+        assert (back.covers(around, 1.0) == mark.covers(around, 1.0)).mean() > 0.999
+
+
+def test_a_report_from_before_does_not_say_where_a_mark_stands(bone, plan) -> None:
+    document = choose_marks(bone, plan, "82DPXQ")[0].to_document()
+    del document["reading"]
+    with pytest.raises(KeyError):
+        Mark.from_document(document)

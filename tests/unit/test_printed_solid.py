@@ -13,13 +13,16 @@ import pytest
 from service.gcode.audit import VentHole, audit_gcode
 from service.gcode.channel import Beads
 from service.gcode.expected import ExpectedPrint, mesh_corners
+from service.gcode.printed_bone import PrintedBone, bone_samples, compare_with_bone
 from service.gcode.printed_grid import STEP_MM, Grid, filled_mm3, mesh_filling, printed_filling
 from service.gcode.printed_solid import PrintedPart, predict_print
 from service.gcode.printed_surface import REACH_MM, Samples, sample_mesh, surface_offsets, wall_thickness
 from service.gcode.reader import read_gcode
 from service.gcode.vents import vent_openness
-from service.results.error_map import error_map
-from tests.support_gcode import SlicedPart, sliced_part
+from service.geometry.bone_outside import bone_mesh
+from service.geometry.volume import Volume
+from service.results.error_map import AGAINST_CT, error_map
+from tests.support_gcode import ENTRY, TARGET, SlicedPart, sliced_part
 
 Lines = list[str]
 VENT = VentHole((6.0, 0.0, 0.0), (0.0, 0.0, -1.0), 2.0, 2.0)
@@ -45,14 +48,18 @@ def predicted(path: Path, corners: np.ndarray) -> PrintedPart:
     return predict_print(read_gcode(path), corners, EXPECTED, shell_mm=2.0)
 
 
+@pytest.fixture(scope="module")
+def good_part(sliced: SlicedPart, corners: np.ndarray) -> PrintedPart:
+    return predicted(sliced.gcode, corners)
+
+
 def codes(part: PrintedPart) -> set[str]:
     return {finding.code for finding in part.findings}
 
 
-def test_a_good_file_prints_as_the_mesh_is(sliced: SlicedPart, corners: np.ndarray) -> None:
-    part = predicted(sliced.gcode, corners)
-    assert codes(part) == set()
-    measures = part.measures
+def test_a_good_file_prints_as_the_mesh_is(good_part: PrintedPart) -> None:
+    assert codes(good_part) == set()
+    measures = good_part.measures
     assert measures["surface_p95_mm"] < 0.1
     assert abs(measures["surface_mean_mm"]) < 0.03
     assert measures["wall_mean_mm"] == pytest.approx(2.0, abs=0.06)
@@ -310,3 +317,86 @@ def test_the_error_map_shows_what_is_missing_in_blue(corners: np.ndarray) -> Non
     blue, red = (picture[150:280, 150:270].mean(axis=(0, 1)) for picture in pictures)
     assert blue[2] > blue[0] + 40
     assert red[0] > red[2] + 40
+
+
+# --- against the bone in the CT ------------------------------------------------------------------------------
+
+BOX = Volume(np.zeros((70, 90, 130), np.float32), np.array(
+    [[0.25, 0, 0, -14.0], [0, 0.25, 0, -11.0], [0, 0, 0.25, -2.0], [0, 0, 0, 1.0]]
+))  # fmt: skip
+
+
+def bone_of_the_part(grown_mm: float = 0.0) -> np.ndarray:
+    """The part's outside without vent and channel, as a CT surface would give it; `grown_mm` all round."""
+    k, j, i = np.indices(BOX.values.shape)
+    points = BOX.to_lps(np.stack([i, j, k], axis=-1).reshape(-1, 3))
+
+    def box(size: tuple[float, float, float], centre: tuple[float, float, float]) -> np.ndarray:
+        off = np.abs(points - np.array(centre)) - np.array(size) / 2.0
+        return np.linalg.norm(np.maximum(off, 0.0), axis=1) + np.minimum(off.max(axis=1), 0.0)
+
+    distance = np.minimum(box((20, 16, 13), (0, 0, 6.5)), box((5, 6, 2), (12, 0, 8))) - grown_mm
+    field = Volume(distance.reshape(BOX.values.shape).astype(np.float32), BOX.lps_from_ijk)
+    return bone_mesh(field).corners
+
+
+def beside_holes(points: np.ndarray) -> np.ndarray:
+    along = np.subtract(TARGET, ENTRY) / np.linalg.norm(np.subtract(TARGET, ENTRY))
+    off = points - np.array(ENTRY)
+    channel = np.linalg.norm(off - np.outer(off @ along, along), axis=1) < 4.5
+    return channel | (np.hypot(points[:, 0] - 6.0, points[:, 1]) < 3.0)
+
+
+def against_bone(part: PrintedPart, corners: np.ndarray, *, everything: bool = False) -> PrintedBone:
+    samples = bone_samples(corners)
+    left_out = np.zeros(len(samples.points), bool) if everything else beside_holes(samples.points)
+    return compare_with_bone(part.filling, part.grid, samples, left_out, EXPECTED)
+
+
+def test_a_good_file_prints_the_bone_of_the_ct(good_part: PrintedPart) -> None:
+    found = against_bone(good_part, bone_of_the_part())
+    assert not found.findings
+    assert found.measures["p95_mm"] < 0.15
+    assert found.measures["off_share"] < 0.01
+    assert 0.02 < found.measures["left_out_share"] < 0.3
+    assert np.isnan(found.offset_mm).mean() == pytest.approx(found.measures["left_out_share"], abs=1e-4)
+
+
+def test_holes_are_errors_where_they_are_not_left_out(good_part: PrintedPart) -> None:
+    assert against_bone(good_part, bone_of_the_part(), everything=True).measures["off_share"] > 0.01
+
+
+@pytest.mark.parametrize(("grown_mm", "wanted_mm"), [(0.3, -0.3), (-0.3, 0.3)])
+def test_a_model_of_another_size_than_the_bone_is_measured(
+    good_part: PrintedPart, grown_mm: float, wanted_mm: float
+) -> None:
+    found = against_bone(good_part, bone_of_the_part(grown_mm))
+    assert found.measures["mean_mm"] == pytest.approx(wanted_mm, abs=0.08)
+
+
+def test_a_model_in_another_place_than_the_bone_is_refused(good_part: PrintedPart) -> None:
+    moved = bone_of_the_part() + np.array([0.0, 1.0, 0.0])
+    found = against_bone(good_part, moved)
+    assert {f.code for f in found.findings} == {"printed.bone"}
+    assert found.findings[0].severity == "fault"
+
+
+def test_nothing_is_said_of_a_bone_that_is_left_out(good_part: PrintedPart) -> None:
+    samples = bone_samples(bone_of_the_part())
+    found = compare_with_bone(
+        good_part.filling, good_part.grid, samples, np.ones(len(samples.points), bool), EXPECTED
+    )
+    assert "p95_mm" not in found.measures and found.measures["samples"] == 0
+    assert not found.findings
+
+
+def test_the_error_map_shows_what_is_left_out_in_yellow(corners: np.ndarray) -> None:
+    samples = sample_mesh(corners, 2000)
+    axes = (np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), np.array([0, 0, 1.0]))
+    offset = np.full(2000, np.nan)
+    middle = np.array([0, 0, 6.5])
+    picture = error_map(
+        corners, samples.points, offset, axes=axes, centre=middle, title="t", words=AGAINST_CT
+    )
+    red, green, blue = np.asarray(picture)[34:460, :420].astype(int)[150:280, 150:270].mean(axis=(0, 1))
+    assert red > blue + 40 and green > blue + 30

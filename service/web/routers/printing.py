@@ -9,15 +9,17 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from service.domain.people import Actor, Role, Scope
+from service.domain.printer_notes import NoteKind
 from service.store import prints
 from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
 from service.web.views import age_s, print_view
-from service.workflow import print_queue, print_run, print_settle
+from service.workflow import print_queue, print_run, print_settle, printer_care
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
+CareDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN, Role.ADMIN))]
 TechnicianDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN))]
 
 
@@ -26,6 +28,8 @@ class StartPrint(BaseModel):
     printer: str
     bed_clear: bool
     filament_lot: str = ""
+    gcode_sha256: str | None = None
+    """Of the G-code whose audit and predicted print you looked at; refused when it is not the current one."""
 
 
 class StartNext(BaseModel):
@@ -45,18 +49,39 @@ class Command(BaseModel):
     target: Literal["pause", "print", "abort"]
 
 
+class Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kind: NoteKind
+    note: str = ""
+
+
 @router.get("/printers")
 def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
     with reading(app.engine) as connection:
         rows = prints.printer_rows(connection)
+        care = {name: printer_care.summary_of(connection, name) for name in app.printers}
     body = []
     for name in app.printers:
         reserved, seen, read_at = rows.get(name, ("", None, None))
         body.append(
             {"name": name, "reserved_for": reserved or None, "reading": seen, "read_at": read_at,
-             "age_s": age_s(app, read_at)}
+             "age_s": age_s(app, read_at), "care": care[name]}
         )  # fmt: skip
     return polled(request, body, retry_after_s=2, volatile=("age_s",))
+
+
+@router.get("/printers/{name}/notes")
+def list_notes(name: str, request: Request, app: AppDep, _actor: PersonDep) -> Response:
+    """What was done to a printer, newest first, with the hours it has printed since."""
+    with reading(app.engine) as connection:
+        body = printer_care.log_of(connection, name)
+    return polled(request, body, retry_after_s=10)
+
+
+@router.post("/printers/{name}/notes", status_code=201)
+def add_note(name: str, body: Note, app: AppDep, actor: CareDep) -> dict[str, Any]:
+    """Note what you did to a printer (nozzle changed, bed levelled ...). It cannot be taken back."""
+    return printer_care.add_note(app, name, body.kind, body.note, actor)
 
 
 @router.get("/print-jobs")
@@ -77,8 +102,9 @@ def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Res
 def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the print on a plate a person has seen to be clear."""
     job = print_run.start_print(
-        app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot
-    )
+        app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot,
+        seen_gcode_sha256=body.gcode_sha256,
+    )  # fmt: skip
     return print_view(job)
 
 

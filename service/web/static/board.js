@@ -35,10 +35,16 @@ function printerTile(p) {
   return el('article', { class: `tile ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : age > OLD_S ? `not read for ${duration(age)}` : `read ${duration(age)} ago`)),
     reading.nozzle_c ? el('div', { class: 'dim' }, `nozzle ${Math.round(reading.nozzle_c)} °C, bed ${Math.round(reading.bed_c || 0)} °C`) : null,
-    reading.detail ? el('div', {}, reading.detail) : null,
+    reading.detail ? el('div', {}, reading.detail) : null, careLine(p.care),
     job ? el('div', {}, el('div', { class: 'say' }, [codeOf(job.case_id), JOB[job.state] || plain(job.state).toLowerCase()].filter(Boolean).join(': ')),
       ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, `print ${job.id}`), el('div', {}, [job.progress === null ? '' : `${Math.round(job.progress * 100)} %`, eta(job)].filter(Boolean).join(' · '))] : null,
       el('div', { class: 'dim' }, job.id)) : null);
+}
+
+/** What was done to a printer, newest first; a long list has no place on a wall. */
+function careLine(care) {
+  if (!care || !care.newest.length) return care && care.printed_h ? el('div', { class: 'dim' }, `${care.printed_h.toFixed(0)} h printed, no maintenance noted`) : null;
+  return el('div', { class: 'dim care' }, care.newest.slice(0, 3).map((n) => `${n.text} ${n.printed_h_since.toFixed(0)} printing hours ago`).join(' · '));
 }
 
 function caseTile(c) {

@@ -1,10 +1,10 @@
 import {
-  $, attentionBox, busy, bytes, caseId, confirmed, duration, el, facts, fill, fixed, plain, poll, post, progressBar, roles, short, STATES, watchStaleness, when,
+  $, attentionBox, busy, bytes, caseId, confirmed, duration, el, facts, fill, fixed, plain, poll, post, Problem, progressBar, roles, short, STATES, watchStaleness, when,
 } from './core.js';
 import { deliveriesTable } from './deliveries.js';
 import { drawHead } from './head.js';
 import { liveLine } from './live.js';
-import { drawPrintCheck } from './print_check.js';
+import { drawPrintCheck, shownPrint } from './print_check.js';
 import { pictures } from './print_pictures.js';
 
 const api = (path) => `/api/v1/cases/${caseId}${path}`;
@@ -90,12 +90,30 @@ function localTime(iso) {
   return new Date(d.getTime() - d.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
 }
 
+/** From slicing on: an earlier model's G-code may still lie there while a new one is made. */
+function isSliced() {
+  const state = detail.state === 'NEEDS_ATTENTION' ? (detail.attention || {}).resume_state : detail.state;
+  return STEPS.findIndex((s) => s.includes(state)) >= STEPS.findIndex((s) => s.includes('SLICED'));
+}
+
+function drawPrediction() {
+  const node = $('#prediction'); const shown = shownPrint();
+  if (node) node.textContent = shown ? `Predicted: ${shown.words}. Look at both pictures under “G-code and predicted print” before you start.` : 'The audit and the predicted print are not on this page yet.';
+}
+
+/** Nobody prints what nobody could see: the hash of the file whose prediction is on the screen goes with the request. */
+async function sendPrint(form) {
+  const shown = shownPrint();
+  if (!shown) throw new Problem(0, { title: 'The audit and the predicted print are not on this page yet.', next_step: 'Wait a moment, look at them, then start the print.' });
+  return post(api('/print'), { printer: form.printer.value, bed_clear: form.clear.checked, filament_lot: form.lot.value, gcode_sha256: shown.gcode });
+}
+
 function printAction() {
   const choice = el('select', { name: 'printer', required: true }, el('option', { value: '' }, 'choose'),
     printers.map((p) => el('option', { value: p.name, disabled: Boolean(p.reserved_for) }, `${p.name} · ${p.reserved_for ? `reserved for ${p.reserved_for}` : plain((p.reading || {}).state || 'not seen yet')}`)));
   return action('start_print', 'Start the print', [field('Printer', choice),
-    el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'clear', required: true }), 'I have looked: the build plate is clear.'), field('Lot of the filament', el('input', { name: 'lot', maxlength: 64, autocomplete: 'off' }), 'from the label of the spool; empty when it cannot be read'), el('p', {})],
-  'Start the print', (form) => post(api('/print'), { printer: form.printer.value, bed_clear: form.clear.checked, filament_lot: form.lot.value }), { open: true, confirm: ['Start the print now?', `The printer heats and starts by itself. Case ${detail.code}, ${detail.level}.`] });
+    el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'clear', required: true }), 'I have looked: the build plate is clear.'), field('Lot of the filament', el('input', { name: 'lot', maxlength: 64, autocomplete: 'off' }), 'from the label of the spool; empty when it cannot be read'), el('p', { id: 'prediction', class: 'note' })],
+  'Start the print', sendPrint, { open: true, confirm: ['Start the print now?', `The printer heats and starts by itself. Case ${detail.code}, ${detail.level}.`] });
 }
 
 function actions() {
@@ -120,6 +138,7 @@ function drawActions() {
   const key = JSON.stringify([detail.state, detail.possible_events, detail.surgery_at, printers.map((p) => [p.name, p.reserved_for, (p.reading || {}).state])]);
   if (key === drawnActions) return;
   if (fill($('#actions'), actions())) drawnActions = key;
+  drawPrediction();
 }
 
 // --- prints, part, scans ------------------------------------------------------------------------------------
@@ -181,7 +200,7 @@ function drawScans() {
 
 // --- right column -------------------------------------------------------------------------------------------
 
-const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print, against the model', print_bone_errors: 'Predicted error of the print, against the CT', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;
@@ -231,7 +250,7 @@ const detailPoll = poll(api(''), (body, changed) => {
   if (!changed) return;
   detail = body;
   drawHead(detail, 'Case'); drawJourney(); drawNow(); drawActions(); drawPrints(); drawScans(); drawRight();
-  drawPrintCheck($('#print-check'), detail.artifacts).catch(() => {}); // asked for again with the next poll
+  drawPrintCheck($('#print-check'), detail.artifacts, isSliced()).then(drawPrediction).catch(() => {}); // asked for again with the next poll
 });
 const eventsPoll = poll(api('/events'), (body, changed) => { if (changed) drawTimeline(body); });
 poll('/api/v1/printers', (body, changed) => { if (changed) { printers = body; if (detail) drawActions(); } });

@@ -15,15 +15,17 @@ from service.errors import GeometryError, StorageError
 from service.geometry.mesh import read_stl
 from service.geometry.progress import Progress
 from service.ports import Slicer, SliceSettings
-from service.workflow.print_proof import PrintProof, print_from_lps
+from service.workflow.print_proof import BoneFiles, PrintProof, print_from_lps
 
 _GZIP_LEVEL = 5
 
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: print_mesh, mesh, layout, plan, blocker, filler, out.
+    """Argument: print_mesh, mesh, layout, plan, blocker, filler, out; outer and model_report for the comparison with
+    the CT.
 
-    Writes print.gcode.gz, print.report.json and, when the audit passes, print.errors.png.
+    Writes print.gcode.gz, print.report.json and, when the audit passes, print.errors.png (against the model) and
+    print.bone.png (against the bone in the CT).
 
     Raises
     ------
@@ -51,7 +53,12 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
         packed.result()
     if report.passed:
         progress("predicting the printed part", 0.92)
-        report = proof.with_prediction(report, picture=out / "print.errors.png")
+        report = proof.with_prediction(
+            report,
+            picture=out / "print.errors.png",
+            bone=bone_files(argument),
+            bone_picture=out / "print.bone.png",
+        )
     result.gcode.unlink()
     grams = result.material_mm3 / 1000.0 * settings.material_density_g_cm3
     document = {
@@ -70,6 +77,12 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
         "material_mm3": result.material_mm3,
         "weight_g": grams,
     }
+
+
+def bone_files(argument: Mapping[str, Any]) -> BoneFiles | None:
+    """The CT's surface and the model's report, when both are at hand."""
+    outer, model_report = _path(argument.get("outer")), _path(argument.get("model_report"))
+    return BoneFiles(outer, model_report) if outer and model_report else None
 
 
 def _pack(plain: Path, packed: Path) -> None:
