@@ -5,6 +5,7 @@ Method and figures to head for: geometry reference, section 5. Transforms read `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from service.geometry import pose
 from service.geometry.metal import ScanView, reduce
+from service.geometry.parallel import in_threads
 from service.geometry.registration_fit import (
     FitSettings,
     IntensityFit,
@@ -104,23 +106,28 @@ def register(
             settings=settings.fit,
         )
 
-    found = [fit for c in search(view, model, settings.search) if (fit := refine(c.scan_from_preop))]
+    def refine_all(starts: Sequence[Array]) -> list[IntensityFit]:
+        return [fit for fit in in_threads(refine, starts) if fit is not None]
+
+    found = refine_all([c.scan_from_preop for c in search(view, model, settings.search)])
     if not found:
         return None
-    leader = max(found, key=lambda fit: fit.ncc)
-    for step in settings.level_steps_mm:
-        moved = leader.scan_from_preop @ pose.about(np.eye(3), np.zeros(3), step * superior)
-        fit = refine(moved)
-        if fit is not None:
-            found.append(fit)
+    leader = max(found, key=lambda fit: fit.ncc).scan_from_preop
+    found += refine_all(
+        [leader @ pose.about(np.eye(3), np.zeros(3), step * superior) for step in settings.level_steps_mm]
+    )
     places = _places(found, model, settings)
-    refined: list[IntensityFit] = []
-    best_start: tuple[IntensityFit, Volume] | None = None
-    for place in places[: settings.fine_places]:
+
+    def look_closely(place: IntensityFit) -> tuple[Volume, IntensityFit | None]:
         fine = _around(view, model, place.scan_from_preop, settings.fine_blur_mm)
-        fit = fit_intensity(
+        return fine, fit_intensity(
             fine, model, place.scan_from_preop, points=settings.rival_points, settings=settings.fit
         )
+
+    refined: list[IntensityFit] = []
+    best_start: tuple[IntensityFit, Volume] | None = None
+    closest = places[: settings.fine_places]
+    for place, (fine, fit) in zip(closest, in_threads(look_closely, closest), strict=True):
         if fit is not None:
             refined.append(fit)
             if fit.ncc == max(f.ncc for f in refined):

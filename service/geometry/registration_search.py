@@ -8,6 +8,7 @@ turned by half a turn (a scan labelled supine although the patient lay prone).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from service.geometry import pose
 from service.geometry.metal import ScanView, reduce
+from service.geometry.parallel import in_threads
 from service.geometry.registration_model import VertebraModel
 from service.geometry.volume import Volume
 
@@ -51,16 +53,19 @@ def search(view: ScanView, model: VertebraModel, settings: SearchSettings | None
     image[: values.shape[0], : values.shape[1], : values.shape[2]] = values
     spectrum = fft.rfftn(image)
     spectrum_squared = fft.rfftn(image * image)
+    rotations = _rotations(settings.reach_deg, settings.step_deg)
     found: list[Candidate] = []
     for turn in (Rotation.identity(), Rotation.from_euler("z", 180, degrees=True)):
-        spread: Array | None = None
-        for rotation in _rotations(settings.reach_deg, settings.step_deg):
-            matrix = np.asarray((rotation * turn).as_matrix())
-            template, weight, corner = _template(model, scan, matrix)
-            if spread is None:
-                spread = _local_spread(spectrum, spectrum_squared, weight, shape)
+        matrices = [np.asarray((rotation * turn).as_matrix()) for rotation in rotations]
+        _, weight, _ = _template(model, scan, matrices[0])
+        spread = _local_spread(spectrum, spectrum_squared, weight, shape)
+
+        def peaks(matrix: Array, spread: Array = spread) -> list[Candidate]:
+            template, _, corner = _template(model, scan, matrix)
             score = _correlate(spectrum, template, shape) / spread
-            found.extend(_peaks(score, values.shape, template.shape, corner, scan, model, matrix, settings))
+            return _peaks(score, values.shape, template.shape, corner, scan, model, matrix, settings)
+
+        found.extend(candidate for few in in_threads(peaks, matrices) for candidate in few)
     return _distinct(found, model, settings)
 
 
@@ -85,13 +90,18 @@ def _template(
     axes = [np.arange(-h, h + 1) for h in half]
     k, j, i = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
     offsets = np.stack([i, j, k], axis=-1).reshape(-1, 3) @ step.T
-    points = offsets @ rotation + model.centre
-    hu = model.coarse.sample(points, outside=0.0).astype(np.float32)
-    weight = model.coarse_weight.sample(points, outside=0.0).astype(np.float32)
+    at = model.coarse.to_ijk(offsets @ rotation + model.centre)[:, ::-1].T
+    # one conversion for both: they lie on the same grid
+    hu, weight = (_sampled(volume.values, at) for volume in (model.coarse, model.coarse_weight))
     mean = float((hu * weight).sum() / max(weight.sum(), 1e-6))
     template = weight * (hu - mean)
     template /= max(float(np.sqrt((weight * (hu - mean) ** 2).sum())), 1e-6)
     return template.reshape(k.shape), weight.reshape(k.shape), half
+
+
+def _sampled(values: NDArray[Any], at_kji: Array) -> NDArray[np.float32]:
+    found = ndimage.map_coordinates(values, at_kji, order=1, mode="constant", cval=0.0, output=np.float64)
+    return np.asarray(found, dtype=np.float32)
 
 
 def _correlate(spectrum: NDArray[np.complex64], kernel: NDArray[np.float32], shape: tuple[int, ...]) -> Array:
