@@ -8,11 +8,18 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.verify import accuracy, cement, refusals, speed, tips
+from bench.verify import accuracy, cement, heights, refusals, speed, tips
 from bench.verify.cases import SEEDS
 from bench.verify.page import Tee, put
 
-_PARTS = {"tips": tips, "accuracy": accuracy, "cement": cement, "refusals": refusals, "speed": speed}
+_PARTS = {
+    "tips": tips,
+    "accuracy": accuracy,
+    "cement": cement,
+    "heights": heights,
+    "refusals": refusals,
+    "speed": speed,
+}
 
 
 def main() -> int:

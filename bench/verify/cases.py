@@ -40,7 +40,7 @@ class Case:
     kind: str = "accuracy"
 
     def rng(self) -> np.random.Generator:
-        others = {"accuracy": 0, "cement": 50}
+        others = {"accuracy": 0, "cement": 50, "heights": 60}
         offset = others[self.kind] if self.kind in others else 1 + LATER_REFUSALS.index(self.kind)
         return np.random.default_rng([SEEDS[self.chosen], offset, self.index])
 
@@ -230,6 +230,17 @@ def _moved(needle: Needle, step: Array) -> Needle:
         tip_shape=needle.tip_shape,
         tip_length_mm=needle.tip_length_mm,
     )
+
+
+def restored_scene(case: Case, anatomy: Anatomy, wedge: float) -> Scene:
+    """A scan after the cement: no needle any more, and a part of the lost height regained."""
+    rng = case.rng()
+    clipped = case.index % 3 == 2
+    cement = (_cement(rng, anatomy, case.index),)
+    # As high as a real scan, so that both neighbours are in the field.
+    changes = {"wedge_after": float(wedge * rng.uniform(0.2, 0.9)), "slices": 184}
+    settings = _settings(rng, case.index, clipped, **changes)
+    return Scene((), (), cement, settings, anatomy.plan.body_centre, clipped)
 
 
 def _point(values: Any) -> tuple[float, float, float]:
