@@ -74,7 +74,9 @@ def refusal_row(case: Case, work: Path) -> dict[str, Any]:
     if case.kind == "other_person":
         # A good scan of somebody else, at that person's own level and with a needle in place.
         names = anatomies.names(case.chosen)
-        other = anatomies.load(names[(names.index(case.anatomy) + 1 + case.index // 10) % len(names)], work)
+        other = anatomies.load(
+            names[(names.index(case.anatomy) + 1 + case.index // 10 % (len(names) - 1)) % len(names)], work
+        )
         made, folder = refused_scene(case, other), other.folder
     else:
         made = refused_scene(case, anatomy)
