@@ -213,7 +213,7 @@ def verify(
     """Measure the needle in an O-arm scan against the plan of a case folder."""
     from service.workflow.tasks.verify_task import verify_task
 
-    outer, prepared = case / "outer.nii.gz", case / "registration.npz"
+    outer, prepared, plates = (case / n for n in ("outer.nii.gz", "registration.npz", "plates.npz"))
     argument = {
         "ct_files": [str(f) for f in sorted(ct.rglob("*")) if f.is_file() and f.suffix != ".json"],
         "scan_files": [str(f) for f in sorted(scan.rglob("*")) if f.is_file() and f.suffix != ".json"],
@@ -221,6 +221,7 @@ def verify(
         "plan": str(case / "plan.json"),
         "outer": str(outer) if outer.is_file() else None,
         "prepared": str(prepared) if prepared.is_file() else None,
+        "plates": str(plates) if plates.is_file() else None,
     }
     report = _with_progress(verify_task, argument)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from service.config import Config
 from service.domain.case import CaseState
 from service.domain.people import Actor, Person, Role, acting
 from service.errors import SpineprintError
-from service.geometry.progress import Progress
+from service.geometry.progress import Progress, silent
 from service.ports import JobHandler, JobRequest, JobState, NodeEvent, Printer, ReceivedInstance
 from service.store import blobs, cases, outbox
 from service.store.cases import Case
@@ -30,6 +30,7 @@ from service.store.database import migrate, open_engine, reading, transaction
 from service.workflow import approve, build, identity, intake, print_run
 from service.workflow.app import App
 from service.workflow.node_watch import NodeWatch
+from service.workflow.tasks.correct_task import correct_task
 from tests.support_dicom import CT_IMAGE, ct_slice, save
 from tests.support_ultimaker import small_gcode
 
@@ -203,6 +204,10 @@ class TinyTasks:
 
     def _verify(self, _argument: Mapping[str, Any]) -> dict[str, Any]:
         return self.report
+
+    def _correct(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """The real one: it is quick, and needs no scan."""
+        return correct_task(argument, silent)
 
     def _publish(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         name = f"{argument['what']}.dcm"

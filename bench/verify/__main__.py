@@ -1,4 +1,4 @@
-"""python -m bench.verify [tips|accuracy|refusals|speed|service|all] [options]; exit code 1 when a line fails."""
+"""python -m bench.verify PART [options], PART a key of `_PARTS` or `all`; exit code 1 when an acceptance line fails."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.verify import accuracy, refusals, service, speed, tips
+from bench.verify import accuracy, cement, heights, refusals, service, speed, tips
+from bench.verify.cases import SEEDS
 from bench.verify.page import Tee, put
 
-_PARTS = {"tips": tips, "accuracy": accuracy, "refusals": refusals, "speed": speed, "service": service}
+_PARTS = {
+    "tips": tips,
+    "accuracy": accuracy,
+    "cement": cement,
+    "heights": heights,
+    "refusals": refusals,
+    "speed": speed,
+    "service": service,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.verify", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--work", type=Path, help="folder for prepared anatomies, kept for the next run")
-    common.add_argument("--set", choices=("tuning", "acceptance", "fresh"), default="acceptance")
+    common.add_argument("--set", choices=tuple(SEEDS), default="acceptance")
     common.add_argument("--jobs", type=int, default=1, help="processes (2 at most on a quiet machine)")
     common.add_argument(
         "--rows",

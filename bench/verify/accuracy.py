@@ -55,7 +55,7 @@ def report(rows: Sequence[Row]) -> bool:
     if refused:
         print("\nnot measurable: " + ", ".join(f"{r['anatomy']} #{r['case']} {r['reason']}" for r in refused))
     _print_coverage(measured)
-    _print_cement(rows)
+    print_cement(rows)
     return _print_lines(rows, measured)
 
 
@@ -85,7 +85,7 @@ def _print_group(title: str, rows: Sequence[Row]) -> None:
     )
 
 
-def _print_cement(rows: Sequence[Row]) -> None:
+def print_cement(rows: Sequence[Row]) -> None:
     done = [r for r in rows if r["cement"] and r["cement_ml"] is not None]
     if not done:
         return

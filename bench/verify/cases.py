@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,17 @@ from simulators.oarm import Cement, Motion, Needle, ScanSettings, small_settings
 Array = NDArray[np.float64]
 
 #: `fresh`: the acceptance anatomies in scans that nobody looked at before the last change of the software.
-SEEDS = {"tuning": 7001, "acceptance": 9001, "fresh": 15013}
+#: `later`: other anatomies, other seeds and more kinds of scans to be refused.
+SEEDS = {"tuning": 7001, "acceptance": 9001, "fresh": 15013, "later": 20021}
 #: Points the software has no profile of, and those it has; two scans of three carry an unknown one.
 UNKNOWN_TIPS = ("trocar", "ogive", "cannula")
 KNOWN_TIPS = ("cone", "bevel", "diamond")
 REFUSALS = ("wrong_level", "needle_elsewhere", "wrong_patient", "no_needle", "heavy_motion", "outside")
+#: Kinds that only the set `later` holds: a needle in soft tissue beside the bone, a stranger whose vertebra is full of
+#: cement, the CT of quite another person, and the vertebra cut in half by the edge of the field.
+LATER_REFUSALS = (*REFUSALS, "beside_bone", "stranger_cement", "other_person", "cut")
+#: Kinds made from the phantom's own parameters or its neighbours' places; the others work on a real CT as well.
+PHANTOM_ONLY = ("wrong_level", "needle_elsewhere", "wrong_patient", "stranger_cement")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class Case:
     kind: str = "accuracy"
 
     def rng(self) -> np.random.Generator:
-        offset = 0 if self.kind == "accuracy" else 1 + REFUSALS.index(self.kind)
+        others = {"accuracy": 0, "cement": 50, "heights": 60}
+        offset = others[self.kind] if self.kind in others else 1 + LATER_REFUSALS.index(self.kind)
         return np.random.default_rng([SEEDS[self.chosen], offset, self.index])
 
 
@@ -51,19 +59,27 @@ def accuracy_cases(chosen: str, count: int, anatomies: list[str]) -> list[Case]:
     return [Case(chosen, n, anatomies[n % len(anatomies)]) for n in range(count)]
 
 
-def refusal_cases(chosen: str, count: int, phantoms: list[str]) -> list[Case]:
-    """Kinds in turn; anatomies in turn."""
-    return [
-        Case(chosen, n, phantoms[(n // len(REFUSALS) + n) % len(phantoms)], REFUSALS[n % len(REFUSALS)])
-        for n in range(count)
-    ]
+def cement_cases(chosen: str, count: int, anatomies: list[str]) -> list[Case]:
+    """Scans that all hold cement; every third clipped, about half leaking."""
+    return [Case(chosen, n, anatomies[n % len(anatomies)], "cement") for n in range(count)]
+
+
+def refusal_cases(chosen: str, count: int, phantoms: list[str], others: Sequence[str] = ()) -> list[Case]:
+    """Kinds in turn; anatomies in turn. `others` (real CTs) take part in the kinds that can be made of them."""
+    kinds = LATER_REFUSALS if chosen == "later" else REFUSALS
+    found = []
+    for n in range(count):
+        kind = kinds[n % len(kinds)]
+        names = phantoms if kind in PHANTOM_ONLY else [*phantoms, *others]
+        found.append(Case(chosen, n, names[(n // len(kinds) + n) % len(names)], kind))
+    return found
 
 
 def scene(case: Case, anatomy: Anatomy) -> Scene:
     """Needles, cement, pose and scanner of an accuracy scan."""
     rng = case.rng()
     clipped = case.index % 3 == 2
-    with_cement = (case.index + case.index // 8) % 4 == 1
+    with_cement = case.kind == "cement" or (case.index + case.index // 8) % 4 == 1
     shape = UNKNOWN_TIPS[case.index // 3 % 3] if case.index % 3 else KNOWN_TIPS[case.index // 3 % 3]
     paths = list(anatomy.plan.trajectories)
     rng.shuffle(paths)  # type: ignore[arg-type]
@@ -143,6 +159,7 @@ def refused_scene(case: Case, anatomy: Anatomy) -> Scene:
     path = anatomy.plan.trajectories[int(rng.integers(len(anatomy.plan.trajectories)))]
     needle = _needle(rng, path, anatomy, "bevel", 3.5)
     needles: tuple[Needle, ...] = (needle,)
+    cement: tuple[Cement, ...] = ()
     centre = np.asarray(anatomy.plan.body_centre)
     focus, changes = centre, {}
     if case.kind == "no_needle":
@@ -161,6 +178,21 @@ def refused_scene(case: Case, anatomy: Anatomy) -> Scene:
         way = (frame.left, frame.anterior, [-v for v in frame.left])[int(rng.integers(3))]
         focus = centre + rng.uniform(75.0, 95.0) * np.asarray(way)
         changes = {"centre_offset_mm": (0.0, 0.0, 0.0)}
+    elif case.kind == "beside_bone":
+        needles = (_beside_bone(rng, needle, anatomy, path.pedicle),)
+    elif case.kind == "stranger_cement":
+        cement = (_cement(rng, anatomy, case.index),)
+    elif case.kind == "cut":
+        # The body's centre lies on the edge of a short field.
+        slices, step = 72, 0.833
+        way = (1.0, -1.0)[int(rng.integers(2))]
+        focus = centre + way * 0.5 * slices * step * np.asarray(anatomy.plan.vertebra_frame.superior)
+        changes = {
+            "slices": slices,
+            "increment_mm": step,
+            "centre_offset_mm": (2.0, -4.0, 0.0),
+            "turn_deg": 6.0,
+        }
     elif case.kind == "heavy_motion":
         shift = rng.standard_normal(3)
         shift *= rng.uniform(5.0, 9.0) / np.linalg.norm(shift)
@@ -173,8 +205,22 @@ def refused_scene(case: Case, anatomy: Anatomy) -> Scene:
             )
         }
     return Scene(
-        needles, (path.pedicle,), (), _settings(rng, case.index, False, **changes), _point(focus), False
+        needles, (path.pedicle,), cement, _settings(rng, case.index, False, **changes), _point(focus), False
     )
+
+
+def _beside_bone(rng: np.random.Generator, needle: Needle, anatomy: Anatomy, side: str) -> Needle:
+    """The needle moved outwards until its axis keeps 6 to 12 mm from the planned vertebra."""
+    left = np.asarray(anatomy.plan.vertebra_frame.left)
+    outwards = left if side == "left" else -left
+    gap = rng.uniform(6.0, 12.0)
+    for step in np.arange(10.0, 90.0, 1.0):
+        moved = _moved(needle, step * outwards)
+        s = np.arange(0.0, 100.0, 0.5)
+        path = np.asarray(moved.tip) - s[:, None] * moved.axis
+        if anatomy.surface.sample(path, outside=50.0).min() >= gap:
+            return moved
+    raise ValueError(f"{anatomy.name}: no place beside the bone was found")
 
 
 def _moved(needle: Needle, step: Array) -> Needle:
@@ -184,6 +230,17 @@ def _moved(needle: Needle, step: Array) -> Needle:
         tip_shape=needle.tip_shape,
         tip_length_mm=needle.tip_length_mm,
     )
+
+
+def restored_scene(case: Case, anatomy: Anatomy, wedge: float) -> Scene:
+    """A scan after the cement: no needle any more, and a part of the lost height regained."""
+    rng = case.rng()
+    clipped = case.index % 3 == 2
+    cement = (_cement(rng, anatomy, case.index),)
+    # As high as a real scan, so that both neighbours are in the field.
+    changes = {"wedge_after": float(wedge * rng.uniform(0.2, 0.9)), "slices": 184}
+    settings = _settings(rng, case.index, clipped, **changes)
+    return Scene((), (), cement, settings, anatomy.plan.body_centre, clipped)
 
 
 def _point(values: Any) -> tuple[float, float, float]:

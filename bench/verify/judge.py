@@ -71,8 +71,17 @@ def accuracy_row(case: Case, work: Path) -> dict[str, Any]:
 
 def refusal_row(case: Case, work: Path) -> dict[str, Any]:
     anatomy = anatomies.load(case.anatomy, work)
-    made = refused_scene(case, anatomy)
-    folder = anatomies.stranger(case.anatomy, work) if case.kind == "wrong_patient" else anatomy.folder
+    if case.kind == "other_person":
+        # A good scan of somebody else, at that person's own level and with a needle in place.
+        names = anatomies.names(case.chosen)
+        other = anatomies.load(
+            names[(names.index(case.anatomy) + 1 + case.index // 10 % (len(names) - 1)) % len(names)], work
+        )
+        made, folder = refused_scene(case, other), other.folder
+    else:
+        made = refused_scene(case, anatomy)
+        strange = case.kind in ("wrong_patient", "stranger_cement")
+        folder = anatomies.stranger(case.anatomy, work) if strange else anatomy.folder
     scan = _scan(folder, made)
     found, seconds = _measured(anatomy, scan)
     row = {

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.verify import anatomies
-from bench.verify.cases import REFUSALS, refusal_cases
+from bench.verify.cases import LATER_REFUSALS, refusal_cases
 from bench.verify.judge import refusal_row
 from bench.verify.runner import run_all
 
@@ -19,6 +19,10 @@ RIGHT = {
     "no_needle": {"no_needle"},
     "heavy_motion": {"no_match", "another_bone", "methods_disagree", "motion"},
     "outside": {"no_match", "partly_outside", "not_found"},
+    "beside_bone": {"needle_elsewhere"},
+    "stranger_cement": {"no_match", "another_bone", "texture_hidden"},
+    "other_person": {"no_match", "another_bone", "not_found"},
+    "cut": {"partly_outside", "no_match", "not_found"},
 }  # fmt: skip
 
 
@@ -28,12 +32,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, work: Path) -> bool:
     phantoms = [n for n in anatomies.names(options.set) if anatomies.parameters(n) is not None]
-    cases = refusal_cases(options.set, options.refusal_scans, phantoms)
+    real = [n for n in anatomies.names(options.set) if n not in phantoms]
+    cases = refusal_cases(
+        options.set, options.refusal_scans, phantoms, real if options.set == "later" else ()
+    )
     rows = run_all(refusal_row, cases, work, options.jobs, options.rows)
     print("\n| what is wrong | scans | refused | right reason | reasons given |\n|---|---|---|---|---|")
     good = True
-    for kind in REFUSALS:
+    for kind in LATER_REFUSALS:
         mine = [r for r in rows if r["kind"] == kind]
+        if not mine:
+            continue
         refused = [r for r in mine if not r["measured"]]
         right = [r for r in refused if r["reason"] in RIGHT[kind]]
         given = ", ".join(f"{n} {code}" for code, n in Counter(r["reason"] for r in refused).most_common())

@@ -84,6 +84,24 @@ class Quality:
     measures: dict[str, float] = field(default_factory=dict)
 
 
+BodyName = Literal["target", "above", "below"]
+
+
+@dataclass(frozen=True, eq=False)
+class BodyField:
+    """One vertebra as it is known when the model is built.
+
+    `field` is the signed distance to bone (mm, negative inside), `axes` (3, 3) columns left, anterior, superior.
+    `exact` says that the field's zero is the bone's surface in this CT; else it is a fitted shape, near it.
+    """
+
+    name: BodyName
+    field: Volume
+    centre: Array
+    axes: Array
+    exact: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Isolation:
     """One isolated vertebra.
@@ -99,3 +117,5 @@ class Isolation:
     landmarks: Landmarks
     quality: Quality
     source: Literal["fitted", "mask"]
+    neighbours: tuple[BodyField, ...] = ()
+    """The levels above and below as fitted; none when the bone came as a mask."""

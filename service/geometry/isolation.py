@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.errors import GeometryError
-from service.geometry.anatomy import Isolation, Seeds
+from service.geometry.anatomy import BodyField, BodyName, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.evidence import Evidence
 from service.geometry.isolation_checks import (
@@ -27,7 +27,7 @@ from service.geometry.landmarks import find_landmarks
 from service.geometry.mesh_grid import without_holes
 from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
-from service.geometry.spine_fit import FitSettings, fit_spine
+from service.geometry.spine_fit import FitSettings, SpineFit, fit_spine
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ def isolate_vertebra(
     mask = _inside_surface(surface.field, mask, ct)
     quality = judge(ct, mask, surface, landmarks, level, use.gates, fit=fit, seeds=seeds)
     progress("isolated", 1.0)
-    return Isolation(level, mask, surface.field, landmarks, quality, "fitted")
+    return Isolation(level, mask, surface.field, landmarks, quality, "fitted", _neighbours(fit))
 
 
 def isolation_from_mask(
@@ -119,6 +119,18 @@ def isolation_from_mask(
     quality = judge(ct, native, surface, landmarks, level, use.gates)
     progress("isolated", 1.0)
     return Isolation(level, native, surface.field, landmarks, quality, "mask")
+
+
+def _neighbours(fit: SpineFit) -> tuple[BodyField, ...]:
+    """The fitted shapes of the levels above and below."""
+    field = fit.evidence.volume(fit.neighbour_distance)
+    found = []
+    names: tuple[BodyName, ...] = ("above", "below")
+    for name, shape in zip(names, fit.neighbours, strict=True):
+        left, posterior, up = shape.pose.axes.T
+        axes = np.column_stack([left, -posterior, up])
+        found.append(BodyField(name, field, shape.pose.centre, axes, exact=False))
+    return tuple(found)
 
 
 def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], margin_mm: float) -> Volume:

@@ -31,6 +31,9 @@ class NeedleSettings:
     """Metal found per length of line, relative to the needle's cross-section: noise is thinner than that."""
     max_outer_share: float = 0.45
     """Grey at 4 mm from the axis, relative to metal: above it the 'needle' is a block (cement, a rod)."""
+    least_over_bone: float = 2.5
+    """Grey of a shaft above soft tissue, relative to dense bone's: below it the 'needle' is a rib or a process in a
+    scan without any metal, where bone is the brightest there is."""
     max_scatter_mm: float = 0.06
     """Straight needles of still patients: 0.02 to 0.03 in the tuning scans."""
     max_blur_mm: float = 0.8
@@ -104,9 +107,23 @@ def find_lines(view: ScanView, settings: NeedleSettings | None = None) -> list[M
         reach = 12.0 if block else 4.0
         points = points[(away > reach) | (along < -reach) | (along > line.length_mm + reach)]
         solid = line.inliers * view.volume.voxel_ml * 1000 / line.length_mm
-        if not block and solid > settings.min_filling * np.pi * settings.radius_mm**2:
+        filled = solid > settings.min_filling * np.pi * settings.radius_mm**2
+        if not block and filled and _brighter_than_bone(view, line, settings):
             lines.append(line)
     return lines
+
+
+def _brighter_than_bone(view: ScanView, line: MetalLine, settings: NeedleSettings) -> bool:
+    """Whether the brightest spot of the line's cross-sections is that of metal; the bore of an open needle is not."""
+    u, v = across(line.direction)
+    turn = np.linspace(0.0, 2.0 * np.pi, 8, endpoint=False)
+    ring = 0.8 * settings.radius_mm * (np.cos(turn)[:, None] * u + np.sin(turn)[:, None] * v)
+    spots = np.vstack([np.zeros(3), ring])
+    s = np.arange(0.0, line.length_mm, 1.0)
+    points = line.start + s[:, None, None] * line.direction + spots[None]
+    grey = view.full.sample(points.reshape(-1, 3), outside=view.grey.soft).reshape(len(s), -1).max(axis=1)
+    over = view.grey.dense_bone - view.grey.soft
+    return bool(np.median(grey) - view.grey.soft > settings.least_over_bone * over)
 
 
 def _best_line(points: Array, rng: np.random.Generator, settings: NeedleSettings) -> MetalLine | None:

@@ -37,11 +37,6 @@ class Gate:
 
 GATES: tuple[Gate, ...] = (
     Gate(
-        "partly_outside",
-        lambda r, s: r.intensity.usable < s.min_usable,
-        "The vertebra lies partly outside the scanned field. Centre the O-arm on the level and scan again.",
-    ),
-    Gate(
         "no_match",
         lambda r, s: (
             r.intensity.ncc < s.min_ncc
@@ -56,6 +51,12 @@ GATES: tuple[Gate, ...] = (
         lambda r, s: r.fingerprint is not None and r.fingerprint < s.min_fingerprint,
         "The shape fits but the texture inside the bone is not that of the planned vertebra: this is a scan of "
         "another patient or of another level, or the patient moved during the scan.",
+    ),
+    # After those above: what is seen of it must be the planned vertebra before one can say that it is cut.
+    Gate(
+        "partly_outside",
+        lambda r, s: r.intensity.usable < s.min_usable,
+        "The vertebra lies partly outside the scanned field. Centre the O-arm on the level and scan again.",
     ),
     Gate(
         "texture_hidden",

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.cement_places import CementReport
-from service.geometry.heights import BodyHeights
+from service.geometry.heights import PLACES, BodyHeights
 from service.geometry.metrics import Breach
 from service.geometry.registration import Registration
+from service.geometry.restoration import Restoration
 
 if TYPE_CHECKING:
     from service.geometry.verification import MeasuredNeedle, Verification
@@ -36,11 +37,12 @@ def to_document(result: Verification) -> dict[str, object]:
         "reason": result.reason or None,
         "reason_code": result.reason_code or None,
         "registration": _registration(result.registration, trusted=result.reason_code in _AFTER_GATES),
-        "needles": [_needle(n) for n in result.needles],
+        "needles": [needle_document(n) for n in result.needles],
         "needles_reason": result.needles_reason or None,
         "needles_reason_code": result.needles_reason_code or None,
         "cement": cement_document(result.cement),
         "vertebral_height_mm": _heights(result.heights),
+        "restoration": restoration_document(result.restoration),
         "verdict": str(result.decision.verdict),
         "advice": advice,
         "findings": list(result.decision.findings),
@@ -75,7 +77,8 @@ def _registration(r: Registration | None, *, trusted: bool) -> dict[str, object]
     }
 
 
-def _needle(needle: MeasuredNeedle) -> dict[str, object]:
+def needle_document(needle: MeasuredNeedle) -> dict[str, object]:
+    """One needle of the report; see `to_document`."""
     f = needle.figures
     return {
         "pedicle": f.pedicle,
@@ -159,11 +162,12 @@ def cement_document(cement: CementReport | None) -> dict[str, object] | None:
 
 def _breach(breach: Breach | None) -> dict[str, object]:
     if breach is None:
-        return {"grade": None, "mm": None, "direction": None, "margin_mm": None}
+        return {"grade": None, "mm": None, "direction": None, "nearest": None, "margin_mm": None}
     return {
         "grade": breach.grade,
         "mm": _round(breach.mm),
         "direction": breach.direction if breach.mm > 0 else None,
+        "nearest": breach.direction,
         "margin_mm": _round(breach.margin_mm),
     }
 
@@ -177,6 +181,37 @@ def _heights(heights: BodyHeights | None) -> dict[str, object]:
         "image": "planning_ct",
         "reason": None if found else "The body could not be followed in the planning mask.",
     }
+
+
+#: Said beside every height after cement: what else may have changed it.
+_POSTURE = "Supine planning CT against prone scan: posture alone changes heights and the angle."
+
+
+def restoration_document(found: Restoration | None) -> dict[str, object] | None:
+    """Heights before and after the cement (mm), recovery (%) and Cobb angle (degrees); None without a cement scan."""
+    if found is None:
+        return None
+    return {
+        "before_mm": dict(zip(PLACES, map(_round, found.before.as_tuple()), strict=True)),
+        "after_mm": dict(zip(PLACES, map(_round, found.after_mm), strict=True)),
+        "uncertainty_mm": dict(zip(PLACES, map(_twice, found.sigma_mm), strict=True)),
+        "normal_mm": dict(zip(PLACES, map(_round, found.normal_mm), strict=True)),
+        "recovery_percent": dict(zip(PLACES, (_round(v, 1) for v in found.recovery_percent), strict=True)),
+        "cobb_deg": None
+        if found.cobb is None
+        else {
+            "before": _round(found.cobb.before_deg, 2),
+            "after": _round(found.cobb.after_deg, 2),
+            "correction": _round(found.cobb.before_deg - found.cobb.after_deg, 2),
+            "uncertainty": _round(2.0 * found.cobb.sigma_deg, 2),
+        },
+        "coverage_k": 2,
+        "reasons": [*found.reasons, _POSTURE],
+    }
+
+
+def _twice(sigma: float | None) -> float | None:
+    return None if sigma is None else _round(2.0 * sigma)
 
 
 def _round(value: float | None, digits: int = 3) -> float | None:

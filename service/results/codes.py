@@ -108,6 +108,22 @@ HEIGHT_MEASUREMENTS = {
     "middle": private("M-HEIGHTMID", "Middle vertebral body height"),
     "posterior": private("M-HEIGHTPOST", "Posterior vertebral body height"),
 }
+#: The same in the scan after the cement, and what share of the lost height came back.
+HEIGHT_AFTER_MEASUREMENTS = {
+    "anterior": private("M-HEIGHTANT2", "Anterior body height after cement"),
+    "middle": private("M-HEIGHTMID2", "Middle body height after cement"),
+    "posterior": private("M-HEIGHTPOST2", "Posterior body height after cement"),
+}
+RECOVERED = private("RECOVERED", "Regained share of lost height")
+RECOVERY_MEASUREMENTS = {
+    "anterior": private("M-RECOVERANT", "Anterior height regained"),
+    "middle": private("M-RECOVERMID", "Middle height regained"),
+    "posterior": private("M-RECOVERPOST", "Posterior height regained"),
+}
+COBB_MEASUREMENTS = {
+    "before": private("M-COBB1", "Cobb angle in the planning CT, + kyphosis"),
+    "after": private("M-COBB2", "Cobb angle after cement, + kyphosis"),
+}
 CEMENT_VOLUME = private("M-CEMENT", "Cement volume from scan, needle removed")
 FILL_MEASUREMENTS = {
     "volume_body": private("M-FILLBODY", "Cement fill: volume by body volume"),

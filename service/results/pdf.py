@@ -32,6 +32,7 @@ from service.results.pdf_page import (
     text_style,
     title_line,
 )
+from service.results.restoration_facts import restoration_facts
 from service.results.sr import SCHEMA, check_schema, spread_of, verdict_of, warnings_of
 
 
@@ -247,6 +248,9 @@ def _scan_block(report: Mapping[str, object]) -> list[Flowable]:
     cement = report.get("cement")
     if isinstance(cement, Mapping):
         facts += cement_facts(cement)
+    restored = report.get("restoration")
+    if isinstance(restored, Mapping):
+        facts += restoration_facts(restored)
     return [KeepTogether([heading("Scan"), facts_table(facts)])] if facts else []
 
 

@@ -130,6 +130,7 @@ def _overall_group(
         _mapping(cement.get("fill_percent")),
         {k: (codes.FILLED, codes.PERCENT, m) for k, m in codes.FILL_MEASUREMENTS.items()},
     )
+    measurements += _restoration(_mapping(report.get("restoration")))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=origin.uid(KIND, "vertebra"), identifier=plan.level),
         finding_type=_concept(codes.VERTEBRA),
@@ -140,6 +141,24 @@ def _overall_group(
         qualitative_evaluations=[
             QualitativeEvaluation(_concept(codes.VERDICT), _concept(codes.VERDICTS[verdict_of(report)]))
         ],
+    )
+
+
+def _restoration(part: Mapping[str, object]) -> list[Measurement]:
+    """Heights after the cement with their uncertainty, shares regained, Cobb angle before and after."""
+    after, spread = _mapping(part.get("after_mm")), _mapping(part.get("uncertainty_mm"))
+    found = [
+        _measurement(codes.HEIGHT, value, codes.MM, method, _number(spread.get(place)))
+        for place, method in codes.HEIGHT_AFTER_MEASUREMENTS.items()
+        if (value := _number(after.get(place))) is not None
+    ]
+    found += _named(
+        _mapping(part.get("recovery_percent")),
+        {k: (codes.RECOVERED, codes.PERCENT, m) for k, m in codes.RECOVERY_MEASUREMENTS.items()},
+    )
+    return found + _named(
+        _mapping(part.get("cobb_deg")),
+        {k: (codes.ANGLE, codes.DEGREE, m) for k, m in codes.COBB_MEASUREMENTS.items()},
     )
 
 

@@ -78,6 +78,13 @@ def acknowledge(connection: Connection, scan_id: str, *, by: str, at: datetime) 
     )
 
 
+def lock_again(connection: Connection, scan_id: str) -> None:
+    """What was acknowledged holds no more; who had done so stays in the audit trail."""
+    connection.execute(
+        update(scans).where(scans.c.id == scan_id).values(acknowledged_by="", acknowledged_at=None)
+    )
+
+
 def of_case(connection: Connection, case_id: str) -> list[Scan]:
     """Newest first."""
     rows = connection.execute(

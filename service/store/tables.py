@@ -283,6 +283,20 @@ scans = Table(
     UniqueConstraint("study_uid", "study_revision", name="uq_scans_study_revision"),
 )
 
+needle_corrections = Table(
+    "needle_corrections",
+    metadata,
+    Column("scan_id", _ID, ForeignKey("scans.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # 1, 2, ... for each scan; rows are never changed
+    Column("kind", String(8), nullable=False),  # SET | UNDO
+    Column("by", String(64), nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changes", JSON, nullable=False),  # [{pedicle, from: {tip, entry}, to: {tip, entry}}]
+    Column("undoes", Integer),  # number of the correction that an UNDO takes back
+    Column("report", JSON),  # what holds from here on; null: the automatic report again
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from service.domain.case import CaseState
 from service.domain.people import Role
 from service.errors import ConflictError, InputRefusedError, NotAllowedError
-from service.store import audit, cases, scans
+from service.store import audit, cases, corrections, scans
 from service.store.cases import Case
 from service.store.database import transaction
 from service.store.scans import Scan
@@ -27,16 +27,25 @@ def cement_step(case: Case, newest: Scan | None) -> str:
 
 
 def acknowledge(
-    app: App, case_id: str, scan_id: str, *, username: str, password: str, note: str = ""
+    app: App,
+    case_id: str,
+    scan_id: str,
+    *,
+    username: str,
+    password: str,
+    note: str = "",
+    report_version: int | None = None,
 ) -> Scan:
     """Name and password are the signature; the terminal in the room needs no session of a person for it.
 
-    Again by anybody: the first one stands, and nothing is written.
+    Again by anybody: the first one stands, and nothing is written. `report_version` is that of the verdict shown
+    (0 the automatic one, n after the n-th correction); None signs whatever holds.
 
     Raises
     ------
     NotAuthenticatedError, NotAllowedError : wrong password; not a surgeon.
-    ConflictError : there is no verdict (`verification.no_verdict`), or a newer scan (`verification.newer_scan`).
+    ConflictError : there is no verdict (`verification.no_verdict`), a newer scan (`verification.newer_scan`) or a
+        correction since (`verification.newer_report`).
     InputRefusedError : the verdict is not *accurate* and no reason was given (`verification.note`).
     """
     person = identity.check_password(app, username, password)
@@ -69,9 +78,16 @@ def acknowledge(
                 next_step="Wait for the measurement, or take another scan.",
                 code="verification.no_verdict",
             )
+        report, version = corrections.effective(connection, newest)
+        if report_version is not None and report_version != version:
+            raise ConflictError(
+                "A point of the needle was set by hand since this verdict was shown.",
+                next_step="Look at the figures that hold now, then sign.",
+                code="verification.newer_report",
+            )
         if step == "acknowledged":
             return newest
-        verdict = str(newest.report.get("verdict"))
+        verdict = str((report or newest.report).get("verdict"))
         if verdict != "accurate" and not note:
             raise InputRefusedError(
                 f"The verdict is {verdict}: going on wants a reason.",
@@ -85,6 +101,7 @@ def acknowledge(
             actor=person.username,
             subject=case.subject,
             event="verdict_acknowledged",
-            data={"scan": newest.id, "verdict": verdict, "note": note},
+            data={"scan": newest.id, "verdict": verdict, "note": note}
+            | ({"report_version": version} if version else {}),
         )
         return scans.get(connection, newest.id)

@@ -34,6 +34,7 @@ PRODUCTS: Mapping[str, str] = {
     "slices.png": "slices",
     "outer.nii.gz": "outer",
     "registration.npz": "registration",
+    "plates.npz": "plates",
 }
 #: Without these the model is not complete.
 REQUIRED = ("mask.nii.gz", "plan.json", "model.stl", "report.json", "print.stl", "print.json")

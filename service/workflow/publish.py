@@ -8,7 +8,7 @@ from typing import Any
 
 from service.domain.people import system
 from service.geometry.progress import silent
-from service.store import blobs, cases, outbox, scans, studies
+from service.store import blobs, cases, corrections, outbox, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.workflow import deliver
@@ -17,18 +17,21 @@ from service.workflow.build import fresh_folder
 
 
 def publish_scan(app: App, key: str, scan_id: str) -> None:
-    """Job: SR and PDF of one verification."""
+    """Job: SR and PDF of one verification, by the figures that hold; a correction makes objects of their own."""
     with reading(app.engine) as connection:
         scan = scans.get(connection, scan_id)
         case = cases.get(connection, str(scan.case_id))
         oarm = studies.instances_of(connection, scan.study_uid)
+        report, version = corrections.effective(connection, scan)
+        history = corrections.of_scan(connection, scan.id)
     argument = _common(app, case) | {
         "what": "scan",
         "scan_id": scan_id,
         "scan_files": [i.path for i in oarm if not i.quarantined],
-        "report": json.dumps(scan.report),
+        "report_version": version,
+        "report": json.dumps(report),
         # Not the present time: a repeated job must make the same objects.
-        "now": scan.updated_at.isoformat(),
+        "now": (history[-1].at if history else scan.updated_at).isoformat(),
     }
     _make_and_queue(app, case, key, argument)
 

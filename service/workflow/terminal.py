@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from service.domain.case import CaseState
-from service.store import cases, scans, studies
+from service.store import cases, corrections, scans, studies
 from service.store.cases import Case
 from service.store.scans import Scan
 from service.workflow.acknowledge import cement_step
@@ -28,7 +28,7 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
     if newest is not None and (not of_case or newest.is_newer_than(of_case[0])):
         body |= newest.part
     elif of_case:
-        body |= _scan_part(of_case[0], case)
+        body |= _scan_part(connection, of_case[0], case)
     else:
         body |= {"status": "none", "since": case.updated_at}
     shown = of_case[0] if of_case and body.get("scan_id") == of_case[0].id else None
@@ -39,7 +39,8 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
     return body
 
 
-def _scan_part(scan: Scan, case: Case) -> dict[str, Any]:
+def _scan_part(connection: Connection, scan: Scan, case: Case) -> dict[str, Any]:
+    report, version = corrections.effective(connection, scan)
     part: dict[str, Any] = {
         "status": _STATUS[scan.state],
         "scan_id": scan.id,
@@ -48,8 +49,8 @@ def _scan_part(scan: Scan, case: Case) -> dict[str, Any]:
         "since": scan.last_image_at,
         "answered_at": scan.updated_at,
     }
-    if scan.report is not None:
-        part["report"] = scan.report
+    if report is not None:
+        part |= {"report": report, "report_version": version}
     if scan.error is not None:
         part |= {"reason": scan.error.get("message"), "next_step": scan.error.get("next_step")}
     elif scan.report is not None and scan.state == "NOT_MEASURABLE":

@@ -174,6 +174,7 @@ def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:
         "plan": str(current["plan"].path),
         "outer": str(current["outer"].path) if "outer" in current else None,
         "prepared": str(current["registration"].path) if "registration" in current else None,
+        "plates": str(current["plates"].path) if "plates" in current else None,
     }
 
 

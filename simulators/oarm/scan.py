@@ -64,17 +64,28 @@ def make_scan(
 
 def _source(folder: Path, settings: ScanSettings) -> Source:
     truth = find_truth(folder)
-    if truth is None or not (settings.neighbour_mm or settings.neighbour_deg):
+    moves = settings.neighbour_mm or settings.neighbour_deg or settings.wedge_after is not None
+    if truth is None or not moves:
+        if settings.wedge_after is not None:
+            raise ValueError("only the phantom's vertebra can be scanned in another shape")
         return read_series(folder)
     pixel = max(0.6, 0.9 * settings.pixel_mm)
     seed = settings.seed if settings.neighbour_seed is None else settings.neighbour_seed
-    return _rendered(json.dumps(truth), folder, (settings.neighbour_mm, settings.neighbour_deg), pixel, seed)
+    motion = (settings.neighbour_mm, settings.neighbour_deg)
+    return _rendered(json.dumps(truth), folder, motion, pixel, seed, settings.wedge_after)
 
 
 @lru_cache(maxsize=3)
-def _rendered(truth: str, folder: Path, motion: tuple[float, float], pixel_mm: float, seed: int) -> Source:
+def _rendered(
+    truth: str,
+    folder: Path,
+    motion: tuple[float, float],
+    pixel_mm: float,
+    seed: int,
+    wedge_after: float | None,
+) -> Source:
     """Rendering takes most of the time of a small scan, so the last ones are kept for the next scan."""
-    return phantom_source(json.loads(truth), folder, *motion, pixel_mm, seed)
+    return phantom_source(json.loads(truth), folder, *motion, pixel_mm, seed, wedge_after)
 
 
 def _focus(source: Source, needles: Sequence[Needle], focus: tuple[float, float, float] | None) -> Array:

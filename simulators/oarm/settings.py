@@ -47,6 +47,8 @@ class ScanSettings:
     neighbour_seed: int | None = None
     """Draws the neighbours' motion; None takes `seed`. Scans that share it share the time to render the phantom."""
     cement_hu: float = 2300.0
+    wedge_after: float | None = None
+    """Share of the anterior height still lost in this scan; None as in the planning CT. Only a phantom can do it."""
     motion: Motion | None = None
     """The patient's movement while the gantry turns; None lies still."""
     seed: int = 1

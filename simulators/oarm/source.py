@@ -82,14 +82,26 @@ def find_truth(folder: Path) -> dict[str, Any] | None:
 
 
 def phantom_source(
-    truth: dict[str, Any], folder: Path, motion_mm: float, motion_deg: float, pixel_mm: float, seed: int
+    truth: dict[str, Any],
+    folder: Path,
+    motion_mm: float,
+    motion_deg: float,
+    pixel_mm: float,
+    seed: int,
+    wedge_after: float | None = None,
 ) -> Source:
-    """Render the phantom without noise and slab, its neighbours moved at random about their own centres."""
+    """Render the phantom without noise and slab, its neighbours moved at random about their own centres.
+
+    With `wedge_after` the target has this wedge instead of its own: its lower endplate and its arch stay in place,
+    the upper endplate is lifted in front, as a body whose height was restored.
+    """
     names = {item.name for item in fields(PhantomParameters)}
     values = {key: value for key, value in truth["parameters"].items() if key in names}
     values["centre_lps_mm"] = tuple(values["centre_lps_mm"])
     parameters = PhantomParameters(**values)
     poses, moved = move_neighbours(spine_poses(parameters), parameters, motion_mm, motion_deg, seed)
+    if wedge_after is not None:
+        poses[parameters.level] = replace(poses[parameters.level], wedge=wedge_after)
     sharp = replace(parameters, thickness_mm=1e-3, psf_sigma_mm=0.15, noise_sd_hu=0.0)
     header = next(iter(_headers(folder)), None)
     if header is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from service.domain.people import Actor, Role, Scope
 from service.store.database import reading
 from service.web.access import AppDep, Caller, has_role, reader
 from service.web.polling import polled
-from service.workflow import acknowledge, intake, scans, terminal
+from service.workflow import acknowledge, compare, correct, intake, scans, terminal
 
 router = APIRouter(prefix="/api/v1", tags=["verification"])
 TerminalDep = Annotated[Caller, Depends(reader(Scope.OR_TERMINAL))]
@@ -35,6 +35,32 @@ class Acknowledgement(BaseModel):
     username: str
     password: SecretStr
     note: str = ""
+    report_version: int | None = None
+    """Of the verdict shown; without it whatever holds is signed."""
+
+
+class NeedlePoints(BaseModel):
+    """Planning CT, LPS, mm."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    pedicle: Literal["left", "right"]
+    tip: tuple[float, float, float] | None = None
+    entry: tuple[float, float, float] | None = None
+
+
+class Undo(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    scan_id: str
+    username: str
+    password: SecretStr
+    reason: str
+
+    def signature(self) -> correct.Signature:
+        return correct.Signature(self.username, self.password.get_secret_value(), self.reason)
+
+
+class Correction(Undo):
+    needles: list[NeedlePoints]
 
 
 #: Who waits holds a thread of the server: more than these at once are answered like plain polls.
@@ -82,8 +108,32 @@ def acknowledge_verdict(
         username=body.username,
         password=body.password.get_secret_value(),
         note=body.note,
+        report_version=body.report_version,
     )
     return {"scan_id": scan.id, "by": scan.acknowledged_by, "at": scan.acknowledged_at}
+
+
+@router.get("/cases/{case_id}/verification/scans")
+def get_scans(case_id: str, request: Request, app: AppDep, _caller: TerminalDep) -> Response:
+    """Every scan of the case in order, with what changed from one to the next, and every correction by hand."""
+    with reading(app.engine) as connection:
+        body = compare.document(connection, case_id)
+    return polled(request, body, retry_after_s=app.config.web.or_poll_s)
+
+
+@router.post("/cases/{case_id}/verification/corrections", status_code=201)
+def correct_needle(case_id: str, body: Correction, app: AppDep, _caller: TerminalDep) -> dict[str, Any]:
+    """A surgeon sets tip or entry by hand, signed with name and password; the automatic report stays on record."""
+    changes = [correct.NeedleChange(n.pedicle, n.tip, n.entry) for n in body.needles]
+    made = correct.correct(app, case_id, body.scan_id, changes, body.signature())
+    return {"scan_id": made.scan_id, "number": made.number, "report": made.report}
+
+
+@router.post("/cases/{case_id}/verification/corrections/undo", status_code=201)
+def undo_correction(case_id: str, body: Undo, app: AppDep, _caller: TerminalDep) -> dict[str, Any]:
+    """The newest correction that stands is taken back; both stay in the list."""
+    made = correct.undo(app, case_id, body.scan_id, body.signature())
+    return {"scan_id": made.scan_id, "number": made.number, "undoes": made.undoes}
 
 
 @router.post("/studies/{study_uid}/assign")

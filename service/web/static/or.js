@@ -2,6 +2,8 @@
 
 import { $, adoptToken, busy, caseId, clock, duration, el, fill, fixed, plain, poll, post, progressBar, showProblem, svg, watchStaleness } from './core.js';
 
+import { follow, setUpScans } from './or_scans.js';
+
 adoptToken();
 let body = null; let at = performance.now();
 let signingFor = ''; const signing = el('div', { id: 'cement' }); $('#status').after(signing);
@@ -33,7 +35,7 @@ function breachText(breach) {
 function needle(n) {
   const u = n.uncertainty || {}; const [grade, text] = breachText(n.breach);
   return el('section', { class: 'or-figures' },
-    el('h2', { class: 'needle-name' }, n.pedicle === 'left' ? 'Left needle' : 'Right needle', n.planned === false ? el('small', {}, 'no approved path') : null),
+    el('h2', { class: 'needle-name' }, n.pedicle === 'left' ? 'Left needle' : 'Right needle', n.planned === false ? el('small', {}, 'no approved path') : null, n.hand_set ? el('small', {}, 'set by hand') : null),
     figure('Tip to target', fixed(n.tip_to_target_mm), 'mm', u.tip_mm ?? n.uncertainty_mm),
     figure('Angle to plan', fixed(n.angle_deg), '°', u.angle_deg),
     figure('Beside the path', fixed(n.lateral_mm), 'mm', u.lateral_mm),
@@ -56,6 +58,18 @@ function cement(c) {
   el('p', { class: 'dim' }, `Fill: ${percent(fill.volume_fillable)} % of the fillable interior, hull ${percent(fill.hull_body)} % of the body. ${(c.not_measured || []).join(' ')}`)];
 }
 
+// Height and angle after the cement; what could not be told is said with its reason.
+function restoration(r) {
+  if (!r) return [];
+  const places = ['anterior', 'middle', 'posterior']; const told = (v, digits = 1) => (v === null || v === undefined ? '—' : fixed(v, digits));
+  const row = (name, values, bars, digits) => el('tr', {}, el('th', { scope: 'row' }, name), places.map((p) => el('td', {}, told((values || {})[p], digits), bars && bars[p] !== null && bars[p] !== undefined ? el('small', {}, ` ± ${fixed(bars[p])}`) : null)));
+  const c = r.cobb_deg;
+  return [el('table', { class: 'or-table', id: 'restoration' }, el('caption', {}, 'Body height'), el('thead', {}, el('tr', {}, el('th', {}), places.map((p) => el('th', { scope: 'col' }, p)))),
+    el('tbody', {}, row('before, mm', r.before_mm), row('after cement, mm', r.after_mm, r.uncertainty_mm), row('intact neighbours, mm', r.normal_mm), row('regained, %', r.recovery_percent, null, 0))),
+  el('p', { class: 'or-text' }, el('strong', {}, 'Cobb angle: '), c ? `${fixed(c.before)}° before, ${fixed(c.after)}° ± ${fixed(c.uncertainty)}° after` : 'not measured'),
+  el('p', { class: 'dim' }, (r.reasons || []).join(' '))];
+}
+
 const VERDICT = { accurate: 'ACCURATE', reposition: 'REPOSITION', review: 'REVIEW' };
 
 // What the numbers rest on is doubtful in itself, such as images compressed with loss.
@@ -74,7 +88,7 @@ function parts() {
     case 'ready': {
       const r = body.report;
       return [banner(r.verdict, VERDICT[r.verdict] || r.verdict.toUpperCase(), `scan ended ${old} ago`), r.needles.map(needle),
-        r.needles_reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Needle not judged: '), r.needles_reason) : null, cement(r.cement),
+        r.needles_reason ? el('p', { class: 'or-text' }, el('strong', {}, 'Needle not judged: '), r.needles_reason) : null, cement(r.cement), restoration(r.restoration),
         el('p', { class: 'or-text' }, r.advice), cautions(r), el('p', { class: 'dim' }, '± is the expanded uncertainty (k = 2). ', r.registration && r.registration.expected_tre_mm !== null ? `Registration error at the needle about ${fixed(r.registration.expected_tre_mm)} mm.` : '')];
     }
     case 'not_measurable': {
@@ -93,7 +107,7 @@ function signature() {
     return el('p', { class: 'or-text cement', 'data-cement': 'acknowledged' }, el('strong', {}, body.report.cement ? 'Seen: ' : 'Cement step open: '), `verdict acknowledged by ${body.acknowledged.by} at ${clock(new Date(body.acknowledged.at))}`);
   }
   if (body.cement_step !== 'needs_acknowledgement') return null;
-  const scan = body.scan_id; const reasonWanted = body.report.verdict !== 'accurate';
+  const scan = body.scan_id; const version = body.report_version; const reasonWanted = body.report.verdict !== 'accurate';
   const field = (label, attributes) => el('label', {}, el('span', {}, label), el('input', { autocomplete: 'off', required: '', ...attributes }));
   const form = el('form', { class: 'cement', 'data-cement': 'locked' },
     el('strong', {}, body.report.cement ? 'Scan with cement: a surgeon acknowledges the verdict' : 'Cement step locked: a surgeon acknowledges the verdict'),
@@ -103,7 +117,7 @@ function signature() {
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     const value = (name) => (form.elements[name] ? form.elements[name].value : '');
-    const signed = { scan_id: scan, username: value('username'), password: value('password'), note: value('note') };
+    const signed = { scan_id: scan, username: value('username'), password: value('password'), note: value('note'), report_version: version };
     form.elements.password.value = '';
     if (await busy(form, $('.refused', form), () => post(`/api/v1/cases/${caseId}/verification/acknowledge`, signed))) verification.now();
   });
@@ -117,7 +131,8 @@ function draw() {
   box.dataset.status = body.status;
   fill(box, parts());
   // In a place of its own, drawn anew only for another verdict: the numbers above change also while somebody types here.
-  const about = `${body.status} ${body.scan_id} ${body.cement_step}`;
+  const about = `${body.status} ${body.scan_id} ${body.cement_step} ${body.report_version}`;
+  follow(body);
   if (about !== signingFor) { signingFor = about; signing.replaceChildren(...[signature()].filter(Boolean)); }
 }
 
@@ -131,4 +146,5 @@ setInterval(() => {
   const under = $('.verdict .under');
   if (body && body.status !== 'none') { if (['receiving', 'computing', 'ready'].includes(body.status)) under.textContent = parts()[0].querySelector('.under').textContent; else draw(); }
 }, 1000);
+setUpScans(signing, () => verification.now());
 watchStaleness();

@@ -19,6 +19,7 @@ _TASKS: Mapping[str, tuple[str, str]] = {
     "inspect_study": ("inspect_task", "inspect_study"),
     "model": ("model_task", "model_task"),
     "verify": ("verify_task", "verify_task"),
+    "correct": ("correct_task", "correct_task"),
     "publish": ("publish_task", "publish_task"),
 }
 

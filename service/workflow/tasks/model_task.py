@@ -26,6 +26,7 @@ from service.geometry.isolation import IsolationSettings, isolate_vertebra, isol
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
+from service.geometry.plates import find_bodies, target_field, write_bodies
 from service.geometry.print_bodies import clear_of
 from service.geometry.progress import Progress
 from service.geometry.registration_file import write_model
@@ -50,7 +51,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     plan, settings, case_code, out.
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
-    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, views.png, slices.png.
+    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, plates.npz, views.png,
+    slices.png.
 
     Raises
     ------
@@ -87,6 +89,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         _write_geometry(out, isolation, solid, pose)
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
+        fields = (target_field(isolation.outer, solid.plan), *isolation.neighbours)
+        write_bodies(find_bodies(ct.volume, fields), out / "plates.npz")
         pictures.result()
     report = _report(argument, ct, isolation, planning, solid, check, pose, watch)
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")

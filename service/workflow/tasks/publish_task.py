@@ -41,7 +41,8 @@ def publish_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, A
 def _scan_results(
     argument: Mapping[str, Any], context: SourceContext, plan: Plan, out: Path
 ) -> list[dict[str, Any]]:
-    origin = _origin(argument, f"scan-{argument['scan_id']}")
+    version = int(argument.get("report_version", 0))
+    origin = _origin(argument, f"scan-{argument['scan_id']}" + (f"-{version}" if version else ""))
     scan_context = SourceContext.from_headers(_headers(argument["scan_files"]))
     report = _with_lossy(json.loads(argument["report"]), context, scan_context)
     pdf = build_pdf_report(report, plan, _summary(argument, context), _pictures(argument))

@@ -12,6 +12,7 @@ from typing import Any
 from service.domain.plan import plan_from_document
 from service.domain.series import LOSSY_CT, LOSSY_SCAN, PatientIdentity
 from service.errors import ImagingError
+from service.geometry.plates import read_bodies
 from service.geometry.progress import Progress
 from service.geometry.registration_file import read_model
 from service.geometry.registration_model import VertebraModel
@@ -32,10 +33,11 @@ def read_ahead(message: Mapping[str, Any]) -> None:
 
 
 def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: ct_files, scan_files, mask, plan, outer, prepared. Result: the `spineprint.verification/1` document.
+    """Argument: ct_files, scan_files, mask, plan, outer, prepared, plates. Result: `spineprint.verification/1`.
 
     `outer` and `prepared` (the registration model made with the printed model) may be missing or None: both are
-    then made from the planning CT and the mask, which takes seconds longer.
+    then made from the planning CT and the mask, which takes seconds longer. Without `plates` (the endplates of the
+    body and its neighbours) the report has no heights after the cement.
 
     Raises
     ------
@@ -64,6 +66,7 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
         plan,
         scan.volume,
         model=planning.model,
+        bodies=read_bodies(Path(argument["plates"])) if argument.get("plates") else (),
         progress=lambda stage, fraction: progress(stage, 0.15 + 0.85 * fraction),
     )
     found = document["warnings"]
