@@ -32,6 +32,9 @@ from service.imaging.series import load_series
 from simulators.phantom import PhantomParameters, generate, write_study
 from simulators.phantom.distance import TrueDistance
 
+#: Sets with the wider choice of anatomies and of scans to be refused.
+WIDER = ("later", "newer")
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SPINEPRINT_DATA", ROOT.parent / "shared" / "data"))
 
@@ -114,7 +117,7 @@ def names(chosen: str) -> list[str]:
     if chosen == "tuning":
         return list(TUNING)
     found = [name for name, real in REAL.items() if (DATA / real.packed).is_file()]
-    return [*(LATER if chosen == "later" else ACCEPTANCE), *found]
+    return [*(LATER if chosen in WIDER else ACCEPTANCE), *found]
 
 
 def missing() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.verify.anatomies import Anatomy
+from bench.verify.anatomies import WIDER, Anatomy
 from service.domain.plan import Trajectory
 from service.geometry.needles import across
 from simulators.oarm import Cement, Motion, Needle, ScanSettings, small_settings
@@ -18,12 +18,13 @@ Array = NDArray[np.float64]
 
 #: `fresh`: the acceptance anatomies in scans that nobody looked at before the last change of the software.
 #: `later`: other anatomies, other seeds and more kinds of scans to be refused.
-SEEDS = {"tuning": 7001, "acceptance": 9001, "fresh": 15013, "later": 20021}
+#: `newer`: those anatomies and kinds in other scans, drawn after what `later` had shown was mended.
+SEEDS = {"tuning": 7001, "acceptance": 9001, "fresh": 15013, "later": 20021, "newer": 26029}
 #: Points the software has no profile of, and those it has; two scans of three carry an unknown one.
 UNKNOWN_TIPS = ("trocar", "ogive", "cannula")
 KNOWN_TIPS = ("cone", "bevel", "diamond")
 REFUSALS = ("wrong_level", "needle_elsewhere", "wrong_patient", "no_needle", "heavy_motion", "outside")
-#: Kinds that only the set `later` holds: a needle in soft tissue beside the bone, a stranger whose vertebra is full of
+#: Kinds that only the wider sets hold: a needle in soft tissue beside the bone, a stranger whose vertebra is full of
 #: cement, the CT of quite another person, and the vertebra cut in half by the edge of the field.
 LATER_REFUSALS = (*REFUSALS, "beside_bone", "stranger_cement", "other_person", "cut")
 #: Kinds made from the phantom's own parameters or its neighbours' places; the others work on a real CT as well.
@@ -66,7 +67,7 @@ def cement_cases(chosen: str, count: int, anatomies: list[str]) -> list[Case]:
 
 def refusal_cases(chosen: str, count: int, phantoms: list[str], others: Sequence[str] = ()) -> list[Case]:
     """Kinds in turn; anatomies in turn. `others` (real CTs) take part in the kinds that can be made of them."""
-    kinds = LATER_REFUSALS if chosen == "later" else REFUSALS
+    kinds = LATER_REFUSALS if chosen in WIDER else REFUSALS
     found = []
     for n in range(count):
         kind = kinds[n % len(kinds)]

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, work: Path) -> bool:
     phantoms = [n for n in anatomies.names(options.set) if anatomies.parameters(n) is not None]
     real = [n for n in anatomies.names(options.set) if n not in phantoms]
     cases = refusal_cases(
-        options.set, options.refusal_scans, phantoms, real if options.set == "later" else ()
+        options.set, options.refusal_scans, phantoms, real if options.set in anatomies.WIDER else ()
     )
     rows = run_all(refusal_row, cases, work, options.jobs, options.rows)
     print("\n| what is wrong | scans | refused | right reason | reasons given |\n|---|---|---|---|---|")
