@@ -147,9 +147,7 @@ def refuse_implausible(mask: Volume, level: str, gates: GateSettings) -> None:
 
 
 def judge(
-    ct: Volume,
-    mask: Volume,
-    surface: OuterSurface,
+    measures: dict[str, float],
     landmarks: Landmarks,
     level: str,
     gates: GateSettings,
@@ -157,8 +155,11 @@ def judge(
     fit: SpineFit | None = None,
     seeds: Seeds | None = None,
 ) -> Quality:
-    """Confidence 0..1 with reasons, worst first. Each finding takes its share off; they multiply."""
-    measures = _measures(ct, mask, surface) | {"metal_ml": metal_ml(ct, mask, gates)}
+    """Confidence 0..1 with reasons, worst first, from `surface_measures`.
+
+    Each finding takes its share off; they multiply. What is measured of the fit is added to the measures handed out.
+    """
+    measures = dict(measures)
     found: list[tuple[float, str]] = []
     # A mask was drawn by someone who saw the endplates; a fit has to be shown those of a crushed body.
     marked = fit is None or (seeds is not None and seeds.endplates is not None)
@@ -170,7 +171,10 @@ def judge(
     return Quality(round(confidence, 3), tuple(text for _, text in found), measures)
 
 
-def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, float]:
+def surface_measures(
+    ct: Volume, mask: Volume, surface: OuterSurface, gates: GateSettings
+) -> dict[str, float]:
+    """What the surface and its mask say of themselves; units in the names."""
     field = surface.field
     index = np.argwhere(mask.values)[:, ::-1].astype(np.float64)
     at = ct.to_ijk(mask.to_lps(index))
@@ -183,6 +187,7 @@ def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, floa
         "threshold_bias_mm": round(surface.threshold_bias_mm, 4),
         "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
         "tunnels": float(1 - euler),
+        "metal_ml": metal_ml(ct, mask, gates),
     }
 
 

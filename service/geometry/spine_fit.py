@@ -106,33 +106,26 @@ def fit_spine(
     if seeds.endplates is not None:
         chosen = [with_marked_heights(c, seeds.endplates) for c in chosen]
         held = Attractors(*attractors(seeds.endplates))
-    fits = [
-        deform(
-            evidence,
-            [chosen[0], *neighbours],
-            stages=stages,
-            held=held,
-            tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
-        )
+    found = deform(
+        evidence,
+        [chosen[0], *neighbours],
+        others=chosen[1:],
+        stages=stages,
+        held=held,
+        tick=lambda part: progress("fitting the shapes", 0.4 + 0.5 * part),
+    )
+    distances = [
+        grid_signed_distance(s.vertices, s.template.faces, evidence, exact_band_mm=3.0)
+        for s in (found.shapes[0], *found.others)
     ]
-    progress("fitting a second shape", 0.8)
-    fits.extend(
-        deform(evidence, [other], fixed=fits[0][1:], stages=stages, held=held) for other in chosen[1:]
-    )
-    distances = in_threads(
-        lambda f: grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0), fits
-    )
-    near = np.minimum.reduce(
-        [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fits[0][1:]]
-    )
     mean = np.asarray(np.mean(distances, axis=0), dtype=np.float32)
     spread = float(np.abs(distances[0] - mean)[np.abs(mean) < 1.0].mean() * 2) if len(distances) > 1 else 0.0
     return SpineFit(
         evidence=evidence,
-        target=fits[0][0],
-        neighbours=fits[0][1:],
+        target=found.shapes[0],
+        neighbours=found.shapes[1:],
         distance=mean,
-        neighbour_distance=near,
+        neighbour_distance=np.minimum.reduce(found.rivals),
         rigid_centre=candidates[0].pose.centre,
         template_spread_mm=spread,
     )
