@@ -45,7 +45,7 @@ class GateSettings:
     neighbour_gap_share: tuple[float, float] = (0.6, 1.4)
     """Distance of a neighbour found, of what the size of the vertebra lets expect; beyond it one of the two is not
     where a vertebra is."""
-    short_gap_share: float = 0.88
+    short_gap_share: float = 0.84
     """Nearer than this a neighbour may not fit better than the vertebra itself, as it does when that spans a disc."""
     weak_surface_share: float = 0.35
     template_spread_mm: float = 1.2

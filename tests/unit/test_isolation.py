@@ -168,6 +168,7 @@ def test_points_that_are_not_in_three_neighbours_are_refused(
     [
         (0.54, [(1.09, 0.57), (1.16, 0.56)], None),  # better neighbours where they belong
         (0.74, [(1.0, 0.79), (0.70, 0.30)], None),  # cut by the edge of the scan: near, but no better
+        (0.62, [(0.88, 0.75), (1.03, 0.60)], None),  # another level's shape, its size off
         (0.31, [(1.36, 0.53), (0.76, 0.53)], 0.76),
         (0.42, [(1.53, 0.57), (0.96, 0.51)], 1.53),
         (0.34, [(1.0, 0.24), (0.71, 0.50)], 0.71),
