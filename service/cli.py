@@ -23,6 +23,7 @@ from service.cli_case import case_app
 from service.cli_common import (
     EDITS_HELP,
     ENDPLATES_HELP,
+    KEEP_HELP,
     ConfigOption,
     config_of,
     parse_endplates,
@@ -127,6 +128,7 @@ def model(
     series: Annotated[
         str | None, typer.Option(help="SeriesInstanceUID, when the folder holds several")
     ] = None,
+    keep_isolation: Annotated[bool, typer.Option(help=KEEP_HELP)] = True,
     config: ConfigOption = None,
 ) -> None:
     """CT to a checked, printable model: writes mask.nii.gz, plan.json, model.stl, report.json."""
@@ -140,6 +142,7 @@ def model(
         "endplates": parse_endplates(endplates), "edits": [e.to_document() for e in read_edits(edits)],
         "mask": str(mask) if mask else None, "mask_label": mask_label, "plan": str(plan) if plan else None,
         "settings": settings, "case_code": "", "out": str(out),
+        "keep_isolation": str(out / "kept") if keep_isolation else None,
     }  # fmt: skip
     result = _with_progress(model_task, argument)
     for warning in result["warnings"]:

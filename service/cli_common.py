@@ -24,6 +24,7 @@ def config_of(path: Path | None) -> Config:
     return load_config(path)
 
 
+KEEP_HELP = "keep the isolated bone in OUT/kept, so that cuts, paint or a plan by hand do not fit it again"
 ENDPLATES_HELP = (
     "for a fractured body: X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z upper front, upper back, lower front, lower back"
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.errors import GeometryError
+from service.geometry.parallel import in_threads, slabs
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -69,10 +70,8 @@ class QuickField:
     """
 
     def __init__(self, values: Grid, *, finer: bool = False) -> None:
-        for axis in range(3) if finer else ():
-            values = _with_middles(values, axis)
         self.per_voxel = 2 if finer else 1
-        self._values = np.pad(values, 1)
+        self._values = _with_all_middles(values) if finer else np.pad(values, 1)
         self._flat = self._values.ravel()
 
     def at(self, index: NDArray[np.float32]) -> Grid:
@@ -91,16 +90,33 @@ class QuickField:
         return np.asarray(self._flat.take(flat))
 
 
-def _with_middles(values: Grid, axis: int) -> Grid:
+def _with_all_middles(values: Grid) -> Grid:
+    """(2 n - 1) samples along each axis for its n, within a border of zeros one sample wide."""
+    values = _with_middles(_with_middles(values, 0), 1)
+    depth, rows, columns = values.shape
+    out = np.zeros((depth + 2, rows + 2, 2 * columns + 1), dtype=np.float32)
+
+    def fill(slab: slice) -> None:
+        _with_middles(values[slab], 2, out=out[slab.start + 1 : slab.stop + 1, 1:-1, 1:-1])
+
+    # The last axis holds most of the work, and its lines do not depend on each other.
+    in_threads(fill, slabs(depth, out.size))
+    return out
+
+
+def _with_middles(values: Grid, axis: int, *, out: Grid | None = None) -> Grid:
     """(2 n - 1) samples along an axis for its n."""
-    shape = list(values.shape)
-    shape[axis] = 2 * shape[axis] - 1
-    out = np.empty(shape, dtype=np.float32)
+    if out is None:
+        shape = list(values.shape)
+        shape[axis] = 2 * shape[axis] - 1
+        out = np.empty(shape, dtype=np.float32)
     even, odd, low, high = ([slice(None)] * 3 for _ in range(4))
     even[axis], odd[axis] = slice(None, None, 2), slice(1, None, 2)
     low[axis], high[axis] = slice(None, -1), slice(1, None)
     out[tuple(even)] = values
-    out[tuple(odd)] = 0.5 * (values[tuple(low)] + values[tuple(high)])
+    middle = out[tuple(odd)]
+    np.add(values[tuple(low)], values[tuple(high)], out=middle)
+    middle *= np.float32(0.5)
     return out
 
 
@@ -132,12 +148,13 @@ def gather_evidence(ct: Volume, low_lps: Array, high_lps: Array, *, step_mm: flo
     level = float(np.median(soft))
     hu[~inside] = level
     bone = np.clip((hu - level) / 250.0, -0.4, 1.2)
+    coarse, fine = in_threads(lambda sd_mm: ndimage.gaussian_filter(bone, sd_mm / step_mm), (2.0, 0.7))
     return Evidence(
         origin=np.asarray(low_lps, dtype=np.float64),
         step_mm=step_mm,
         hu=hu,
         inside_scan=inside,
         soft_hu=level,
-        coarse=ndimage.gaussian_filter(bone, 2.0 / step_mm),
-        fine=ndimage.gaussian_filter(bone, 0.7 / step_mm),
+        coarse=coarse,
+        fine=fine,
     )

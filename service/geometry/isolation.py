@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 
 import cc3d
 import numpy as np
@@ -21,6 +24,7 @@ from service.geometry.isolation_checks import (
     refuse_cut_vertebra,
     refuse_implausible,
     refuse_weak_fit,
+    surface_measures,
 )
 from service.geometry.labelling import LabellingSettings, grow_processes, label_target, solid_of
 from service.geometry.landmarks import find_landmarks
@@ -83,9 +87,12 @@ def isolate_vertebra(
     progress("taking the surface", 0.82)
     surface = outer_surface(ct, mask, settings=use.surface)
     progress("finding the landmarks", 0.94)
-    landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
-    mask = _inside_surface(surface.field, mask, ct)
-    quality = judge(ct, mask, surface, landmarks, level, use.gates, fit=fit, seeds=seeds)
+    with ThreadPoolExecutor(1) as beside:
+        body = beside.submit(_inside_surface, surface.field, mask, ct)
+        measures = beside.submit(lambda: surface_measures(ct, body.result(), surface, use.gates))
+        landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
+        mask = body.result()
+        quality = judge(measures.result(), landmarks, level, use.gates, fit=fit, seeds=seeds)
     progress("isolated", 1.0)
     return Isolation(level, mask, surface.field, landmarks, quality, "fitted", _neighbours(fit))
 
@@ -116,7 +123,7 @@ def isolation_from_mask(
     surface = outer_surface(ct, native, settings=use.surface)
     progress("finding the landmarks", 0.8)
     landmarks = find_landmarks(surface.field, level)
-    quality = judge(ct, native, surface, landmarks, level, use.gates)
+    quality = judge(surface_measures(ct, native, surface, use.gates), landmarks, level, use.gates)
     progress("isolated", 1.0)
     return Isolation(level, native, surface.field, landmarks, quality, "mask")
 
@@ -147,24 +154,43 @@ def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], marg
     part = ct.crop_to_lps_box((low + high) / 2, (high - low) / 2 + margin_mm)
     # The filled solid, with the soft boundary kept where there is one, so that the CT's finer grid is used.
     member = np.where(solid, np.maximum(soft, 0.501), np.minimum(soft, 0.499)).astype(np.float32)
-    values = _on_grid_of(part, evidence.volume(member), 0.0) > 0.5
-    return _cleaned(values, part, ct)
-
-
-def _on_grid_of(part: Volume, source: Volume, outside: float) -> NDArray[np.float32]:
-    depth, rows, columns = part.values.shape
-    affine = part.lps_from_ijk
-    return source.resampled(affine[:3, 3], affine[:3, :3], (depth, rows, columns), outside=outside).values
+    return _where(evidence.volume(member), solid, part, ct, outside=0.0, inside=lambda values: values > 0.5)
 
 
 def _inside_surface(field: Volume, part: Volume, ct: Volume) -> Volume:
     """The voxels of `part`'s grid inside the surface, so that the mask handed out is the bone modelled."""
-    return _cleaned(_on_grid_of(part, field, 8.0) < 0, part, ct)
+    return _where(field, field.values < 0, part, ct, outside=8.0, inside=lambda values: values < 0)
 
 
-def _cleaned(values: NDArray[np.bool_], part: Volume, ct: Volume) -> Volume:
-    body = cc3d.largest_k(values, k=1, connectivity=6) > 0
-    return Volume(without_holes(body).astype(np.uint8), part.lps_from_ijk, ct.frame_of_reference_uid)
+def _where(
+    source: Volume,
+    solid: NDArray[np.bool_],
+    part: Volume,
+    ct: Volume,
+    *,
+    outside: float,
+    inside: Callable[[NDArray[np.float32]], NDArray[np.bool_]],
+) -> Volume:
+    """The body of voxels of `part`'s grid where `source` is `inside`; asked only around its own `solid` voxels."""
+    k, j, i = ndimage.find_objects(solid.astype(np.uint8))[0]
+    corners = product(*((s.start - 1.0, s.stop) for s in (i, j, k)))
+    places = part.to_ijk(source.to_lps(np.array(list(corners))))
+    size = part.values.shape[::-1]
+    low = np.clip(np.floor(places.min(axis=0)), 0, size).astype(int)
+    high = np.clip(np.ceil(places.max(axis=0)) + 1, low, size).astype(int)
+    values = np.zeros(part.values.shape, dtype=np.uint8)
+    if np.all(high > low):
+        box = part.crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        shape = (box.values.shape[0], box.values.shape[1], box.values.shape[2])
+        affine = box.lps_from_ijk
+        found = source.resampled(affine[:3, 3], affine[:3, :3], shape, outside=outside)
+        values[low[2] : high[2], low[1] : high[1], low[0] : high[0]] = _body(inside(found.values))
+    return Volume(values, part.lps_from_ijk, ct.frame_of_reference_uid)
+
+
+def _body(values: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest body, its holes filled."""
+    return without_holes(cc3d.largest_k(values, k=1, connectivity=6) > 0)
 
 
 def _same_frame(ct: Volume, mask: Volume) -> None:
@@ -212,4 +238,4 @@ def _mask_on_ct(ct: Volume, mask: Volume, margin_mm: float) -> Volume:
         order=1,
         cval=0.0,
     )
-    return _cleaned(values > 0.5, part, ct)
+    return Volume(_body(values > 0.5).astype(np.uint8), part.lps_from_ijk, ct.frame_of_reference_uid)

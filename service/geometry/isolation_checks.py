@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from skimage import measure
 from service.errors import GeometryError
 from service.geometry.anatomy import Landmarks, Quality, Seeds
 from service.geometry.outer_surface import OuterSurface
-from service.geometry.spine_fit import TYPICAL_GAP_MM, SpineFit
+from service.geometry.spine_fit import TYPICAL_GAP_MM, SpineFit, gap_share
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -41,6 +42,11 @@ class GateSettings:
     deformed_share: float = 0.75
     crushed_share: float = 0.68
     """Below this share of height left somewhere, a fit without endplate points is not trusted."""
+    neighbour_gap_share: tuple[float, float] = (0.6, 1.4)
+    """Distance of a neighbour found, of what the size of the vertebra lets expect; beyond it one of the two is not
+    where a vertebra is."""
+    short_gap_share: float = 0.84
+    """Nearer than this a neighbour may not fit better than the vertebra itself, as it does when that spans a disc."""
     weak_surface_share: float = 0.35
     template_spread_mm: float = 1.2
     review_levels: tuple[str, ...] = ("T8", "T9", "T10", "L5")
@@ -147,9 +153,7 @@ def refuse_implausible(mask: Volume, level: str, gates: GateSettings) -> None:
 
 
 def judge(
-    ct: Volume,
-    mask: Volume,
-    surface: OuterSurface,
+    measures: dict[str, float],
     landmarks: Landmarks,
     level: str,
     gates: GateSettings,
@@ -157,8 +161,11 @@ def judge(
     fit: SpineFit | None = None,
     seeds: Seeds | None = None,
 ) -> Quality:
-    """Confidence 0..1 with reasons, worst first. Each finding takes its share off; they multiply."""
-    measures = _measures(ct, mask, surface) | {"metal_ml": metal_ml(ct, mask, gates)}
+    """Confidence 0..1 with reasons, worst first, from `surface_measures`.
+
+    Each finding takes its share off; they multiply. What is measured of the fit is added to the measures handed out.
+    """
+    measures = dict(measures)
     found: list[tuple[float, str]] = []
     # A mask was drawn by someone who saw the endplates; a fit has to be shown those of a crushed body.
     marked = fit is None or (seeds is not None and seeds.endplates is not None)
@@ -170,7 +177,10 @@ def judge(
     return Quality(round(confidence, 3), tuple(text for _, text in found), measures)
 
 
-def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, float]:
+def surface_measures(
+    ct: Volume, mask: Volume, surface: OuterSurface, gates: GateSettings
+) -> dict[str, float]:
+    """What the surface and its mask say of themselves; units in the names."""
     field = surface.field
     index = np.argwhere(mask.values)[:, ::-1].astype(np.float64)
     at = ct.to_ijk(mask.to_lps(index))
@@ -183,6 +193,7 @@ def _measures(ct: Volume, mask: Volume, surface: OuterSurface) -> dict[str, floa
         "threshold_bias_mm": round(surface.threshold_bias_mm, 4),
         "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
         "tunnels": float(1 - euler),
+        "metal_ml": metal_ml(ct, mask, gates),
     }
 
 
@@ -266,6 +277,21 @@ def _judge_heights(
         )
 
 
+def between_levels(
+    score: float, neighbours: Sequence[tuple[float, float]], gates: GateSettings
+) -> tuple[float, float] | None:
+    """The neighbour (share of the distance expected, fit score) that shows that the shape spans a disc, if any.
+
+    A point in a disc draws the shape half-way between two vertebrae: one of them is then found far too near, and fits
+    better than what spans the disc, or the other far too far away.
+    """
+    low, high = gates.neighbour_gap_share
+    for share, other in neighbours:
+        if not low <= share <= high or (share < gates.short_gap_share and other > score):
+            return share, other
+    return None
+
+
 def _judge_fit(
     found: list[tuple[float, str]],
     measures: dict[str, float],
@@ -282,6 +308,17 @@ def _judge_fit(
         neighbour_overlap=round(overlap, 4),
         template_spread_mm=round(fit.template_spread_mm, 3),
     )
+    gaps = [(gap_share(fit.target, n), n.score) for n in fit.neighbours]
+    measures.update(gap_above_share=round(gaps[0][0], 3), gap_below_share=round(gaps[1][0], 3))
+    odd = between_levels(fit.target.score, gaps, gates)
+    if odd is not None:
+        found.append(
+            (
+                0.45,
+                f"A neighbouring vertebra was found at {100 * odd[0]:.0f} % of the distance expected: the point may "
+                "lie in a disc. Place it in the middle of the body.",
+            )
+        )
     if moved > gates.moved_seed_mm:
         found.append((0.6, f"The body found lies {moved:.0f} mm from the point given."))
     if overlap > 0.03:

@@ -1,19 +1,107 @@
-"""A few independent pieces of numeric work side by side; numpy and scipy let go of the interpreter's lock."""
+"""A few independent pieces of numeric work side by side; numpy and scipy let go of the interpreter's lock.
+
+What is cut is cut the same way on every machine, whatever cores it has, so that the same input gives the same bytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 #: Two cores are what the service may count on (design: small hospital machines).
 WORKERS = 2
+#: Samples below which starting a thread costs more than it saves.
+WORTH_SAMPLES = 200_000
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`[work(item) for item in items]`, two at a time, in the same order; the first error is raised."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(work, items))
+
+
+def affine_resampled(
+    values: NDArray[Any],
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    *,
+    order: int,
+    outside: float,
+) -> NDArray[np.float32]:
+    """`scipy.ndimage.affine_transform` in slabs of the new array's first axis; (K, J, I) float32.
+
+    Parameters
+    ----------
+    matrix : (3, 3) index from index, or its diagonal (3,), which is much faster.
+    """
+    # here, because the daemon imports this module for its types and resamples nothing itself
+    from scipy import ndimage
+
+    if order > 1:
+        values = _spline_coefficients(values, order)
+    out = np.empty(shape, dtype=np.float32)
+
+    def fill(slab: slice) -> None:
+        start = matrix[:, 0] if matrix.ndim == 2 else np.array([matrix[0], 0.0, 0.0])
+        ndimage.affine_transform(
+            values,
+            matrix,
+            offset=offset + slab.start * start,
+            output_shape=out[slab].shape,
+            output=out[slab],
+            order=order,
+            mode="constant",
+            cval=outside,
+            prefilter=False,
+        )
+
+    in_threads(fill, slabs(shape[0], out.size))
+    return out
+
+
+def _spline_coefficients(values: NDArray[Any], order: int) -> NDArray[np.float64]:
+    """What `affine_transform` would make of `values` before it asks them at places between samples."""
+    from scipy import ndimage
+
+    out: NDArray[np.float64] = values.astype(np.float64)
+    for axis in range(3):
+        _along(
+            out,
+            out,
+            axis,
+            lambda part, to, at: ndimage.spline_filter1d(part, order, at, output=to, mode="constant"),
+        )
+    return out
+
+
+def _along(
+    source: NDArray[Any],
+    out: NDArray[Any],
+    axis: int,
+    work: Callable[[NDArray[Any], NDArray[Any], int], object],
+) -> None:
+    """`work(source, out, axis)` on slabs of another axis, whose lines do not depend on each other."""
+    across = 1 if axis == 0 else 0
+
+    def part(slab: slice) -> None:
+        where = (slice(None),) * across + (slab,)
+        work(source[where], out[where], axis)
+
+    in_threads(part, slabs(source.shape[across], source.size))
+
+
+def slabs(length: int, samples: int) -> list[slice]:
+    """`range(length)` cut for `in_threads`; in one piece when the whole has few `samples`."""
+    if samples < WORTH_SAMPLES or length < WORKERS:
+        return [slice(0, length)]
+    edges = [length * n // WORKERS for n in range(WORKERS + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]

@@ -7,7 +7,7 @@ neighbours together so that each keeps to its own bone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -182,50 +182,83 @@ def _rotations(angles: Array) -> Array:
     return np.asarray(yaw @ pitch @ roll)
 
 
+@dataclass(frozen=True, eq=False)
+class Deformed:
+    """The deformed shapes, what stands for the first of them, and the distances (Z, Y, X) mm of all but the first."""
+
+    shapes: tuple[PlacedShape, ...]
+    others: tuple[PlacedShape, ...]
+    rivals: tuple[Grid, ...]
+
+
 def deform(
     evidence: Evidence,
     shapes: Sequence[PlacedShape],
     *,
-    fixed: Sequence[PlacedShape] = (),
+    others: Sequence[PlacedShape] = (),
     stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
     held: Attractors | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
-) -> tuple[PlacedShape, ...]:
-    """Deform `shapes` together; each sees the bone of the others, and of the `fixed` ones, faded out.
+) -> Deformed:
+    """Deform `shapes` together; each sees the bone of the rest faded out.
 
-    The first shape is drawn through the points `held`.
+    `others` stand for the first shape from other templates: they see the rest where it has come to lie in the end,
+    and no shape sees them. They and the first shape are drawn through the points `held`.
     """
-    still = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fixed]
-    current = list(shapes)
-    for number, stage in enumerate(stages, start=1):
-        current = _deform_round(evidence, current, still, stage, iterations, held)
-        tick(number / len(stages))
-    return tuple(current)
+    current, number = list(shapes), 0
+    for number, stage in enumerate(stages[:-1], start=1):
+        current = _Round(evidence, current, (), stage, iterations, held).moved(range(len(current)))
+        tick(number / (len(stages) + 1))
+    # The rest first, so that both cores have work: beside the first shape's last round those that stand for it start.
+    last = _Round(evidence, current, (), stages[-1], iterations, held)
+    rest = last.moved(range(1, len(current)))
+    tick((number + 1) / (len(stages) + 1))
+    still = in_threads(lambda s: _distance(evidence, s), rest)
+
+    def standing_in(other: PlacedShape) -> PlacedShape:
+        for stage in stages:
+            other = _Round(evidence, [other], still, stage, iterations, held).moved_one(0)
+        return other
+
+    first, *found = in_threads(
+        lambda other: last.moved_one(0) if other is None else standing_in(other), [None, *others]
+    )
+    tick(1.0)
+    return Deformed((first, *rest), tuple(found), tuple(still))
 
 
-def _deform_round(
-    evidence: Evidence,
-    shapes: Sequence[PlacedShape],
-    still: Sequence[Grid],
-    stage: tuple[float, float, float],
-    iterations: int,
-    held: Attractors | None,
-) -> list[PlacedShape]:
-    """One stage for all shapes side by side; who owns which bone stays as it was at its start."""
-    distances = [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in shapes]
+class _Round:
+    """One stage for shapes side by side; who owns which bone stays as it was at its start."""
 
-    def moved(place_: int) -> PlacedShape:
-        others = [*still, *(d for n, d in enumerate(distances) if n != place_)]
-        field = _own_evidence(evidence, distances[place_], others)
+    def __init__(
+        self,
+        evidence: Evidence,
+        shapes: Sequence[PlacedShape],
+        still: Sequence[Grid],
+        stage: tuple[float, float, float],
+        iterations: int,
+        held: Attractors | None,
+    ) -> None:
+        self.evidence, self.shapes, self.still = evidence, shapes, still
+        self.stage, self.iterations, self.held = stage, iterations, held
+        self.distances = in_threads(lambda s: _distance(evidence, s), shapes)
+
+    def moved(self, numbers: Iterable[int]) -> list[PlacedShape]:
+        return in_threads(self.moved_one, numbers)
+
+    def moved_one(self, number: int) -> PlacedShape:
+        others = [*self.still, *(d for n, d in enumerate(self.distances) if n != number)]
+        field = _own_evidence(self.evidence, self.distances[number], others)
+        held = self.held if number == 0 else None
+        shape = self.shapes[number]
         return replace(
-            shapes[place_],
-            vertices=_deform_one(
-                evidence, field, shapes[place_], stage, iterations, held if place_ == 0 else None
-            ),
+            shape, vertices=_deform_one(self.evidence, field, shape, self.stage, self.iterations, held)
         )
 
-    return in_threads(moved, range(len(shapes)))
+
+def _distance(evidence: Evidence, shape: PlacedShape) -> Grid:
+    return grid_signed_distance(shape.vertices, shape.template.faces, evidence)
 
 
 def _own_evidence(evidence: Evidence, own: Grid, others: Sequence[Grid]) -> Grid:

@@ -60,6 +60,10 @@ class FitSettings:
     margin_side_mm: float = 55.0
     far_levels: tuple[str, ...] = ("L3", "L4", "L5")
     """Levels without a template of their own: one more, wider round of the non-rigid fit."""
+    least_gap_share: float = 0.8
+    near_gap_share: float = 0.6
+    """A neighbour searched without a point of its own that lies nearer than the first and not nearer than the second
+    of these shares of the distance expected is sought again, farther on. It had locked onto the disc's far plate."""
     random_seed: int = 20260101
     exclude_templates: tuple[str, ...] = ()
     """Names of templates not to use, so that a patient is never measured with his own shape."""
@@ -106,33 +110,26 @@ def fit_spine(
     if seeds.endplates is not None:
         chosen = [with_marked_heights(c, seeds.endplates) for c in chosen]
         held = Attractors(*attractors(seeds.endplates))
-    fits = [
-        deform(
-            evidence,
-            [chosen[0], *neighbours],
-            stages=stages,
-            held=held,
-            tick=lambda part: progress("fitting the shapes", 0.4 + 0.4 * part),
-        )
+    found = deform(
+        evidence,
+        [chosen[0], *neighbours],
+        others=chosen[1:],
+        stages=stages,
+        held=held,
+        tick=lambda part: progress("fitting the shapes", 0.4 + 0.5 * part),
+    )
+    distances = [
+        grid_signed_distance(s.vertices, s.template.faces, evidence, exact_band_mm=3.0)
+        for s in (found.shapes[0], *found.others)
     ]
-    progress("fitting a second shape", 0.8)
-    fits.extend(
-        deform(evidence, [other], fixed=fits[0][1:], stages=stages, held=held) for other in chosen[1:]
-    )
-    distances = in_threads(
-        lambda f: grid_signed_distance(f[0].vertices, f[0].template.faces, evidence, exact_band_mm=3.0), fits
-    )
-    near = np.minimum.reduce(
-        [grid_signed_distance(s.vertices, s.template.faces, evidence) for s in fits[0][1:]]
-    )
     mean = np.asarray(np.mean(distances, axis=0), dtype=np.float32)
     spread = float(np.abs(distances[0] - mean)[np.abs(mean) < 1.0].mean() * 2) if len(distances) > 1 else 0.0
     return SpineFit(
         evidence=evidence,
-        target=fits[0][0],
-        neighbours=fits[0][1:],
+        target=found.shapes[0],
+        neighbours=found.shapes[1:],
         distance=mean,
-        neighbour_distance=near,
+        neighbour_distance=np.minimum.reduce(found.rivals),
         rigid_centre=candidates[0].pose.centre,
         template_spread_mm=spread,
     )
@@ -202,17 +199,44 @@ def _search_neighbour(
     span = TYPICAL_GAP_MM[level] / best.template.gap_mm
     gap = best.template.gap_mm * float(best.pose.scale[2])
     gap = 0.5 * gap + 0.5 * best.template.gap_mm * span
-    starts = (
-        [np.asarray(seed, dtype=np.float64)]
-        if seed is not None
-        else [best.pose.centre - step * best.up * gap * f for f in (0.85, 1.0, 1.15)]
-    )
+    if seed is not None:
+        return _best_from(evidence, templates, best, [np.asarray(seed, dtype=np.float64)], prior, use, number)
+    starts = [best.pose.centre - step * best.up * gap * f for f in (0.85, 1.0, 1.15)]
+    found = _best_from(evidence, templates, best, starts, prior, use, number)
+    share = gap_share(best, found)
+    if use.near_gap_share <= share < use.least_gap_share and found.score < best.score:
+        # A plate of the disc beside the target: the vertebra itself lies farther on, near where it should be.
+        gap = best.template.gap_mm * float(best.pose.scale[2])
+        back = best.pose.axes[:, 1]
+        # A curved spine leads forwards or back from the target's own axis.
+        starts = [best.pose.centre - gap * (step * best.up - side * back) for side in (-0.2, 0.0, 0.2)]
+        prior = replace(prior, shift_mm=0.5 * prior.shift_mm)
+        return _best_from(evidence, templates, best, starts, prior, use, number)
+    return found
+
+
+def gap_share(target: PlacedShape, neighbour: PlacedShape) -> float:
+    """Distance of two placed shapes' centres along the target's axis, of what the target's size lets expect."""
+    gap = abs(float((neighbour.pose.centre - target.pose.centre) @ target.up))
+    return gap / (target.template.gap_mm * float(target.pose.scale[2]))
+
+
+def _best_from(
+    evidence: Evidence,
+    templates: Sequence[Template],
+    target: PlacedShape,
+    starts: Sequence[Array],
+    prior: PosePrior,
+    use: FitSettings,
+    number: int,
+) -> PlacedShape:
+    """The best fit of the first template from all `starts`, and of the others from where that came to lie."""
     found: list[PlacedShape] = []
     for place_, template in enumerate(templates):
-        size = best.pose.scale * best.template.gap_mm / template.gap_mm
+        size = target.pose.scale * target.template.gap_mm / template.gap_mm
         centres = starts if place_ == 0 else [max(found, key=lambda s: s.score).pose.centre]
         for centre in centres:
-            start = Pose(centre, best.pose.axes, size)
+            start = Pose(centre, target.pose.axes, size)
             found.append(search_pose(evidence, template, start, prior, seed=use.random_seed + 7 + number))
     return max(found, key=lambda s: s.score)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError
+from service.geometry.parallel import affine_resampled
 
 Array = NDArray[np.float64]
 
@@ -116,23 +117,14 @@ class Volume:
         axes : (3, 3) columns are the LPS steps in mm along i, j, k.
         shape_kji : size of the new array.
         """
-        from scipy import ndimage
-
         affine = np.eye(4)
         affine[:3, :3] = axes
         affine[:3, 3] = origin
         index_from_index = self.ijk_from_lps @ affine
         matrix = index_from_index[:3, :3][::-1, ::-1]
         offset = index_from_index[:3, 3][::-1]
-        values = ndimage.affine_transform(
-            self.values,
-            scaling_of(matrix),
-            offset=offset,
-            output_shape=shape_kji,
-            order=order,
-            mode="constant",
-            cval=outside,
-            output=np.float32,
+        values = affine_resampled(
+            self.values, scaling_of(matrix), offset, shape_kji, order=order, outside=outside
         )
         return Volume(values, affine, self.frame_of_reference_uid)
 

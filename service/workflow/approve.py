@@ -14,7 +14,7 @@ from service.store import approvals, blobs, cases
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.workflow.app import App
-from service.workflow.build import fresh_folder
+from service.workflow.build import fresh_folder, kept_isolation_folder
 from service.workflow.jobs import entry_job, progress_for
 
 #: Argument of the slicing task -> kind of artifact.
@@ -170,3 +170,5 @@ def slice_approved(app: App, case: Case, key: str) -> None:
             },
         )
     shutil.rmtree(work, ignore_errors=True)
+    # Nothing is corrected any more.
+    shutil.rmtree(kept_isolation_folder(app, case.id), ignore_errors=True)

@@ -168,8 +168,14 @@ def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
         "mask_label": case.inputs.get("mask_label"),
         "case_code": case.code,
         "out": str(work),
+        "keep_isolation": str(kept_isolation_folder(app, case.id)),
         "settings": json.loads(settings.model_dump_json()),
     }
+
+
+def kept_isolation_folder(app: App, case_id: str) -> Path:
+    """Where the last isolation waits for a correction: scratch, in no backup, gone with the approval."""
+    return app.work_folder(f"isolation-{case_id}")
 
 
 def fresh_folder(folder: Path) -> Path:

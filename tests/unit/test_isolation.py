@@ -11,6 +11,7 @@ from service.errors import GeometryError
 from service.geometry.anatomy import Seeds
 from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.isolation import Isolation, isolate_vertebra, isolation_from_mask
+from service.geometry.isolation_checks import GateSettings, between_levels
 from service.geometry.outer_surface import outer_surface
 from service.geometry.templates import shipped_templates, templates_for
 from service.geometry.volume import Volume
@@ -160,6 +161,25 @@ def test_points_that_are_not_in_three_neighbours_are_refused(
     with pytest.raises(GeometryError, match=words) as caught:
         isolate_vertebra(block, "L1", Seeds(target, target + above_mm * up, target + below_mm * up))
     assert caught.value.code == "geometry.seed_order"
+
+
+@pytest.mark.parametrize(
+    ("score", "neighbours", "odd"),
+    [
+        (0.54, [(1.09, 0.57), (1.16, 0.56)], None),  # better neighbours where they belong
+        (0.74, [(1.0, 0.79), (0.70, 0.30)], None),  # cut by the edge of the scan: near, but no better
+        (0.62, [(0.88, 0.75), (1.03, 0.60)], None),  # another level's shape, its size off
+        (0.31, [(1.36, 0.53), (0.76, 0.53)], 0.76),
+        (0.42, [(1.53, 0.57), (0.96, 0.51)], 1.53),
+        (0.34, [(1.0, 0.24), (0.71, 0.50)], 0.71),
+        (0.70, [(0.24, 0.61), (1.30, 0.59)], 0.24),
+    ],
+)
+def test_a_shape_that_spans_a_disc_is_known_by_its_neighbours(
+    score: float, neighbours: list[tuple[float, float]], odd: float | None
+) -> None:
+    found = between_levels(score, neighbours, GateSettings())
+    assert (found[0] if found else None) == odd
 
 
 def test_metal_is_said_and_costs_confidence() -> None:

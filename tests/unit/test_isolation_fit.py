@@ -10,7 +10,7 @@ import pytest
 
 from service.geometry.anatomy import Seeds
 from service.geometry.isolation import IsolationSettings, isolate_vertebra
-from service.geometry.spine_fit import FitSettings
+from service.geometry.spine_fit import FitSettings, fit_spine
 from service.geometry.trajectories import plan_trajectories
 from service.geometry.volume import Volume
 from simulators.phantom.anatomy import PhantomParameters
@@ -46,24 +46,43 @@ def test_phantom_fracture_from_one_seed() -> None:
     assert len(plan_trajectories(found.outer, found.landmarks).trajectories) == 2
 
 
-@pytest.mark.data
 @pytest.mark.slow
-def test_lumbar_ct_from_one_seed() -> None:
+@pytest.mark.parametrize("other", ["T12", "L2"])
+def test_a_point_in_a_disc_asks_for_a_person(other: str) -> None:
+    phantom = generate(PhantomParameters(pixel_mm=0.8, columns=180, rows=180, increment_mm=1.0))
+    centres = {v["level"]: np.array(v["body_centre"]) for v in phantom.truth["vertebrae"]}
+    seed = 0.5 * (centres["L1"] + centres[other])
+    found = isolate_vertebra(Volume(phantom.hu, phantom.lps_from_ijk), "L1", Seeds(seed)).quality
+    assert found.confidence < 0.5
+    assert any("disc" in reason for reason in found.reasons)
+
+
+def lumbar(name: str) -> Volume:
     import SimpleITK
 
     folder = DATA / "totalseg-lumbar-example"
     if not folder.is_dir():
         pytest.skip(f"real CT not found: set SPINEPRINT_DATA ({folder.name} is missing)")
+    image = SimpleITK.ReadImage(str(folder / name))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(SimpleITK.GetArrayFromImage(image), affine)
 
-    def load(name: str) -> Volume:
-        image = SimpleITK.ReadImage(str(folder / name))
-        affine = np.eye(4)
-        affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
-        affine[:3, 3] = image.GetOrigin()
-        return Volume(SimpleITK.GetArrayFromImage(image), affine)
 
+@pytest.mark.data
+@pytest.mark.slow
+def test_lumbar_ct_from_one_seed() -> None:
     settings = IsolationSettings(fit=FitSettings())
     found = isolate_vertebra(
-        load("ct.nii.gz"), "L2", Seeds(np.array([4.0, -137.0, 349.0])), settings=settings
+        lumbar("ct.nii.gz"), "L2", Seeds(np.array([4.0, -137.0, 349.0])), settings=settings
     )
-    assert dice(found.outer, load("vertebrae_labels.nii.gz"), 30) > 0.92
+    assert dice(found.outer, lumbar("vertebrae_labels.nii.gz"), 30) > 0.92
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_neighbour_below_is_not_taken_from_the_plate_of_the_disc() -> None:
+    """It was found 22 mm below L4, where L5's upper plate lies; its body is 38 mm away."""
+    fit = fit_spine(lumbar("ct.nii.gz"), "L4", Seeds(np.array([5.0, -138.6, 278.4])))
+    assert np.linalg.norm(fit.neighbours[1].pose.centre - np.array([1.8, -134.2, 242.3])) < 8.0

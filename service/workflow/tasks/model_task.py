@@ -38,6 +38,7 @@ from service.imaging.masks import read_mask
 from service.imaging.nifti import write_nifti
 from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
+from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 
 SCHEMA = "spineprint.model/1"
 NO_ROOM_FOR_MARKS = (
@@ -48,7 +49,7 @@ SEEDS = ("target", "above", "below", "endplates")
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), edits,
-    plan, settings, case_code, out.
+    plan, settings, case_code, out, keep_isolation (a folder: see `kept_isolation`).
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
     print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, plates.npz, views.png,
@@ -65,7 +66,10 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     source = [Path(f) for f in argument["files"]] if argument.get("files") else Path(argument["ct"])
     ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
-    isolation = apply_edits(_isolate(argument, ct, watch), edits_from_document(argument.get("edits")))
+    ct_sha256 = _digest(ct.files)
+    isolation = apply_edits(
+        _isolate(argument, ct, ct_sha256, watch), edits_from_document(argument.get("edits"))
+    )
     _require_confidence(isolation, float(settings.get("min_confidence", 0.5)))
     watch.stage("planning the needle paths", 0.5, 0.55)
     planning, plan = _plan(argument, isolation, settings, ct)
@@ -92,7 +96,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         fields = (target_field(isolation.outer, solid.plan), *isolation.neighbours)
         write_bodies(find_bodies(ct.volume, fields), out / "plates.npz")
         pictures.result()
-    report = _report(argument, ct, isolation, planning, solid, check, pose, watch)
+    report = _report(argument, ct, ct_sha256, isolation, planning, solid, check, pose, watch)
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
@@ -110,7 +114,7 @@ def _require_confidence(isolation: Isolation, bar: float) -> None:
         )
 
 
-def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Isolation:
+def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watch: _Watch) -> Isolation:
     level = str(argument["level"])
     corrected = (argument.get("settings") or {}).get("surface", "threshold") == "corrected"
     settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
@@ -129,7 +133,21 @@ def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, watch: _Watch) -> Is
         _point(argument.get("below")),
         _endplates(argument.get("endplates")),
     )
-    return isolate_vertebra(ct.volume, level, seeds, settings=settings, progress=watch.inner)
+    kept = Path(argument["keep_isolation"]) if argument.get("keep_isolation") else None
+    key = isolation_key(
+        {
+            "ct_sha256": ct_sha256,
+            "series_uid": ct.info.series_uid,
+            "level": level,
+            "points": {name: argument.get(name) for name in SEEDS},
+            "settings": repr(settings),
+        }
+    )
+    return kept_or_made(
+        kept,
+        key,
+        lambda: isolate_vertebra(ct.volume, level, seeds, settings=settings, progress=watch.inner),
+    )
 
 
 def _point(values: Sequence[float] | None) -> NDArray[np.float64] | None:
@@ -215,8 +233,9 @@ def _write_pictures(out: Path, ct: LoadedSeries, isolation: Isolation, solid: So
     overlay.save(out / "slices.png")
 
 
-def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation, planning: PlanningResult, solid: Solid,
-            check: ModelCheck, pose: Orientation, watch: _Watch) -> dict[str, Any]:  # fmt: skip
+def _report(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, isolation: Isolation,
+            planning: PlanningResult, solid: Solid, check: ModelCheck, pose: Orientation,
+            watch: _Watch) -> dict[str, Any]:  # fmt: skip
     marks = isolation.landmarks
     warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
@@ -233,7 +252,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation,
         "level": isolation.level,
         "source": isolation.source,
         "inputs": {
-            "ct_sha256": _digest(ct.files),
+            "ct_sha256": ct_sha256,
             "series_uid": ct.info.series_uid,
             "slices": int(ct.volume.values.shape[0]),
             "lossy": ct.info.lossy,

@@ -1,0 +1,156 @@
+"""The last isolation of a case, kept beside its outputs, so that a correction by hand does not fit the shapes again.
+
+Cut, erase and paint act on the isolated bone and a plan edited by hand on its solid: neither changes the bone that was
+found. What is kept is used only for exactly the same CT, level, points, settings and program; it may be deleted at
+any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import service
+from service.domain.plan import VertebraFrame
+from service.geometry.anatomy import Endplate, Isolation, Landmarks, Pedicle, Quality
+from service.geometry.volume import Volume
+
+log = logging.getLogger("spineprint.tasks")
+
+SCHEMA = "spineprint.kept-isolation/1"
+FILE = "isolation.npz"
+ARRAYS = ("mask", "mask_lps", "outer", "outer_lps")
+#: What decides about the bone found: a change in any of these makes what is kept worthless.
+PROGRAM = ("geometry", "imaging", "workflow/tasks")
+LIBRARIES = ("numpy", "scipy", "scikit-image", "libigl", "edt", "connected-components-3d")
+
+
+def isolation_key(inputs: Mapping[str, Any]) -> str:
+    """SHA-256 over the program, its libraries and JSON-able `inputs` (hash of the CT, level, points, settings)."""
+    digest = hashlib.sha256(json.dumps([SCHEMA, service.__version__, inputs], sort_keys=True).encode())
+    digest.update(json.dumps({name: metadata.version(name) for name in LIBRARIES}).encode())
+    root = Path(service.__file__).parent
+    for folder in PROGRAM:
+        for file in sorted((root / folder).rglob("*")):
+            if file.suffix in (".py", ".npz"):
+                digest.update(
+                    f"{file.relative_to(root)}\n".encode() + hashlib.sha256(file.read_bytes()).digest()
+                )
+    return digest.hexdigest()
+
+
+def kept_or_made(folder: Path | None, key: str, make: Callable[[], Isolation]) -> Isolation:
+    """The isolation kept in `folder` under this key, else the one made now, which is kept in its place."""
+    if folder is None:
+        return make()
+    found = _read(folder / FILE, key)
+    if found is None:
+        found = make()
+        _write(found, folder, key)
+    return found
+
+
+def _write(isolation: Isolation, folder: Path, key: str) -> None:
+    """Whole or not at all; a disk that cannot take it costs the next correction its speed and nothing else."""
+    arrays: dict[str, NDArray[Any]] = {
+        "mask": isolation.mask.values,
+        "mask_lps": isolation.mask.lps_from_ijk,
+        "outer": isolation.outer.values,
+        "outer_lps": isolation.outer.lps_from_ijk,
+    }
+    words = {
+        "key": key,
+        "level": isolation.level,
+        "source": isolation.source,
+        "frames": [isolation.mask.frame_of_reference_uid, isolation.outer.frame_of_reference_uid],
+        "landmarks": asdict(isolation.landmarks),
+        "quality": asdict(isolation.quality),
+    }
+    text = json.dumps(words, default=_listed)
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            np.savez(stream, about=np.array([text, _digest(arrays, text)]), **arrays)  # type: ignore[arg-type]
+        temporary.replace(folder / FILE)
+    except OSError as exc:
+        log.warning("the isolation could not be kept (%s): the next correction fits it again", exc.strerror)
+        if folder.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, key: str) -> Isolation | None:
+    """None when there is nothing, or something of other inputs or another program, or damaged."""
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            text, digest = (str(part) for part in data["about"])
+            words = json.loads(text)
+            if words["key"] != key:
+                return None
+            arrays = {name: data[name] for name in ARRAYS}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+        log.warning("what was kept of the isolation is damaged (%s) and not used", type(exc).__name__)
+        return None
+    if _digest(arrays, text) != digest:
+        log.warning("what was kept of the isolation is damaged and not used")
+        return None
+    return Isolation(
+        level=words["level"],
+        mask=Volume(arrays["mask"], arrays["mask_lps"], words["frames"][0]),
+        outer=Volume(arrays["outer"], arrays["outer_lps"], words["frames"][1]),
+        landmarks=_landmarks(words["landmarks"]),
+        quality=Quality(
+            words["quality"]["confidence"], tuple(words["quality"]["reasons"]), words["quality"]["measures"]
+        ),
+        source=words["source"],
+    )
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in ARRAYS:
+        digest.update(f"{arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be kept")
+
+
+def _landmarks(words: Mapping[str, Any]) -> Landmarks:
+    def array(values: Any) -> NDArray[np.float64]:
+        return np.asarray(values, dtype=np.float64)
+
+    def plate(part: Mapping[str, Any]) -> Endplate:
+        return Endplate(array(part["centre"]), array(part["normal"]), bool(part["fitted"]))
+
+    frame = {name: tuple(values) for name, values in words["frame"].items()}
+    return Landmarks(
+        frame=VertebraFrame(**frame),
+        body_centre=array(words["body_centre"]),
+        upper_endplate=plate(words["upper_endplate"]),
+        lower_endplate=plate(words["lower_endplate"]),
+        pedicles=tuple(
+            Pedicle(p["side"], array(p["centre"]), array(p["axis"]), p["width_mm"], p["height_mm"])
+            for p in words["pedicles"]
+        ),
+        canal_centre=array(words["canal_centre"]),
+        height_mm=dict(words["height_mm"]),
+    )
