@@ -45,7 +45,8 @@ class RestorationSettings:
     floor_mm: float = 0.15
     """One sigma of a shift that columns have in common: registration, sampling, point spread."""
     height_mm: float = 0.35
-    """One sigma of a height in the planning CT: its edges came out 0.4 to 0.6 mm too far apart in the tuning scans."""
+    """One sigma of a height in the planning CT: its edges come out up to 0.6 mm too far apart
+    (docs/accuracy-verify.md)."""
     intact_share: float = 0.8
     """A neighbour whose front or middle keeps this share of its back is intact (Genant: less than 20 % lost)."""
 

@@ -57,8 +57,8 @@ class VerificationSettings:
     front_mm: float = 12.0
     ahead_mm: float = 10.0
     """The front: from this far behind the tip to this far ahead of it, for a needle that has not arrived yet. A needle
-    in the next vertebra passes our processes with its shaft, but its front is a disc away: over 140 needles of the
-    tuning anatomies ours came to at least 2.3 mm inside the surface, those of 180 others stayed 8 mm outside."""
+    in the next vertebra passes our processes with its shaft, but its front is a
+    disc away. Chosen on the tuning anatomies."""
     bone_edge_mm: float = 0.18
     """The 226 HU surface lies this far outside the bone's edge: mean of 24 needles in the tuning phantoms of
     `bench/verify` (0.18 with a standard deviation of 0.11); part of the breach only."""

@@ -77,8 +77,10 @@ LOW = np.array(CENTRE) - (SIZE / 2 * STEP_MM, SIZE / 2 * STEP_MM, SLICES / 2 * S
 
 FRAME = VertebraFrame(CENTRE, (1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
 NEEDLE: dict[str, Any] = {
-    "pedicle": "left", "planned": True, "tip_to_target_mm": 1.24, "lateral_mm": 0.8, "angle_deg": 2.1,
-    "breach": {"grade": "A", "mm": 0.0, "direction": None, "margin_mm": 1.9}, "uncertainty_mm": 0.6,
+    "pedicle": "left", "planned": True, "tip": [4.0, 2.0, -200.0], "entry": [18.0, 30.0, -196.0],
+    "axis": [-0.444, -0.888, -0.127], "depth_mm": 0.9, "entry_deviation_mm": 1.1, "tip_to_target_mm": 1.24,
+    "lateral_mm": 0.8, "angle_deg": 2.1, "breach": {"grade": "A", "mm": 0.0, "direction": None, "margin_mm": 1.9},
+    "uncertainty_mm": 0.6,
     "uncertainty": {"tip_mm": 0.6, "lateral_mm": 0.5, "breach_mm": 0.6, "angle_deg": 0.9, "coverage_k": 2},
 }  # fmt: skip
 

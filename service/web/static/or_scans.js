@@ -18,7 +18,8 @@ export async function follow(body) {
   seen = about;
   if (!body.scans) { box.replaceChildren(); editor.replaceChildren(); return; }
   try { list = await get(`/api/v1/cases/${caseId}/verification/scans`); } catch { seen = ''; return; }
-  box.replaceChildren(...[comparison(), corrections()].filter(Boolean));
+  const parts = [comparison(), corrections()].filter(Boolean);
+  box.replaceChildren(...(parts.length ? [el('details', { class: 'or-panel or-compare' }, el('summary', {}, `Scans of this case (${list.scans.length})`), parts)] : []));
   editor.replaceChildren(...[handSet()].filter(Boolean));
 }
 
@@ -77,7 +78,7 @@ function handSet() {
     const undo = event.submitter && event.submitter.value === 'undo';
     if (await busy(form, $('.refused', form), () => (undo ? post(`${path}/undo`, common) : post(path, { ...common, needles: [points(scan, value)] })))) refresh();
   });
-  return el('details', { class: 'or-correct' }, el('summary', {}, 'Set tip or entry by hand'), el('p', { class: 'dim' }, 'For a surgeon who sees on the images that a point is wrong. The measured result stays on record, the figures are computed anew, and the verdict is then never “accurate”.'), form);
+  return el('details', { class: 'or-panel or-correct' }, el('summary', {}, 'Set tip or entry by hand'), el('p', { class: 'dim' }, 'For a surgeon who sees on the images that a point is wrong. The measured result stays on record, the figures are computed anew, and the verdict is then never “accurate”.'), form);
 }
 
 function points(scan, value) {
