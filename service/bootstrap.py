@@ -27,6 +27,7 @@ from adapters.job_queue.engine import queue_engine
 from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import UltimakerPrinter
 from adapters.ultimaker.camera import UltimakerCamera
+from adapters.ultimaker.discovery import MdnsDiscovery
 from service.config import Config, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
@@ -95,6 +96,7 @@ def open_app(config: Config) -> App:
         recognise=recognise_scan,
         printers=printers,
         cameras={p.name: UltimakerCamera(p.url) for p in config.printers if p.camera},
+        discovery=MdnsDiscovery(),
         sender=DicomSender(config.dicom.ae_title, tls=tls),
         web_senders={w.name: StowSender(_stow_target(w)) for w in config.dicom.web_destinations},
         finder=DicomFinder(config.dicom.ae_title, tls=tls),

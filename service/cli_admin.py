@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli_common import ConfigOption, config_of, read_password
@@ -81,6 +82,30 @@ def printer_list(config: ConfigOption = None) -> None:
         seen = printer.read()
         table.add_row(printer.name, seen.state.value, seen.nozzle_id, seen.material_guid, seen.detail)
     console.print(table)
+
+
+@printer_app.command("discover")
+def printer_discover(
+    seconds: Annotated[float, typer.Option(help="how long to listen, at most 15")] = 4.0,
+    interface: Annotated[
+        list[str] | None, typer.Option(help="own IPv4 address to look from; repeatable (all)")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Printers that announce themselves on this network, and whether they are configured."""
+    from adapters.ultimaker.discovery import MdnsDiscovery
+
+    configured = {p.url.rstrip("/"): p.name for p in config_of(config).printers}
+    found = MdnsDiscovery(interface or ()).discover(seconds)
+    table = Table("address", "name", "model", "firmware", "cores", "configured as")
+    for printer in found:
+        cores = ", ".join(printer.cores)
+        model = printer.model or f"unknown ({printer.machine})"
+        known = configured.get(printer.url, "-")
+        table.add_row(*map(escape, (printer.url, printer.name, model, printer.firmware, cores, known)))
+    console.print(
+        table if found else "No printer announced itself. Its address on the display works all the same."
+    )
 
 
 @printer_app.command("pair")

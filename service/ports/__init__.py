@@ -12,9 +12,11 @@ from service.ports.jobs import (
 )
 from service.ports.printing import (
     Camera,
+    FoundPrinter,
     JobLookup,
     LookupOutcome,
     Printer,
+    PrinterDiscovery,
     PrinterJob,
     PrinterReading,
     PrinterState,
@@ -59,6 +61,7 @@ __all__ = [
     "CommitmentSink",
     "Destination",
     "FileFacts",
+    "FoundPrinter",
     "FoundStudy",
     "ImageNode",
     "ImageSender",
@@ -79,6 +82,7 @@ __all__ = [
     "Origin",
     "Peer",
     "Printer",
+    "PrinterDiscovery",
     "PrinterJob",
     "PrinterReading",
     "PrinterState",

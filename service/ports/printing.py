@@ -126,6 +126,28 @@ class JobLookup:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class FoundPrinter:
+    """A printer that announced itself on the network. All texts are the stranger's own words; empty = not told."""
+
+    instance: str
+    url: str
+    name: str
+    model: str
+    machine: str
+    firmware: str
+    cores: tuple[str, ...]
+    """Print cores from the left."""
+    cluster: bool
+    """Announces the queue of the cluster firmware; the direct interface is there all the same."""
+
+
+class PrinterDiscovery(Protocol):
+    def discover(self, seconds: float) -> Sequence[FoundPrinter]:
+        """Listen on the network. Raises ToolMissingError (optional package), DeviceError."""
+        ...
+
+
 class Camera(Protocol):
     def snapshot(self) -> bytes:
         """A JPEG of the plate now. Raises DeviceError."""

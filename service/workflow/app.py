@@ -23,6 +23,7 @@ from service.ports import (
     InstanceIntake,
     Notifier,
     Printer,
+    PrinterDiscovery,
     StudyFinder,
 )
 
@@ -44,6 +45,7 @@ class App:
     printers: Mapping[str, Printer] = field(default_factory=dict)
     cameras: Mapping[str, Camera] = field(default_factory=dict)
     """Of the printers, by their names."""
+    discovery: PrinterDiscovery | None = None
     sender: ImageSender | None = None
     web_senders: Mapping[str, ImageSender] = field(default_factory=dict)
     """STOW-RS destinations by name."""

@@ -1,8 +1,9 @@
-"""Maintenance of the printers: a person notes what was done, and everybody sees how long the machine printed since."""
+"""Care of the printers: maintenance a person notes, hours printed since, and printers found on the network."""
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,7 +18,7 @@ from service.domain.printer_notes import (
     newest_of_each,
     printed_h_since,
 )
-from service.errors import NotFoundError
+from service.errors import NotFoundError, ToolMissingError
 from service.store import audit, printer_notes
 from service.store.database import transaction
 from service.workflow.app import App
@@ -49,6 +50,22 @@ def add_note(app: App, printer: str, kind: NoteKind, text: str, actor: Actor) ->
             data={"note_id": note.id, "kind": kind.value, "note": note.note},
         )
         return _view(note, printer_notes.print_times(connection, printer))
+
+
+def discover(app: App, seconds: float) -> list[dict[str, Any]]:
+    """Printers that announce themselves on the network, each with our name for it where its address is configured.
+
+    Raises
+    ------
+    ToolMissingError, DeviceError, ConflictError : see `service.ports.PrinterDiscovery`.
+    """
+    if app.discovery is None:
+        raise ToolMissingError(
+            "This process does not look for printers.", next_step="Ask the process with the web role.",
+            code="tool.no_discovery",
+        )  # fmt: skip
+    names = {entry.url.rstrip("/"): entry.name for entry in app.config.printers}
+    return [asdict(p) | {"configured_as": names.get(p.url)} for p in app.discovery.discover(seconds)]
 
 
 def log_of(connection: Connection, printer: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from simulators.ultimaker.announce import Announcement, instance_of
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.options import Options
 from simulators.ultimaker.server import address, listen, make_server, print_ready
@@ -34,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="take the part off this many real seconds after the end",
     )
+    p.add_argument(
+        "--mdns",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="announce the printer by multicast DNS under this IPv4 address (default: the one it listens on)",
+    )
     p.add_argument("--state", type=Path, metavar="FILE", help="memory that survives a kill of the simulator")
     p.add_argument(
         "--option",
@@ -58,15 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as exc:
         p.error(str(exc))
     url = address(sock)
-    ready = {
+    host, port = sock.getsockname()[:2]
+    announced = None if args.mdns is None else Announcement(sim, args.mdns or host, port)
+    ready: dict[str, object] = {
         "ready": True,
         "name": options.name,
         "url": url,
         "panel": f"{url}/panel",
-        "port": sock.getsockname()[1],
+        "port": port,
         "pid": os.getpid(),
     }
-    make_server(sim, lambda: print_ready(ready)).run(sockets=[sock])
+    if announced is not None:
+        ready["mdns"] = announced.words or instance_of(options.name)
+    try:
+        make_server(sim, lambda: print_ready(ready)).run(sockets=[sock])
+    finally:
+        if announced is not None:
+            announced.close()
     return 0
 
 

@@ -19,6 +19,8 @@ class Options:
     """Below 4.0 the early shapes are served (no result, no validate_header, short history entries)."""
     variant: str = "Ultimaker 3"
     typeid: int = 9066
+    cluster_size: int = 0
+    """In the mDNS record, as the cluster firmware does (sheet, section 7); 0: it is not in it."""
 
     denied_status: int = 401
     """Answer to credentials that are not allowed (sheet section 3: 401 or 403)."""

@@ -19,6 +19,7 @@ from service.workflow import print_queue, print_run, print_settle, printer_care
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
+_LISTEN_S = 4.0
 CareDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN, Role.ADMIN))]
 TechnicianDep = Annotated[Actor, Depends(has_role(Role.TECHNICIAN))]
 
@@ -68,6 +69,12 @@ def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
              "age_s": age_s(app, read_at), "care": care[name]}
         )  # fmt: skip
     return polled(request, body, retry_after_s=2, volatile=("age_s",))
+
+
+@router.post("/printers/discover")
+def discover(app: AppDep, _actor: CareDep) -> list[dict[str, Any]]:
+    """Printers that announce themselves on the service's network (multicast DNS); takes some seconds."""
+    return printer_care.discover(app, _LISTEN_S)
 
 
 @router.get("/printers/{name}/notes")
