@@ -41,6 +41,8 @@ EVENTS = (
     "panel_pause",
     "wrong_core",
     "wrong_material",
+    "filament_out",  # the spool is empty: see `Machine.filament_out`
+    "filament_in",
     "nonce_expiry",
     "forget_clients",
 )

@@ -47,6 +47,7 @@ class Machine:
     )
     ledger: list[dict[str, Any]] = field(default_factory=list)
     """Every start, as an independent witness."""
+    spool_empty: bool = False
     job: Job | None = None
     on: bool = True
     maintenance: bool = False
@@ -203,9 +204,33 @@ class Machine:
                 "application": application,
                 "started": stamp(now_s),
                 **received,
+                "plastic_until_layer": 0 if self.spool_empty else None,
             }
         )
         return job
+
+    def filament_out(self) -> None:
+        """The last of the filament has gone through.
+
+        The spool's chip still says what material it is, and without a flow sensor nothing notices: the print goes on
+        in the air and is called finished. Only the ledger knows the layer (from 0) that the plastic ended in. With
+        `filament_sensor` the machine pauses, as when somebody presses pause at its display.
+        """
+        self.advance()
+        self.spool_empty, self.dirty = True, True
+        job = self.job
+        if job is None or job.phase in ENDED_PHASES:
+            return
+        layer = job.gcode.layer_at(job.file_s(self.now_s()))
+        entry = self.ledger[-1]
+        if entry["plastic_until_layer"] is None:
+            entry["plastic_until_layer"] = layer.number if layer else 0
+        if self.options.filament_sensor:
+            self.pause("display")
+
+    def filament_in(self) -> None:
+        """A new spool of the same material. What was printed in the air stays air."""
+        self.spool_empty, self.dirty = False, True
 
     def mismatches(self, gcode: GcodeFile) -> tuple[str, ...]:
         """What the file wants that is not in the machine (core, material), as finding codes."""

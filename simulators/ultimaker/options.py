@@ -41,6 +41,9 @@ class Options:
     after_power_cut: str = "history"
     """`history`: an entry without result or end; `reboot_job`: the job waits for clean-up, source Reboot."""
 
+    filament_sensor: bool = False
+    """A flow sensor, as later machines have one; an Ultimaker 3 goes on without plastic."""
+
     none_s: float = 1.0
     abort_none_s: float = 3.0
     homing_s: float = 25.0

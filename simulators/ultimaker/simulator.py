@@ -132,6 +132,10 @@ class Simulator:
             machine.set_core(0, fault.value or "BB 0.4")
         elif fault.kind == "wrong_material":
             machine.set_material(0, fault.value or "86a89ceb-4159-47f6-ab97-e9953803d70f")
+        elif fault.kind == "filament_out":
+            machine.filament_out()
+        elif fault.kind == "filament_in":
+            machine.filament_in()
         elif fault.kind == "nonce_expiry":
             self.gatekeeper.expire_nonces()
         else:
@@ -161,6 +165,7 @@ class Simulator:
             "history": self.machine.history.entries,
             "events": self.machine.history.events,
             "ledger": self.machine.ledger,
+            "spool_empty": self.machine.spool_empty,
             "job": None if job is None else _kept(job),
         }
         temporary = self.state_file.with_suffix(".new")
@@ -180,6 +185,7 @@ class Simulator:
         machine.slots = [Slot(**s) for s in document["slots"]]
         machine.history = History(document["history"], document["events"])
         machine.ledger = document["ledger"]
+        machine.spool_empty = bool(document.get("spool_empty", False))
         if document["job"] is not None:
             gcode = read_gcode(b"")
             machine.job = Job(

@@ -195,3 +195,30 @@ def test_an_exclusion_key_replaces_the_earlier_client() -> None:
     other = gate.request("app", "user")
     assert set(gate.clients) == {second.id, other.id}
     assert first.id not in gate.clients
+
+
+@pytest.mark.parametrize("sensor", [False, True])
+def test_an_empty_spool_goes_unnoticed_unless_there_is_a_sensor(sensor: bool) -> None:
+    gcode = read_gcode(small_gcode(layers=5, seconds=1000).encode())
+    machine = _machine(filament_sensor=sensor)
+    machine.start(gcode, "n", "u", "a", {})
+    while machine.job is None or machine.job.phase != "printing":
+        machine.clock.advance(1)
+        machine.advance()
+    machine.clock.advance(450)
+    machine.filament_out()
+    machine.clock.advance(60)
+    machine.advance()
+    assert machine.ledger[-1]["plastic_until_layer"] == 2
+    assert machine.job.phase == ("paused" if sensor else "printing")
+    assert machine.slots[0].material, "the chip on the spool is no witness"
+    machine.filament_in()
+    machine.resume()
+    machine.clock.advance(5000)
+    machine.advance()
+    assert machine.job.result == "Finished"
+    assert machine.ledger[-1]["plastic_until_layer"] == 2
+    machine.clear_plate()
+    machine.filament_out()
+    machine.start(gcode, "n", "u", "a", {})
+    assert machine.ledger[-1]["plastic_until_layer"] == 0
