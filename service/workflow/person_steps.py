@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
 
 from service.domain.case import CaseEvent, CaseState
@@ -12,6 +13,7 @@ from service.store.cases import Case
 from service.store.database import transaction
 from service.workflow import verify
 from service.workflow.app import App
+from service.workflow.build import kept_isolation_folder
 from service.workflow.jobs import entry_job
 
 
@@ -32,7 +34,7 @@ def cancel(app: App, case_id: str, actor: Actor, reason: str) -> Case:
     with transaction(app.engine) as connection:
         # An intent counts too: its job is on the way to the printer.
         running = prints.listed(connection, case_id=case_id, states=RUNNING | {PrintState.INTENT})
-        return cases.move(
+        case = cases.move(
             connection,
             cases.get(connection, case_id),
             CaseEvent.CANCEL,
@@ -41,6 +43,9 @@ def cancel(app: App, case_id: str, actor: Actor, reason: str) -> Case:
             guards={"reason_given": bool(reason.strip()), "nothing_on_the_printer": not running},
             data={"reason": reason.strip()},
         )
+    # the isolated bone was kept for corrections, and nobody corrects a cancelled case
+    shutil.rmtree(kept_isolation_folder(app, case_id), ignore_errors=True)
+    return case
 
 
 def set_surgery_time(app: App, case_id: str, actor: Actor, at: datetime | None) -> Case:

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from service.domain.edits import Edit
+from service.domain.people import Role
 from service.geometry.anatomy import Isolation
 from service.geometry.edits import apply_edits
 from service.geometry.isolation import isolation_from_mask
 from service.geometry.volume import Volume
+from service.workflow.build import kept_isolation_folder
+from service.workflow.person_steps import cancel
 from service.workflow.tasks import kept_isolation
 from service.workflow.tasks.kept_isolation import FILE, isolation_key, kept_or_made
+from tests.support_app import actor, make_rig, new_case
 from tests.unit.vertebra_model import ModelVertebra
 
 MODEL = ModelVertebra()
@@ -103,3 +107,13 @@ def test_every_input_and_the_program_are_in_the_key(monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr(kept_isolation, name, value)
             assert isolation_key(INPUTS) != plain
+
+
+def test_a_cancelled_case_leaves_nothing_behind(tmp_path: Path) -> None:
+    rig = make_rig(tmp_path)
+    case = new_case(rig)
+    folder = kept_isolation_folder(rig.app, case.id)
+    folder.mkdir(parents=True)
+    (folder / "bone.npz").write_bytes(b"x")
+    cancel(rig.app, case.id, actor(Role.PLANNER), "another date")
+    assert not folder.exists()
