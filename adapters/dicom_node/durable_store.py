@@ -328,10 +328,19 @@ class DurableStore:
         except FileExistsError:
             if _stored_digest(final) == facts.sha256:
                 return Kept(_received(final, facts), Outcome.NEW, pending)
+        except FileNotFoundError:
+            # the same bytes came twice at once: the other has handed them over and forgotten the mark of both
+            if _stored_digest(final) == facts.sha256:
+                return Kept(_received(final, facts), Outcome.DUPLICATE, None)
         aside = self._aside(facts)
-        # the same contradicting content may have come before
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(pending, aside)
+        except FileExistsError:
+            pass  # the same contradicting content came before
+        except FileNotFoundError:
+            if _stored_digest(aside) != facts.sha256:
+                raise
+            return Kept(_received(aside, facts), Outcome.CONFLICT, None)
         return Kept(_received(aside, facts), Outcome.CONFLICT, pending)
 
     # names as text: on the path of every image, where a Path costs more than it is worth

@@ -421,3 +421,28 @@ def test_other_content_goes_to_quarantine_and_never_over_the_first(tmp_path: Pat
     assert dataset_bytes(other.instance.path) == b"second"
     assert other.instance.path.parent.name == "quarantine"
     assert read_facts(other.instance.path).sha256 == second.facts.sha256
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_the_same_image_kept_twice_at_the_same_time_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conflict: bool
+) -> None:
+    """Two uploads of one image: one has handed it over and forgotten the mark before the other names it."""
+    store = DurableStore(tmp_path / "store", reserve_bytes=0)
+    store.open()
+    data = b"b" * 9000
+    if conflict:
+        store.retire(store.keep(facts(1, b"a" * 9000), b"a" * 9000))
+    write = store._write_pending
+
+    def the_other_is_faster(known: InstanceFacts, content: bytes) -> Path:
+        pending = write(known, content)
+        monkeypatch.setattr(store, "_write_pending", write)
+        store.retire(store.keep(known, content))
+        return pending
+
+    monkeypatch.setattr(store, "_write_pending", the_other_is_faster)
+    kept = store.keep(facts(1, data), data)
+    assert kept.outcome is (Outcome.CONFLICT if conflict else Outcome.DUPLICATE)
+    assert dataset_bytes(kept.instance.path) == data
+    store.retire(kept)
