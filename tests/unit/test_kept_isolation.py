@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.edits import Edit
 from service.domain.people import Role
-from service.geometry.anatomy import Isolation
+from service.geometry.anatomy import BodyField, BodyName, Isolation
 from service.geometry.edits import apply_edits
 from service.geometry.isolation import isolation_from_mask
 from service.geometry.volume import Volume
@@ -31,7 +31,20 @@ def bone() -> Isolation:
     k, j, i = np.indices(ct.values.shape)
     inside = MODEL.distance(ct.to_lps(np.column_stack([i.ravel(), j.ravel(), k.ravel()]))) < 0
     mask = Volume(inside.reshape(ct.values.shape).astype(np.uint8), ct.lps_from_ijk, "1.2.3")
-    return isolation_from_mask(Volume(ct.values, ct.lps_from_ijk, "1.2.3"), mask, "L1")
+    alone = isolation_from_mask(Volume(ct.values, ct.lps_from_ijk, "1.2.3"), mask, "L1")
+    # as a fit leaves them: the levels above and below, which heights after the cement are compared with
+    names: tuple[BodyName, ...] = ("above", "below")
+    beside = tuple(
+        BodyField(
+            name,
+            Volume(alone.outer.values + np.float32(n), alone.outer.lps_from_ijk, "1.2.3"),
+            alone.landmarks.body_centre + n,
+            np.eye(3)[::-1],
+            exact=False,
+        )
+        for n, name in enumerate(names)
+    )
+    return replace(alone, neighbours=beside)
 
 
 def never() -> Isolation:
@@ -40,6 +53,7 @@ def never() -> Isolation:
 
 def same(one: Isolation, other: Isolation) -> bool:
     volumes = ((one.mask, other.mask), (one.outer, other.outer))
+    volumes += tuple((a.field, b.field) for a, b in zip(one.neighbours, other.neighbours, strict=True))
     return (
         all(
             a.values.dtype == b.values.dtype
@@ -49,6 +63,8 @@ def same(one: Isolation, other: Isolation) -> bool:
             for a, b in volumes
         )
         and repr(asdict(one.landmarks)) == repr(asdict(other.landmarks))
+        and [(n.name, n.exact, n.centre.tolist(), n.axes.tolist()) for n in one.neighbours]
+        == [(n.name, n.exact, n.centre.tolist(), n.axes.tolist()) for n in other.neighbours]
         and (one.level, one.source, one.quality) == (other.level, other.source, other.quality)
     )
 

@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 
 import service
 from service.domain.plan import VertebraFrame
-from service.geometry.anatomy import Endplate, Isolation, Landmarks, Pedicle, Quality
+from service.geometry.anatomy import BodyField, Endplate, Isolation, Landmarks, Pedicle, Quality
 from service.geometry.volume import Volume
 
 log = logging.getLogger("spineprint.tasks")
 
-SCHEMA = "spineprint.kept-isolation/1"
+SCHEMA = "spineprint.kept-isolation/2"
 FILE = "isolation.npz"
-ARRAYS = ("mask", "mask_lps", "outer", "outer_lps")
 #: What decides about the bone found: a change in any of these makes what is kept worthless.
 PROGRAM = ("geometry", "imaging", "workflow/tasks")
 LIBRARIES = ("numpy", "scipy", "scikit-image", "libigl", "edt", "connected-components-3d")
@@ -63,17 +62,20 @@ def kept_or_made(folder: Path | None, key: str, make: Callable[[], Isolation]) -
 
 def _write(isolation: Isolation, folder: Path, key: str) -> None:
     """Whole or not at all; a disk that cannot take it costs the next correction its speed and nothing else."""
-    arrays: dict[str, NDArray[Any]] = {
-        "mask": isolation.mask.values,
-        "mask_lps": isolation.mask.lps_from_ijk,
-        "outer": isolation.outer.values,
-        "outer_lps": isolation.outer.lps_from_ijk,
-    }
+    volumes = {"mask": isolation.mask, "outer": isolation.outer}
+    volumes |= {n.name: n.field for n in isolation.neighbours}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, volume in volumes.items():
+        arrays |= {name: volume.values, f"{name}_lps": volume.lps_from_ijk}
     words = {
         "key": key,
         "level": isolation.level,
         "source": isolation.source,
-        "frames": [isolation.mask.frame_of_reference_uid, isolation.outer.frame_of_reference_uid],
+        "frames": {name: volume.frame_of_reference_uid for name, volume in volumes.items()},
+        "neighbours": [
+            {"name": n.name, "centre": n.centre, "axes": n.axes, "exact": n.exact}
+            for n in isolation.neighbours
+        ],
         "landmarks": asdict(isolation.landmarks),
         "quality": asdict(isolation.quality),
     }
@@ -99,7 +101,7 @@ def _read(path: Path, key: str) -> Isolation | None:
             words = json.loads(text)
             if words["key"] != key:
                 return None
-            arrays = {name: data[name] for name in ARRAYS}
+            arrays = {name: data[name] for name in data.files if name != "about"}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
@@ -108,21 +110,30 @@ def _read(path: Path, key: str) -> Isolation | None:
     if _digest(arrays, text) != digest:
         log.warning("what was kept of the isolation is damaged and not used")
         return None
+    volumes = {
+        name: Volume(arrays[name], arrays[f"{name}_lps"], frame) for name, frame in words["frames"].items()
+    }
     return Isolation(
         level=words["level"],
-        mask=Volume(arrays["mask"], arrays["mask_lps"], words["frames"][0]),
-        outer=Volume(arrays["outer"], arrays["outer_lps"], words["frames"][1]),
+        mask=volumes["mask"],
+        outer=volumes["outer"],
         landmarks=_landmarks(words["landmarks"]),
         quality=Quality(
             words["quality"]["confidence"], tuple(words["quality"]["reasons"]), words["quality"]["measures"]
         ),
         source=words["source"],
+        neighbours=tuple(
+            BodyField(
+                n["name"], volumes[n["name"]], np.asarray(n["centre"]), np.asarray(n["axes"]), n["exact"]
+            )
+            for n in words["neighbours"]
+        ),
     )
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in ARRAYS:
+    for name in sorted(arrays):
         digest.update(f"{arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
