@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+
+from service.results.values import mapping, number
 
 _CONTACT = {
     "A": "both endplates",
@@ -21,18 +22,16 @@ _FILL = {
 
 def cement_facts(cement: Mapping[str, object]) -> list[tuple[str, str]]:
     """Rows for the `cement` part of a verification report; what is missing is said to be missing."""
-    volume, bar = _number(cement.get("volume_ml")), _number(cement.get("uncertainty_ml"))
+    volume, bar = number(cement.get("volume_ml")), number(cement.get("uncertainty_ml"))
     text = "not measured" if volume is None else f"{volume:.2f} ml"
     if volume is not None and bar is not None:
         text += f" ± {bar:.2f} (k = 2)"
     if cement.get("needle_excluded"):
         text += ", needle left out"
-    fill = _mapping(cement.get("fill_percent"))
-    known = [
-        f"{v:.0f} % {words}" for key, words in _FILL.items() if (v := _number(fill.get(key))) is not None
-    ]
+    fill = mapping(cement.get("fill_percent"))
+    known = [f"{v:.0f} % {words}" for key, words in _FILL.items() if (v := number(fill.get(key))) is not None]
     rows = [("Cement volume", text), ("Fill by measure", "; ".join(known) or "not measured")]
-    rows += _distribution(_mapping(cement.get("distribution")))
+    rows += _distribution(mapping(cement.get("distribution")))
     leaks = cement.get("leaks")
     if isinstance(leaks, list):
         rows.append(("Leaks seen in the scan", "; ".join(_leak(v) for v in leaks) or "none found"))
@@ -49,7 +48,7 @@ def _distribution(part: Mapping[str, object]) -> list[tuple[str, str]]:
     shares = [
         f"{name} {v:.0f} %"
         for name in ("left", "right", "anterior", "middle", "posterior")
-        if (v := _number(part.get(f"{name}_percent"))) is not None
+        if (v := number(part.get(f"{name}_percent"))) is not None
     ]
     if not shares:
         return []
@@ -58,19 +57,10 @@ def _distribution(part: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def _leak(leak: object) -> str:
-    part = _mapping(leak)
+    part = mapping(leak)
     if not part:
         return str(leak)
-    volume = _number(part.get("volume_ml"))
+    volume = number(part.get("volume_ml"))
     words = [str(part[k]) for k in ("place", "location") if part.get(k)]
     words += [f"type {part['type']}"] if part.get("type") else []
     return ", ".join(words + ([] if volume is None else [f"{volume:.2f} ml"]))
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from service.results.pdf_page import (
 )
 from service.results.restoration_facts import restoration_facts
 from service.results.sr import SCHEMA, check_schema, spread_of, verdict_of, warnings_of
+from service.results.values import number
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ def _needle_block(needle: Mapping[str, object], plan: Plan, limits: Tolerances) 
     bounds = {"tip_to_target_mm": limits.tip_mm, "lateral_mm": limits.lateral_mm}
     rows = [["", "Measured", "Uncertainty", "Tolerance", "Result"]]
     rows += [
-        _row(label, _number(needle.get(key)), " mm", spread_of(needle, part), bounds.get(key), signed=signed)
+        _row(label, number(needle.get(key)), " mm", spread_of(needle, part), bounds.get(key), signed=signed)
         for label, key, part, signed in _LENGTHS
     ]
-    angle = _number(needle.get("angle_deg"))
+    angle = number(needle.get("angle_deg"))
     rows.append(_row("Angle to planned path", angle, "°", spread_of(needle, "angle_deg"), limits.angle_deg))
     rows += [_angle_row(name, needle, planned) for name in ("sagittal", "transverse")]
     rows.append(_breach_row(needle, limits))
@@ -175,7 +176,7 @@ def _breach_row(needle: Mapping[str, object], limits: Tolerances) -> list[str]:
     """Shown is the breach; judged is the signed margin where the report has it, as the verdict does."""
     raw = needle.get("breach")
     breach: Mapping[str, object] = raw if isinstance(raw, Mapping) else {}
-    shown, margin = _number(breach.get("mm")), _number(breach.get("margin_mm"))
+    shown, margin = number(breach.get("mm")), number(breach.get("margin_mm"))
     direction = breach.get("direction") if shown else None
     limit = limits.medial_breach_mm if direction == "medial" else limits.breach_mm
     judged = -margin if margin is not None else None
@@ -210,7 +211,7 @@ def _row(
 
 
 def _angle_row(name: str, needle: Mapping[str, object], planned: Trajectory | None) -> list[str]:
-    actual, deviation = _number(needle.get(f"{name}_deg")), _number(needle.get(f"{name}_deviation_deg"))
+    actual, deviation = number(needle.get(f"{name}_deg")), number(needle.get(f"{name}_deviation_deg"))
     plan = None
     if planned is not None:
         plan = planned.sagittal_deg if name == "sagittal" else planned.transverse_deg
@@ -236,11 +237,11 @@ def _scan_block(report: Mapping[str, object]) -> list[Flowable]:
                 ("Registration agreement", "agreement_mm"),
                 ("Expected target error (TRE)", "expected_tre_mm"),
             )
-            if (value := _number(registration.get(key))) is not None
+            if (value := number(registration.get(key))) is not None
         ]
     heights = report.get("vertebral_height_mm")
     if isinstance(heights, Mapping):
-        known = [f"{k} {v:.1f}" for k in heights if (v := _number(heights[k])) is not None]
+        known = [f"{k} {v:.1f}" for k in heights if (v := number(heights[k])) is not None]
         if known:
             facts.append(("Body height, mm", ", ".join(known)))
     if report.get("needles_reason"):
@@ -302,9 +303,3 @@ def _point(point: tuple[float, float, float]) -> str:
 
 def _list(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 - NaN
-        return None
-    return float(value)

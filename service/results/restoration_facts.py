@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+
+from service.results.values import mapping, number
 
 _PLACES = ("anterior", "middle", "posterior")
 
@@ -15,8 +16,8 @@ def restoration_facts(part: Mapping[str, object]) -> list[tuple[str, str]]:
     rows.append(("Height after cement, mm", ", ".join(after) + " (k = 2)"))
     rows.append(("Intact neighbours, mm", _by_place(part, "normal_mm")))
     rows.append(("Height regained, %", _by_place(part, "recovery_percent", 0)))
-    cobb = _mapping(part.get("cobb_deg"))
-    before, now, bar = (_number(cobb.get(k)) for k in ("before", "after", "uncertainty"))
+    cobb = mapping(part.get("cobb_deg"))
+    before, now, bar = (number(cobb.get(k)) for k in ("before", "after", "uncertainty"))
     if before is not None and now is not None and bar is not None:
         rows.append(
             ("Cobb angle", f"{before:.1f}° before, {now:.1f}° ± {bar:.1f}° after (k = 2), kyphosis positive")
@@ -30,24 +31,15 @@ def restoration_facts(part: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def _by_place(part: Mapping[str, object], key: str, digits: int = 1) -> str:
-    values = _mapping(part.get(key))
-    return ", ".join(f"{p} {_text(_number(values.get(p)), digits)}" for p in _PLACES)
+    values = mapping(part.get(key))
+    return ", ".join(f"{p} {_text(number(values.get(p)), digits)}" for p in _PLACES)
 
 
 def _with_bar(part: Mapping[str, object], place: str) -> str:
-    value = _number(_mapping(part.get("after_mm")).get(place))
-    bar = _number(_mapping(part.get("uncertainty_mm")).get(place))
+    value = number(mapping(part.get("after_mm")).get(place))
+    bar = number(mapping(part.get("uncertainty_mm")).get(place))
     return f"{place} {_text(value, 1)}" + ("" if value is None or bar is None else f" ± {bar:.1f}")
 
 
 def _text(value: float | None, digits: int) -> str:
     return "not measured" if value is None else f"{value:.{digits}f}"
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ from service.domain.plan import Plan
 from service.errors import InputRefusedError
 from service.results import codes
 from service.results.context import MANUFACTURER, MODEL_NAME, Origin, SourceContext, finish
+from service.results.values import mapping, number
 
 SCHEMA = "spineprint.verification/1"
 KIND = "report-sr"
@@ -119,18 +120,18 @@ def _sentences(report: Mapping[str, object]) -> list[TextContentItem]:
 def _overall_group(
     report: Mapping[str, object], plan: Plan, origin: Origin
 ) -> MeasurementsAndQualitativeEvaluations:
-    measurements = _named(_mapping(report.get("registration")), codes.REGISTRATION_MEASUREMENTS)
-    heights = _mapping(report.get("vertebral_height_mm"))
+    measurements = _named(mapping(report.get("registration")), codes.REGISTRATION_MEASUREMENTS)
+    heights = mapping(report.get("vertebral_height_mm"))
     measurements += _named(
         heights, {k: (codes.HEIGHT, codes.MM, m) for k, m in codes.HEIGHT_MEASUREMENTS.items()}
     )
-    cement = _mapping(report.get("cement"))
+    cement = mapping(report.get("cement"))
     measurements += _named(cement, {"volume_ml": (codes.VOLUME, codes.CM3, codes.CEMENT_VOLUME)})
     measurements += _named(
-        _mapping(cement.get("fill_percent")),
+        mapping(cement.get("fill_percent")),
         {k: (codes.FILLED, codes.PERCENT, m) for k, m in codes.FILL_MEASUREMENTS.items()},
     )
-    measurements += _restoration(_mapping(report.get("restoration")))
+    measurements += _restoration(mapping(report.get("restoration")))
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=origin.uid(KIND, "vertebra"), identifier=plan.level),
         finding_type=_concept(codes.VERTEBRA),
@@ -146,18 +147,18 @@ def _overall_group(
 
 def _restoration(part: Mapping[str, object]) -> list[Measurement]:
     """Heights after the cement with their uncertainty, shares regained, Cobb angle before and after."""
-    after, spread = _mapping(part.get("after_mm")), _mapping(part.get("uncertainty_mm"))
+    after, spread = mapping(part.get("after_mm")), mapping(part.get("uncertainty_mm"))
     found = [
-        _measurement(codes.HEIGHT, value, codes.MM, method, _number(spread.get(place)))
+        _measurement(codes.HEIGHT, value, codes.MM, method, number(spread.get(place)))
         for place, method in codes.HEIGHT_AFTER_MEASUREMENTS.items()
-        if (value := _number(after.get(place))) is not None
+        if (value := number(after.get(place))) is not None
     ]
     found += _named(
-        _mapping(part.get("recovery_percent")),
+        mapping(part.get("recovery_percent")),
         {k: (codes.RECOVERED, codes.PERCENT, m) for k, m in codes.RECOVERY_MEASUREMENTS.items()},
     )
     return found + _named(
-        _mapping(part.get("cobb_deg")),
+        mapping(part.get("cobb_deg")),
         {k: (codes.ANGLE, codes.DEGREE, m) for k, m in codes.COBB_MEASUREMENTS.items()},
     )
 
@@ -173,13 +174,13 @@ def _needle_group(
     coordinates = _tip_and_target(needle, plan, context)
     measurements = []
     for key, (name, unit, method) in codes.NEEDLE_MEASUREMENTS.items():
-        value = _number(needle.get(key))
+        value = number(needle.get(key))
         if value is not None:
             lines = coordinates if key == "tip_to_target_mm" else None
             spread = spread_of(needle, _SPREADS.get(key, ""))
             measurements.append(_measurement(name, value, unit, method, spread, lines))
-    breach = _mapping(needle.get("breach"))
-    breach_mm = _number(breach.get("mm"))
+    breach = mapping(needle.get("breach"))
+    breach_mm = number(breach.get("mm"))
     if breach_mm is not None:
         measurements.append(
             _measurement(
@@ -236,7 +237,7 @@ def _named(values: Mapping[str, object], table: Mapping[str, tuple[Code, Code, C
     return [
         _measurement(name, value, unit, method)
         for key, (name, unit, method) in table.items()
-        if (value := _number(values.get(key))) is not None
+        if (value := number(values.get(key))) is not None
     ]
 
 
@@ -277,8 +278,8 @@ _SPREADS = {
 
 def spread_of(needle: Mapping[str, object], part: str) -> float | None:
     """Half interval (k = 2) of one value: its own, else for lengths the general `uncertainty_mm`."""
-    own = _number(_mapping(needle.get("uncertainty")).get(part))
-    return _number(needle.get("uncertainty_mm")) if own is None and part.endswith("_mm") else own
+    own = number(mapping(needle.get("uncertainty")).get(part))
+    return number(needle.get("uncertainty_mm")) if own is None and part.endswith("_mm") else own
 
 
 def check_schema(report: Mapping[str, object]) -> None:
@@ -312,15 +313,5 @@ def _concept(code: Code) -> CodedConcept:
     return CodedConcept(value=code.value, scheme_designator=code.scheme_designator, meaning=code.meaning)
 
 
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _items(value: object) -> list[Mapping[str, object]]:
     return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list | tuple) else []
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        return None
-    return float(value)

@@ -6,6 +6,8 @@ A newer scan locks again, because what was acknowledged is no longer what is kno
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
 from service.domain.case import CaseState
 from service.domain.people import Role
 from service.errors import ConflictError, InputRefusedError, NotAllowedError
@@ -63,21 +65,7 @@ def acknowledge(
         )
     now = app.clock.now()
     with transaction(app.engine) as connection:
-        case = cases.get(connection, case_id)
-        newest = next(iter(scans.of_case(connection, case_id)), None)
-        if newest is not None and newest.id != scan_id:
-            raise ConflictError(
-                "A newer scan has come since this verdict was shown.",
-                next_step="Look at the newest verdict, then sign.",
-                code="verification.newer_scan",
-            )
-        step = cement_step(case, newest)
-        if newest is None or newest.report is None or step == "locked":
-            raise ConflictError(
-                "There is no verdict to acknowledge.",
-                next_step="Wait for the measurement, or take another scan.",
-                code="verification.no_verdict",
-            )
+        case, newest = shown_verdict(connection, case_id, scan_id)
         report, version = corrections.effective(connection, newest)
         if report_version is not None and report_version != version:
             raise ConflictError(
@@ -85,9 +73,9 @@ def acknowledge(
                 next_step="Look at the figures that hold now, then sign.",
                 code="verification.newer_report",
             )
-        if step == "acknowledged":
+        if cement_step(case, newest) == "acknowledged":
             return newest
-        verdict = str((report or newest.report).get("verdict"))
+        verdict = str((report or {}).get("verdict"))
         if verdict != "accurate" and not note:
             raise InputRefusedError(
                 f"The verdict is {verdict}: going on wants a reason.",
@@ -105,3 +93,25 @@ def acknowledge(
             | ({"report_version": version} if version else {}),
         )
         return scans.get(connection, newest.id)
+
+
+def shown_verdict(connection: Connection, case_id: str, scan_id: str) -> tuple[Case, Scan]:
+    """The case with this very scan as its newest, which has a verdict that can be signed or corrected.
+
+    Raises ConflictError: a newer scan (`verification.newer_scan`), no verdict (`verification.no_verdict`).
+    """
+    case = cases.get(connection, case_id)
+    newest = next(iter(scans.of_case(connection, case_id)), None)
+    if newest is not None and newest.id != scan_id:
+        raise ConflictError(
+            "A newer scan has come since this one was shown.",
+            next_step="Look at the newest scan and its verdict first.",
+            code="verification.newer_scan",
+        )
+    if newest is None or newest.report is None or cement_step(case, newest) == "locked":
+        raise ConflictError(
+            "There is no verdict to sign or to correct.",
+            next_step="Wait for the measurement, or take another scan.",
+            code="verification.no_verdict",
+        )
+    return case, newest

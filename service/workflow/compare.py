@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from service.store import blobs, cases, corrections, scans
 from service.store.scans import Scan
 from service.workflow.correct import history_document
+from service.workflow.terminal import STATUS
 
 _FIGURES = ("tip_to_target_mm", "depth_mm", "lateral_mm", "angle_deg", "entry_deviation_mm")
-_STATUS = {"COMPUTING": "computing", "READY": "ready", "NOT_MEASURABLE": "not_measurable", "FAILED": "failed"}
 
 
 def document(connection: Connection, case_id: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _row(connection: Connection, scan: Scan, last: dict[str, Mapping[str, Any]])
     history = corrections.of_scan(connection, scan.id)
     row: dict[str, Any] = {
         "scan_id": scan.id,
-        "status": _STATUS[scan.state],
+        "status": STATUS[scan.state],
         "last_image_at": scan.last_image_at,
         "answered_at": scan.updated_at,
         "acknowledged": {"by": scan.acknowledged_by, "at": scan.acknowledged_at}

@@ -11,19 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from service.domain.people import Person, Role
 from service.errors import ConflictError, InputRefusedError, NotAllowedError
 from service.geometry.progress import silent
 from service.ports import JobRequest
-from service.store import audit, blobs, cases, corrections, outbox, scans
-from service.store.cases import Case
+from service.store import audit, blobs, corrections, outbox, scans
 from service.store.corrections import Correction
 from service.store.database import reading, transaction
-from service.store.scans import Scan
 from service.workflow import identity
-from service.workflow.acknowledge import cement_step
+from service.workflow.acknowledge import shown_verdict
 from service.workflow.app import App
 
 _LONGEST_REASON = 500
@@ -61,7 +57,7 @@ def correct(
     person, reason = _signed(app, signature)
     _require_points(changes)
     with reading(app.engine) as connection:
-        _, scan = _newest(connection, case_id, scan_id)
+        _, scan = shown_verdict(connection, case_id, scan_id)
         before, version = corrections.effective(connection, scan)
         current = blobs.current(connection, case_id)
     if before is None:
@@ -97,7 +93,7 @@ def undo(app: App, case_id: str, scan_id: str, signature: Signature) -> Correcti
     """
     person, reason = _signed(app, signature)
     with reading(app.engine) as connection:
-        _, scan = _newest(connection, case_id, scan_id)
+        _, scan = shown_verdict(connection, case_id, scan_id)
         history = corrections.of_scan(connection, scan.id)
     standing = corrections.standing(history)
     if not standing:
@@ -142,29 +138,10 @@ def _require_points(changes: Sequence[NeedleChange]) -> None:
         raise _refused("A needle was given twice.", "Give each pedicle once.")
 
 
-def _newest(connection: Connection, case_id: str, scan_id: str) -> tuple[Case, Scan]:
-    """The case with this very scan as its newest, whose verdict can be corrected."""
-    case = cases.get(connection, case_id)
-    newest = next(iter(scans.of_case(connection, case_id)), None)
-    if newest is not None and newest.id != scan_id:
-        raise ConflictError(
-            "A newer scan has come since this one was shown.",
-            next_step="Look at the newest scan; earlier ones stay as they are.",
-            code="verification.newer_scan",
-        )
-    if newest is None or newest.report is None or cement_step(case, newest) == "locked":
-        raise ConflictError(
-            "There is no measured scan to correct.",
-            next_step="Wait for the measurement, or take another scan.",
-            code="verification.no_verdict",
-        )
-    return case, newest
-
-
 def _record(app: App, case_id: str, made: Correction) -> Correction:
     with transaction(app.engine) as connection:
         # Again inside: a scan or another correction may have come while the figures were computed.
-        case, scan = _newest(connection, case_id, made.scan_id)
+        case, scan = shown_verdict(connection, case_id, made.scan_id)
         if len(corrections.of_scan(connection, scan.id)) != made.number - 1:
             raise ConflictError(
                 "Somebody else corrected this scan at the same time.",

@@ -16,7 +16,7 @@ from service.workflow.acknowledge import cement_step
 from service.workflow.app import App
 
 #: State of the newest scan -> word of the contract.
-_STATUS = {"COMPUTING": "computing", "READY": "ready", "NOT_MEASURABLE": "not_measurable", "FAILED": "failed"}
+STATUS = {"COMPUTING": "computing", "READY": "ready", "NOT_MEASURABLE": "not_measurable", "FAILED": "failed"}
 
 
 def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def document(app: App, connection: Connection, case_id: str) -> dict[str, Any]:
 def _scan_part(connection: Connection, scan: Scan, case: Case) -> dict[str, Any]:
     report, version = corrections.effective(connection, scan)
     part: dict[str, Any] = {
-        "status": _STATUS[scan.state],
+        "status": STATUS[scan.state],
         "scan_id": scan.id,
         "stage": scan.stage or None,
         "fraction": scan.fraction,

@@ -32,7 +32,7 @@ log = logging.getLogger("spineprint.tasks")
 Task = Callable[[Mapping[str, Any], Progress], dict[str, Any]]
 
 #: Kinds of work somebody waits for at an operating table; all others give way to them.
-URGENT = ("verify",)
+URGENT = ("verify", "correct")
 #: What the others add to their niceness: a model build then takes a tenth of a core from a verification.
 GIVE_WAY = 10
 
