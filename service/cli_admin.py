@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.cli_common import ConfigOption, config_of, read_password
 from service.errors import NotFoundError
@@ -97,12 +97,13 @@ def printer_discover(
 
     configured = {p.url.rstrip("/"): p.name for p in config_of(config).printers}
     found = MdnsDiscovery(interface or ()).discover(seconds)
-    table = Table("address", "name", "model", "firmware", "cores", "configured as")
+    # three columns, so that the address, which is there to be copied, stays whole in 80 characters
+    table = Table(Column("address", no_wrap=True), "configured as", "what it says it is")
     for printer in found:
-        cores = ", ".join(printer.cores)
         model = printer.model or f"unknown ({printer.machine})"
+        told = (printer.name, model, f"firmware {printer.firmware}", *printer.cores)
         known = configured.get(printer.url, "-")
-        table.add_row(*map(escape, (printer.url, printer.name, model, printer.firmware, cores, known)))
+        table.add_row(*map(escape, (printer.url, known, ", ".join(told))))
     console.print(
         table if found else "No printer announced itself. Its address on the display works all the same."
     )
