@@ -143,6 +143,10 @@ class WebDoor(InstanceIntake):
         self._handover.offer(kept)
         return _KEPT[kept.outcome]
 
+    def know_already(self) -> None:
+        self._count("received")
+        self._count("duplicates")
+
     @contextmanager
     def carrying(self, origin: Origin) -> Iterator[None]:
         key = (origin.association, origin.calling_ae)

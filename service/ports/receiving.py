@@ -82,6 +82,10 @@ class InstanceIntake(Protocol):
         """
         ...
 
+    def know_already(self) -> None:
+        """Count an image that was brought again and need not be kept: its study has the same bytes."""
+        ...
+
     def carrying(self, origin: Origin) -> AbstractContextManager[None]:
         """While the block runs, `open_associations` names this upload."""
         ...

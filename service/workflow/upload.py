@@ -143,7 +143,8 @@ class Upload:
         with reading(self._app.engine) as connection:
             known = {c.sha256 for c in studies.copies_of(connection, own.sop_instance_uid)}
         if own.sha256 in known:
-            verdict = Verdict.ALREADY_HERE  # perhaps from the DICOM node, whose files are not the door's
+            self._door.know_already()  # perhaps from the DICOM node, whose files are not the door's
+            verdict = Verdict.ALREADY_HERE
         else:
             kept = self._door.keep(path, own, self._who.origin)
             if kept is KeptAs.DUPLICATE:

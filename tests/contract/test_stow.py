@@ -84,7 +84,8 @@ def test_dicomweb_client_hears_of_the_wrong_study(served: DoorRig, tmp_path: Pat
 # --- statuses -------------------------------------------------------------------------------------------------
 
 
-def test_all_stored_is_200_and_again_is_200(served: DoorRig, tmp_path: Path):
+@pytest.mark.parametrize("sorted_between", [False, True])
+def test_all_stored_is_200_and_again_is_200(served: DoorRig, tmp_path: Path, sorted_between: bool):
     client, parts = served.machine("dicom_web"), images(tmp_path, 3)
     for _ in range(2):
         answer = stow(client, related(*parts))
@@ -92,6 +93,8 @@ def test_all_stored_is_200_and_again_is_200(served: DoorRig, tmp_path: Path):
         assert uids(answer, STORED) == [f"{ROOT}.2.{n}" for n in (1, 2, 3)]
         assert answer.json()[STORED]["Value"][0]["00081150"] == {"vr": "UI", "Value": [CT_IMAGE]}
         assert set(answer.json()) == {"00081190", STORED}
+        if sorted_between:
+            served.settle()  # now the study knows them, and the door is not asked to keep them again
     assert len(served.instances(STUDY)) == 3
     metrics = served.machine("metrics").get("/metrics").text
     assert 'spineprint_web_images_total{event="received"} 6.0' in metrics
