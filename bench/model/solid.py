@@ -36,14 +36,15 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     kept = options.out / f"{NAME}.json"
     old = json.loads(kept.read_text("utf-8"))["rows"] if options.add_cases and kept.exists() else []
     rows = []
-    for name, isolate in _cases(work, options):
+    for name, isolate in cases(work, options):
         rows.append({"case": name} | _measured(isolate))
         print("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
     again = {row["case"] for row in rows}
     return {"rows": [*(row for row in old if row["case"] not in again), *rows]}
 
 
-def _cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Isolation]]]:
+def cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Isolation]]]:
+    """Name and isolation of every phantom and real level that `--cases` lets through."""
     only = options.cases
     if only in ("", "phantom"):
         for name in phantom.chosen(options):
@@ -66,10 +67,14 @@ def _measured(isolate: Callable[[], Isolation]) -> dict[str, Any]:
         return {"refused": refusal.code, "words": refusal.message}
 
 
-def solid_figures(found: Isolation) -> dict[str, Any]:
+def planned(found: Isolation) -> Plan:
     paths = plan_trajectories(found.outer, found.landmarks).trajectories
     x, y, z = (float(v) for v in found.landmarks.body_centre)
-    plan = Plan(found.level, "", found.landmarks.frame, (x, y, z), paths, ModelSettings())
+    return Plan(found.level, "", found.landmarks.frame, (x, y, z), paths, ModelSettings())
+
+
+def solid_figures(found: Isolation) -> dict[str, Any]:
+    plan = planned(found)
     began = time.process_time()
     solid = build_solid(found.outer, plan)
     built = time.process_time()
@@ -77,7 +82,7 @@ def solid_figures(found: Isolation) -> dict[str, Any]:
     return {
         "build_cpu_s": round(built - began, 1),
         "check_cpu_s": round(time.process_time() - built, 1),
-        "paths": len(paths),
+        "paths": len(plan.trajectories),
         "faces": check.faces,
         "wall_mean_mm": check.wall.mean_mm and round(check.wall.mean_mm, 3),
         "wall_p1_mm": check.wall.p1_mm and round(check.wall.p1_mm, 3),
@@ -127,9 +132,11 @@ def lines(result: dict[str, Any]) -> list[Line]:
             f" (not: {', '.join(bad)})" if bad else ""
         )
         found.append(Line(text, measured + _span(rows, key), not bad))
-    planned = len(phantom.VARIANTS) + PLANNED_REAL
+    wanted_cases = len(phantom.VARIANTS) + PLANNED_REAL
     found.append(
-        Line("every case run", f"{len(result['rows'])} of {planned}", len(result["rows"]) == planned)
+        Line(
+            "every case run", f"{len(result['rows'])} of {wanted_cases}", len(result["rows"]) == wanted_cases
+        )
     )
     found.append(Line("no case refused", f"refused: {', '.join(refused) or 'none'}", not refused))
     return found

@@ -90,7 +90,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer, marks=solid.marks)
         watch.stage("print pose and files", 0.87, 0.95)
         pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
-        _write_geometry(out, isolation, solid, pose)
+        write_geometry(out, isolation, solid, pose)
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
         fields = (target_field(isolation.outer, solid.plan), *isolation.neighbours)
@@ -202,7 +202,9 @@ def _plan(
     )
 
 
-def _write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orientation) -> None:
+def write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orientation) -> None:
+    """What printing and verifying need: mask.nii.gz, outer.nii.gz, plan.json, model.stl, print.stl, print.json,
+    blocker.stl, filler.stl (the last two where there is something to block or fill)."""
     write_nifti(isolation.mask, out / "mask.nii.gz")
     write_nifti(
         replace(isolation.outer, values=isolation.outer.values.astype(np.float32)), out / "outer.nii.gz"
