@@ -43,12 +43,15 @@ class Openness:
 
 @dataclass(frozen=True)
 class Beads:
-    """Printed lines as beads in print coordinates: ends (N, 3) at mid-height, width (N), flags and line numbers."""
+    """Printed lines as beads in print coordinates: ends (N, 3) at mid-height, width (N), flags and line numbers.
+
+    `comes_off`: support and brim, which are broken off the finished part where they can be reached.
+    """
 
     start: FloatArray
     end: FloatArray
     width: FloatArray
-    is_support: NDArray[np.bool_]
+    comes_off: NDArray[np.bool_]
     line: NDArray[np.int64]
 
 
@@ -60,8 +63,8 @@ def beads(gcode: Gcode, *, bed_from_print_mm: Point, layer_mm: float, filament_m
     length = np.maximum(np.linalg.norm(end - start, axis=1), 1e-3)
     # Very short moves round the extruder's counter coarsely; a line is never wider than the limit of the audit.
     width = np.minimum(gcode.extruded[printed] * filament_mm2 / (length * layer_mm), _WIDEST_LINE_MM)
-    support = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE")[printed]
-    return Beads(start, end, width, support, gcode.line[printed])
+    comes_off = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE", "SKIRT")[printed]  # a brim is told as a skirt
+    return Beads(start, end, width, comes_off, gcode.line[printed])
 
 
 def openness(channel: Channel, lines: Beads) -> Openness:
@@ -76,7 +79,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
     if not start.size:
         return Openness(float("inf"), float("inf"), float("inf"), 0, 0.0)
     distance = segment_distance(start, end, entry, stop)
-    support = lines.is_support[near]
+    support = lines.comes_off[near]
     wall = ~support & (distance <= channel.radius_mm + _WALL_SEARCH_MM)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))

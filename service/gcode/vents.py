@@ -12,8 +12,8 @@ from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray
 
 _OUTSIDE_MM = 1.0
-_SUPPORT_OUTSIDE_MM = 0.0
-"""Support in front of a mouth is broken off with the rest of it; in the hole it stays."""
+_COMES_OFF_OUTSIDE_MM = 0.0
+"""Support and brim in front of a mouth are broken off with the rest of them; in the hole they stay."""
 _BEHIND_WALL_MM = 1.0
 _WALL_SEARCH_MM = 1.5
 _STATION_MM = 0.25
@@ -37,8 +37,8 @@ class VentHole:
 class VentOpenness:
     """`free_radius` (mm): from the axis to the edge of the nearest line, inf when none is near; `line`: its number.
 
-    Looked at are lines from 1 mm outside (support: from the mouth) to 1 mm behind the wall. `walled_fraction`: share
-    of the wall's depth with the part round the hole.
+    Looked at are lines from 1 mm outside (support and brim: from the mouth) to 1 mm behind the wall. `walled_fraction`:
+    share of the wall's depth with the part round the hole.
     """
 
     free_radius: float
@@ -47,14 +47,14 @@ class VentOpenness:
 
 
 def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
-    """Measure one vent. Every line in it counts: of the part, of supports and of the cavity's filler."""
+    """Measure one vent. Every line in it counts: of the part, supports, brim and the cavity's filler."""
     mouth, outward = np.asarray(vent.mouth, float), np.asarray(vent.outward, float)
     low, high = -(vent.depth_mm + _BEHIND_WALL_MM), _OUTSIDE_MM
     reach = vent.radius_mm + _WALL_SEARCH_MM + 1.0 + max(high, -low)
     near = (
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
-    highs = np.where(lines.is_support[near], _SUPPORT_OUTSIDE_MM, high)
+    highs = np.where(lines.comes_off[near], _COMES_OFF_OUTSIDE_MM, high)
     start, end, inside = _cut(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
@@ -62,7 +62,7 @@ def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
     distance = _from_axis(start, end, outward)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))
-    wall = (distance <= vent.radius_mm + _WALL_SEARCH_MM) & ~lines.is_support[near]
+    wall = (distance <= vent.radius_mm + _WALL_SEARCH_MM) & ~lines.comes_off[near]
     return VentOpenness(
         float(free[worst]),
         int(lines.line[near[worst]]),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.gcode.channel import Beads, Channel, openness, segment_distance
+from service.gcode.channel import Beads, Channel, beads, openness, segment_distance
+from service.gcode.reader import read_gcode
 
 
 def sampled_distance(start, end, a, b, count: int = 801) -> float:
@@ -53,7 +54,7 @@ def test_the_floor_of_the_blind_end_is_not_an_obstruction_but_a_plug_is():
             np.vstack((walls.start, [[-1, 0, z]])),
             np.vstack((walls.end, [[1, 0, z]])),
             np.append(walls.width, 0.4),
-            np.append(walls.is_support, False),
+            np.append(walls.comes_off, False),
             np.append(walls.line, 99_999),
         )
 
@@ -67,3 +68,18 @@ def test_the_floor_of_the_blind_end_is_not_an_obstruction_but_a_plug_is():
 def test_a_channel_looked_for_in_the_wrong_place_has_no_walls():
     found = openness(Channel((30, 0, 10), (30, 0, 0), 1.4), ring(1.6, np.arange(0.1, 10, 0.2)))
     assert found.walled_fraction == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "comes_off"),
+    [("WALL-OUTER", False), ("FILL", False), ("SUPPORT", True), ("SUPPORT-INTERFACE", True), ("SKIRT", True)],
+)
+def test_support_and_brim_come_off(tmp_path, kind, comes_off):
+    """CuraEngine tells a brim as a skirt; it once counted as a plug of a vent that looks at the plate."""
+    path = tmp_path / "one.gcode"
+    path.write_text(
+        ";START_OF_HEADER\n;FLAVOR:Griffin\n;END_OF_HEADER\n"
+        f"G0 X0 Y0 Z0.2\n;TYPE:{kind}\nG1 F1200 X5 Y0 E0.2\n"
+    )
+    lines = beads(read_gcode(path), bed_from_print_mm=(0.0, 0.0, 0.0), layer_mm=0.2, filament_mm2=6.4)
+    assert lines.comes_off.tolist() == [comes_off]
