@@ -68,7 +68,7 @@ def _measured(
         "megabytes": round(len(gzip.decompress(packed.read_bytes())) / 1e6, 1),
         "hours": round(result["print_time_s"] / 3600, 1),
         "grams": round(result["weight_g"], 1),
-        "error_p95_mm": printed.get("p95_mm"),
+        "surface_p95_mm": printed.get("surface_p95_mm"),
     }
 
 
@@ -103,7 +103,7 @@ def page(result: dict[str, Any]) -> str:
         if "refused" in r:
             rows.append([r["case"], f"refused: {r['words']}", *[""] * 5])
         else:
-            keys = ("audit", "charon", "megabytes", "hours", "grams", "error_p95_mm")
+            keys = ("audit", "charon", "megabytes", "hours", "grams", "surface_p95_mm")
             rows.append([r["case"], *(str(r[k]) for k in keys)])
     head = ["case", "our audit", "UltiMaker's reader", "MB", "hours", "g", "print against model, p95 mm"]
     return f"Engine: {result['engine']}.\n\n{table(head, rows)}"
