@@ -105,7 +105,7 @@ def page(result: dict[str, Any]) -> str:
     rows = []
     for r in result["rows"]:
         if "refused" in r:
-            rows.append([r["case"], f"refused: {r['words']}", *[""] * 7])
+            rows.append([r["case"], f"refused: {r['words']}", *[""] * 6])
         else:
             keys = ("audit", "charon", "megabytes", "hours", "grams", "surface_p95_mm", "bone_p95_mm")
             rows.append([r["case"], *(str(r[k]) for k in keys)])
