@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.gcode.channel import Beads, Point
+from service.gcode.channel import Beads, Point, cut_along
 from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray
 
@@ -55,7 +55,7 @@ def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
     highs = np.where(lines.comes_off[near], _COMES_OFF_OUTSIDE_MM, high)
-    start, end, inside = _cut(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
+    start, end, inside = cut_along(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
     near, start, end = near[inside], start[inside], end[inside]
@@ -72,21 +72,6 @@ def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
 
 def _longest_half(lines: Beads) -> float:
     return float(np.abs(lines.end - lines.start).max(initial=0.0)) / 2.0
-
-
-def _cut(
-    start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Segments cut to low <= position along the axis <= high (each its own), and which have anything in between."""
-    t0, t1 = start @ axis, end @ axis
-    rise = np.where(np.abs(t1 - t0) < 1e-9, 1e-9, t1 - t0)
-    level = np.abs(t1 - t0) < 1e-9
-    first, last = (low - t0) / rise, (high - t0) / rise
-    begin = np.where(level, 0.0, np.clip(np.minimum(first, last), 0.0, 1.0))
-    stop = np.where(level, 1.0, np.clip(np.maximum(first, last), 0.0, 1.0))
-    inside = np.where(level, (t0 >= low) & (t0 <= high), stop > begin)
-    step = end - start
-    return start + begin[:, None] * step, start + stop[:, None] * step, inside
 
 
 def _from_axis(start: FloatArray, end: FloatArray, axis: FloatArray) -> FloatArray:

@@ -83,3 +83,33 @@ def test_support_and_brim_come_off(tmp_path, kind, comes_off):
     )
     lines = beads(read_gcode(path), bed_from_print_mm=(0.0, 0.0, 0.0), layer_mm=0.2, filament_mm2=6.4)
     assert lines.comes_off.tolist() == [comes_off]
+
+
+@pytest.mark.parametrize(
+    ("at_mm", "comes_off", "counts"),
+    [(-0.3, True, False), (-0.3, False, True), (0.5, True, True), (0.5, False, True)],
+)
+def test_support_in_front_of_the_mouth_is_broken_off_and_in_the_channel_stays(at_mm, comes_off, counts):
+    walls = ring(1.6, np.arange(0.1, 10, 0.2))
+    z = 10.0 - at_mm  # the channel goes down from z = 10
+    crossed = Beads(
+        np.vstack((walls.start, [[-1, 0, z]])),
+        np.vstack((walls.end, [[1, 0, z]])),
+        np.append(walls.width, 0.4),
+        np.append(walls.comes_off, comes_off),
+        np.append(walls.line, 99_999),
+    )
+    found = openness(Channel((0, 0, 10), (0, 0, 0), 1.4), crossed)
+    assert (found.blocked_line == 99_999) is counts
+    assert (found.nearest_support < 1.0) is (counts and comes_off)
+
+
+def test_of_a_support_line_through_the_mouth_the_part_inside_counts():
+    line = Beads(
+        np.array([[0.9, 0.0, 13.0]]),
+        np.array([[0.9, 0.0, 9.0]]),
+        np.array([0.4]),
+        np.array([True]),
+        np.array([7]),
+    )
+    assert openness(Channel((0, 0, 10), (0, 0, 0), 1.4), line).nearest_support == pytest.approx(0.9)
