@@ -12,6 +12,9 @@ from service.gcode.reader import FloatArray, Gcode
 
 Point = Sequence[float]
 _STATION_MM = 1.0
+MOUTH_STEP_MM = 0.3
+"""A mouth on a slope is printed in steps of a layer: support that ends at its plane may reach so far behind it, and
+comes off with the rest. Further in it stays."""
 _WALL_SEARCH_MM = 1.5
 _WIDEST_LINE_MM = 1.2
 
@@ -84,7 +87,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
         lines.end[near] - entry,
         -direction,
         -np.inf,
-        np.where(support, 0.0, np.inf),
+        np.where(support, -MOUTH_STEP_MM, np.inf),
     )
     near, support = near.nonzero()[0][inside], support[inside]
     start, end = start[inside] + entry, end[inside] + entry

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.gcode.channel import Beads, Point, cut_along
+from service.gcode.channel import MOUTH_STEP_MM, Beads, Point, cut_along
 from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray
 
 _OUTSIDE_MM = 1.0
-_COMES_OFF_OUTSIDE_MM = 0.0
-"""Support and brim in front of a mouth are broken off with the rest of them; in the hole they stay."""
 _BEHIND_WALL_MM = 1.0
 _WALL_SEARCH_MM = 1.5
 _STATION_MM = 0.25
@@ -37,8 +35,8 @@ class VentHole:
 class VentOpenness:
     """`free_radius` (mm): from the axis to the edge of the nearest line, inf when none is near; `line`: its number.
 
-    Looked at are lines from 1 mm outside (support and brim: from the mouth) to 1 mm behind the wall. `walled_fraction`:
-    share of the wall's depth with the part round the hole.
+    Looked at are lines from 1 mm outside to 1 mm behind the wall; support and brim, which come off, from a layer's
+    step behind the mouth. `walled_fraction`: share of the wall's depth with the part round the hole.
     """
 
     free_radius: float
@@ -54,7 +52,7 @@ def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
     near = (
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
-    highs = np.where(lines.comes_off[near], _COMES_OFF_OUTSIDE_MM, high)
+    highs = np.where(lines.comes_off[near], -MOUTH_STEP_MM, high)
     start, end, inside = cut_along(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)

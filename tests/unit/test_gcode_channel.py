@@ -87,7 +87,14 @@ def test_support_and_brim_come_off(tmp_path, kind, comes_off):
 
 @pytest.mark.parametrize(
     ("at_mm", "comes_off", "counts"),
-    [(-0.3, True, False), (-0.3, False, True), (0.5, True, True), (0.5, False, True)],
+    [
+        (-0.3, True, False),
+        (-0.3, False, True),
+        (0.2, True, False),
+        (0.2, False, True),
+        (0.5, True, True),
+        (0.5, False, True),
+    ],
 )
 def test_support_in_front_of_the_mouth_is_broken_off_and_in_the_channel_stays(at_mm, comes_off, counts):
     walls = ring(1.6, np.arange(0.1, 10, 0.2))
