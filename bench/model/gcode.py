@@ -29,7 +29,7 @@ _CODE = "K7Q-4M2"
 
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
-    parser.description = "takes --cases and --variants of the other parts"
+    parser.description = "takes --cases, --add-cases and --variants of the other parts"
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -40,14 +40,16 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     except NotToBeHadError as why:
         raise SystemExit(f"gcode: {why}") from why
     slicer = CuraEngineSlicer()
-    rows = []
-    for name, isolate in solid.cases(work, options):
+
+    def measured(isolate: Callable[[], Isolation]) -> dict[str, Any]:
         case = work / "gcode-case"
         case.mkdir()
-        rows.append({"case": name} | _measured(isolate, case, slicer, reader))
-        shutil.rmtree(case)
-        print("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
-    return {"rows": rows, "engine": slicer.describe()}
+        try:
+            return _measured(isolate, case, slicer, reader)
+        finally:
+            shutil.rmtree(case)
+
+    return {"rows": solid.rows_of(NAME, options, work, measured), "engine": slicer.describe()}
 
 
 def _measured(

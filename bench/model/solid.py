@@ -28,31 +28,47 @@ PLANNED_REAL = 13
 
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
-    parser.add_argument("--cases", default="", help="'phantom' or the name of a study (default: all)")
+    parser.add_argument(
+        "--cases", default="", help="beginnings of names, comma between: 'phantom,chest T9' (default: all)"
+    )
     parser.add_argument("--add-cases", action="store_true", help="keep the cases that the JSON holds already")
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    kept = options.out / f"{NAME}.json"
+    return {"rows": rows_of(NAME, options, work, _measured)}
+
+
+def rows_of(
+    name: str,
+    options: argparse.Namespace,
+    work: Path,
+    measure: Callable[[Callable[[], Isolation]], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A row for each chosen case, in the order of all cases; with --add-cases beside those that the JSON holds."""
+    kept = options.out / f"{name}.json"
     old = json.loads(kept.read_text("utf-8"))["rows"] if options.add_cases and kept.exists() else []
     rows = []
-    for name, isolate in cases(work, options):
-        rows.append({"case": name} | _measured(isolate))
+    for case, isolate in _cases(work, options):
+        rows.append({"case": case} | measure(isolate))
         print("  " + ", ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
     again = {row["case"] for row in rows}
-    return {"rows": [*(row for row in old if row["case"] not in again), *rows]}
+    return [*(row for row in old if row["case"] not in again), *rows]
 
 
-def cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Isolation]]]:
-    """Name and isolation of every phantom and real level that `--cases` lets through."""
-    only = options.cases
-    if only in ("", "phantom"):
-        for name in phantom.chosen(options):
-            yield f"phantom {name}", partial(phantom.isolated_again, name)
-    for study in studies(work):
-        if only in ("", study.name):
+def _cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Isolation]]]:
+    wanted = tuple(options.cases.split(","))
+
+    def chosen(name: str) -> bool:
+        return name.startswith(wanted)
+
+    for variant in phantom.chosen(options):
+        if chosen(f"phantom {variant}"):
+            yield f"phantom {variant}", partial(phantom.isolated_again, variant)
+    if not all(one.startswith("phantom") for one in wanted):
+        for study in studies(work):
             for level in study.levels:
-                yield f"{study.name} {level}", partial(_real, study, level)
+                if chosen(f"{study.name} {level}"):
+                    yield f"{study.name} {level}", partial(_real, study, level)
 
 
 def _real(study: Study, level: str) -> Isolation:
