@@ -20,7 +20,7 @@ from service.geometry.anatomy import Isolation
 from service.geometry.orientation import choose_orientation
 from service.geometry.progress import silent
 from service.geometry.solid import build_solid
-from service.workflow.tasks.model_task import write_geometry
+from service.workflow.tasks.model_task import packed_volumes, write_geometry
 from service.workflow.tasks.slice_task import slice_task
 
 NAME = "gcode"
@@ -61,7 +61,9 @@ def _measured(
     except GeometryError as refusal:
         return {"refused": refusal.code, "words": refusal.message}
     pose = choose_orientation(built.vertices, built.faces, built.plan, cavity=built.cavity)
-    write_geometry(case, found, built, pose)
+    write_geometry(case, built, pose)
+    for name, content in packed_volumes(found).items():
+        (case / name).write_bytes(content)
     # What the comparison with the bone reads of a model's report: where the raised marks are.
     (case / "report.json").write_text(json.dumps({"marks": [mark.to_document() for mark in built.marks]}))
     result = slice_task(slicer, slice_argument(case, case), silent)
