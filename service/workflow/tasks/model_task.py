@@ -221,8 +221,8 @@ def packed_volumes(isolation: Isolation) -> dict[str, bytes]:
 
 
 def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
-    """What printing needs: plan.json, model.stl, print.stl, print.json, blocker.stl, filler.stl (the last two where there
-    is something to block or fill)."""
+    """What printing needs: plan.json, model.stl, print.stl, print.json; blocker.stl and filler.stl where there is
+    something to block or fill."""
     (out / "plan.json").write_text(
         json.dumps(plan_to_document(solid.plan), indent=2, sort_keys=True), "utf-8"
     )
