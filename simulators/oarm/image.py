@@ -24,13 +24,9 @@ def make_image(
     cement: Sequence[Cement],
     settings: ScanSettings,
     preop_from_ijk: Array,
-) -> tuple[NDArray[np.int16], list[tuple[float, float]]]:
-    """Stored grey values (k,j,i) and of each cement blob its volume inside the square field in mm3.
-
-    The second number leaves out what the needles displace; it is what a scan can show.
-    """
+) -> NDArray[np.int16]:
+    """Stored grey values (k,j,i)."""
     rng = np.random.default_rng([settings.seed, 29])
-    volumes = [_volumes(blob, needles, settings, preop_from_ijk) for blob in cement]
 
     def still(moved: Array) -> Single:
         return _still_image(source, needles, cement, settings, moved)
@@ -46,13 +42,16 @@ def make_image(
         hu = combined((still(preop_from_mm @ np.linalg.inv(move) @ scale) for move in poses), len(poses))
     for box, values in _streaks(hu, needles, settings, preop_from_ijk, rng):
         hu[box] += values
-    return _to_grey(hu, settings, rng), volumes
+    return _to_grey(hu, settings, rng)
 
 
-def _volumes(
+def cement_volumes(
     blob: Cement, needles: Sequence[Needle], settings: ScanSettings, preop_from_ijk: Array
 ) -> tuple[float, float]:
-    """(whole, outside the needles) in mm3."""
+    """Volume of a blob inside the square field, mm3: the whole, and without what the needles displace.
+
+    The second is what a scan can show.
+    """
     shape = (settings.slices, settings.columns, settings.columns)
     box, share = voxel_share(blob, shape, preop_from_ijk)
     free = np.ones(share.shape, dtype=np.float32)
