@@ -2,7 +2,7 @@
 
 from simulators.oarm.motion import Motion
 from simulators.oarm.needle import TIP_SHAPES, Cement, Needle
-from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings
+from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings, small_physics
 from simulators.oarm.scan import Scan, make_scan, write_scan
 from simulators.oarm.settings import ScanSettings, small_settings
 
@@ -16,6 +16,7 @@ __all__ = [
     "Scan",
     "ScanSettings",
     "make_scan",
+    "small_physics",
     "small_settings",
     "write_scan",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from simulators.oarm.motion import Motion
 from simulators.oarm.needle import NEEDLE_13G_MM, TIP_SHAPES, Cement, Needle
-from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings
+from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings, small_physics
 from simulators.oarm.scan import make_scan, write_scan
 from simulators.oarm.settings import ScanSettings, small_settings
 from simulators.pacs.__main__ import peer
@@ -123,7 +123,8 @@ def _physics(options: argparse.Namespace) -> PhysicsSettings | None:
         if options.views is not None:
             raise ValueError("--views counts the projections of --physics; give both")
         return None
-    return PhysicsSettings() if options.views is None else PhysicsSettings(views=options.views)
+    machine = small_physics() if options.small else PhysicsSettings()
+    return machine if options.views is None else replace(machine, views=options.views)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,7 +56,20 @@ def make_body(
     centre, density = _trunk_centre(hu, matrix, settings.trunk_mm), 1.0 + SOFT_HU / 1000.0
     soft -= np.float32(density) * _in_oval(hu.shape, matrix, centre, settings.trunk_mm)
     soft, soft_from_ijk = _halved(soft, matrix)
-    return Body(bone, matrix, soft, soft_from_ijk, centre, settings.trunk_mm, density)
+    return Body(*_cropped(bone, matrix), soft, soft_from_ijk, centre, settings.trunk_mm, density)
+
+
+def _cropped(values: Single, matrix: Array) -> tuple[Single, Array]:
+    """The smallest box that holds all that is not nothing: rays are cast through bone only where there is some."""
+    low, high = [], []
+    for axis in range(3):
+        used = np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != axis)))
+        low.append(max(int(used[0]) - 1, 0) if len(used) else 0)
+        high.append(int(used[-1]) + 2 if len(used) else 2)
+    part = values[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    moved = matrix.copy()
+    moved[:3, 3] += matrix[:3, :3] @ np.array(low[::-1], dtype=np.float64)
+    return part, moved
 
 
 def _trunk_centre(hu: Single, matrix: Array, half_axes: tuple[float, float]) -> Array:
