@@ -248,8 +248,8 @@ def physics_scene(case: Case, anatomy: Anatomy) -> Scene:
     cement = (_cement(rng, anatomy, case.index),) if special == "cement" else ()
     way = rng.standard_normal(3)
     motion = Motion(_point(1.0 * way / np.linalg.norm(way)), 0.4) if special == "motion" else None
-    # A field of 80 mm along the patient holds the vertebra and both discs; each slice costs seconds in the physics.
-    settings = _settings(rng, case.index, special == "clipped", slices=96, motion=motion)
+    # 67 mm along the patient hold the vertebra and both discs; every slice more costs time in the physics.
+    settings = _settings(rng, case.index, special == "clipped", slices=80, motion=motion)
     return Scene((needle,), (path.pedicle,), cement, settings, anatomy.plan.body_centre, special == "clipped")
 
 

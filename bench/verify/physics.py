@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.verify import anatomies
 from bench.verify.cases import Case, Scene, physics_cases, physics_scene
-from bench.verify.image_figures import image_figures
+from bench.verify.image_figures import IdealScene, ideal_scene, image_figures
 from bench.verify.judge import judged
 from bench.verify.runner import run_all
 from simulators.oarm import PhysicsMissingError, make_scan, small_physics
@@ -56,6 +56,7 @@ def physics_row(case: Case, work: Path) -> Row:
     anatomy = anatomies.load(case.anatomy, work)
     made = physics_scene(case, anatomy)
     sides: dict[str, Row] = {}
+    ideal: IdealScene | None = None
     for kind in KINDS:
         scan = make_scan(
             anatomy.folder,
@@ -65,7 +66,8 @@ def physics_row(case: Case, work: Path) -> Row:
             focus=made.focus,
             physics=small_physics() if kind == "physics" else None,
         )
-        sides[kind] = judged(anatomy, made, scan) | {"image": image_figures(scan, anatomy.folder, made)}
+        ideal = ideal or ideal_scene(scan, anatomy.folder, made)
+        sides[kind] = judged(anatomy, made, scan) | {"image": image_figures(scan, ideal, made)}
     base = {"case": case.index, "anatomy": case.anatomy, "scene": _scene_words(made)}
     return base | sides["physics"] | {"cement": bool(made.cement)} | sides
 

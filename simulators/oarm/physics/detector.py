@@ -33,10 +33,10 @@ def measured_lines(
         spread = _scattered(primary, settings)
         mean, second = primary + spread, _blurred(square[n], settings.focus_fwhm_mm, settings) + spread
         quanta = settings.photons * mean**2 / second
-        seen = rng.poisson(quanta) * (second / mean) / settings.photons
-        seen = _blurred(seen.astype(np.float32), settings.scintillator_fwhm_mm, settings)
-        seen = seen + rng.standard_normal(seen.shape) * (settings.electronic_noise / settings.photons)
-        corrected = seen * gain - settings.scatter_removed * float(spread.mean())
+        counted = rng.poisson(quanta) * (second / mean) / settings.photons
+        lit = _blurred(counted.astype(np.float32), settings.scintillator_fwhm_mm, settings)
+        read = lit + rng.standard_normal(lit.shape) * (settings.electronic_noise / settings.photons)
+        corrected = read * gain - settings.scatter_removed * float(spread.mean())
         # A ray without signal is taken for one with a fifth of a quantum, as a machine has to.
         lines = -np.log(np.maximum(corrected, 0.2 / settings.photons))
         signal[n] = np.interp(lines, bent, straight)

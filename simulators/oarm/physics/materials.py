@@ -49,7 +49,8 @@ def make_body(
     bone = np.clip((hu - SOFT_TOP_HU) / np.float32(cortical_hu - SOFT_TOP_HU), 0.0, None).astype(np.float32)
     soft = np.clip(1.0 + np.minimum(hu, SOFT_TOP_HU) / np.float32(1000.0), 0.0, None).astype(np.float32)
     soft *= np.clip(1.0 - bone, 0.0, 1.0)
-    for shape in (*needles, *cement):
+    shapes: list[Needle | Cement] = [*needles, *cement]
+    for shape in shapes:
         box, share = voxel_share(shape, (hu.shape[0], hu.shape[1], hu.shape[2]), matrix)
         bone[box] *= 1.0 - share
         soft[box] *= 1.0 - share

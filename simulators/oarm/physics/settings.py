@@ -32,8 +32,8 @@ class PhysicsSettings:
     """Energies the spectrum is divided into."""
     reference_kev: float = 70.0
     """Energy that the water correction leads to, and at which the planning CT's numbers are taken for attenuation."""
-    photons: float = 4.0e5
-    """Detected quanta per pixel and view without a patient; sets the noise."""
+    photons_per_mm2: float = 2.5e8
+    """Detected quanta per mm2 of detector in the whole turn without a patient; sets the noise."""
     electronic_noise: float = 5.0
     """Standard deviation of the read-out, in quanta of mean energy."""
     focus_fwhm_mm: float = 0.5
@@ -71,13 +71,18 @@ class PhysicsSettings:
             raise ValueError("the spectrum needs a bin and a tube voltage above 50 kV")
 
     @property
+    def photons(self) -> float:
+        """Detected quanta per pixel and view without a patient: fewer views and wider pixels get the same dose."""
+        return self.photons_per_mm2 * self.pitch_mm**2 / self.views
+
+    @property
     def angles_deg(self) -> Array:
         """(views,) angle of the gantry in each view."""
         if self.arc_deg == 360.0:
-            return np.arange(self.views) * (360.0 / self.views)
+            return np.linspace(0.0, 360.0, self.views, endpoint=False)
         return np.asarray(np.linspace(0.0, self.arc_deg, self.views))
 
 
 def small_physics(**changes: Any) -> PhysicsSettings:
     """Fewer views and wider detector pixels, to go with `small_settings`; a third of the time."""
-    return replace(PhysicsSettings(views=150, pitch_mm=1.0), **changes)
+    return replace(PhysicsSettings(views=180, pitch_mm=1.0), **changes)
