@@ -24,9 +24,10 @@ def make_image(
     cement: Sequence[Cement],
     settings: ScanSettings,
     preop_from_ijk: Array,
-) -> NDArray[np.int16]:
-    """Stored grey values (k,j,i)."""
+) -> tuple[NDArray[np.int16], list[tuple[float, float]]]:
+    """Stored grey values (k,j,i) and of each cement blob its `cement_volumes`."""
     rng = np.random.default_rng([settings.seed, 29])
+    volumes = [cement_volumes(blob, needles, settings, preop_from_ijk) for blob in cement]
 
     def still(moved: Array) -> Single:
         return _still_image(source, needles, cement, settings, moved)
@@ -42,7 +43,7 @@ def make_image(
         hu = combined((still(preop_from_mm @ np.linalg.inv(move) @ scale) for move in poses), len(poses))
     for box, values in _streaks(hu, needles, settings, preop_from_ijk, rng):
         hu[box] += values
-    return _to_grey(hu, settings, rng)
+    return _to_grey(hu, settings, rng), volumes
 
 
 def cement_volumes(

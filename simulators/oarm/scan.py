@@ -65,10 +65,10 @@ def make_scan(
     scan_from_ijk = scan_grid(chosen, centre)
     preop_from_ijk = preop_from_scan @ scan_from_ijk
     if physics is None:
-        grey = make_image(source, needles, cement, chosen, preop_from_ijk)
+        grey, volumes = make_image(source, needles, cement, chosen, preop_from_ijk)
     else:
         grey = make_physics_image(source, needles, cement, chosen, physics, preop_from_scan, scan_from_ijk)
-    volumes = [cement_volumes(blob, needles, chosen, preop_from_ijk) for blob in cement]
+        volumes = [cement_volumes(blob, needles, chosen, preop_from_ijk) for blob in cement]
     truth = _truth(chosen, needles, cement, preop_from_scan, scan_from_ijk, volumes, source)
     if physics is not None:
         truth["physics"] = asdict(physics)
