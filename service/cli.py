@@ -24,7 +24,9 @@ from service.cli_common import (
     EDITS_HELP,
     ENDPLATES_HELP,
     KEEP_HELP,
+    SURFACE_HELP,
     ConfigOption,
+    Surface,
     config_of,
     parse_endplates,
     parse_point,
@@ -128,6 +130,7 @@ def model(
     series: Annotated[
         str | None, typer.Option(help="SeriesInstanceUID, when the folder holds several")
     ] = None,
+    surface: Annotated[Surface | None, typer.Option(help=SURFACE_HELP)] = None,
     keep_isolation: Annotated[bool, typer.Option(help=KEEP_HELP)] = True,
     config: ConfigOption = None,
 ) -> None:
@@ -135,6 +138,8 @@ def model(
     from service.workflow.tasks.model_task import model_task
 
     settings = json.loads(config_of(config).model.model_dump_json())
+    if surface is not None:
+        settings["surface"] = surface.value
     out.mkdir(parents=True, exist_ok=True)
     argument: dict[str, Any] = {
         "ct": str(ct), "series_uid": series, "level": level, "target": parse_point("--target", target),
@@ -217,6 +222,7 @@ def verify(
     from service.workflow.tasks.verify_task import verify_task
 
     outer, prepared, plates = (case / n for n in ("outer.nii.gz", "registration.npz", "plates.npz"))
+    report_file = case / "report.json"
     argument = {
         "ct_files": [str(f) for f in sorted(ct.rglob("*")) if f.is_file() and f.suffix != ".json"],
         "scan_files": [str(f) for f in sorted(scan.rglob("*")) if f.is_file() and f.suffix != ".json"],
@@ -225,6 +231,7 @@ def verify(
         "outer": str(outer) if outer.is_file() else None,
         "prepared": str(prepared) if prepared.is_file() else None,
         "plates": str(plates) if plates.is_file() else None,
+        "model_report": str(report_file) if report_file.is_file() else None,
     }
     report = _with_progress(verify_task, argument)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,16 @@ def config_of(path: Path | None) -> Config:
     return load_config(path)
 
 
+class Surface(StrEnum):
+    """As `[model] surface`."""
+
+    CORRECTED = "corrected"
+    THRESHOLD = "threshold"
+
+
+SURFACE_HELP = (
+    "the bone's edge where the CT shows it, or the 226 HU surface as it is (default: [model] surface)"
+)
 KEEP_HELP = "keep the isolated bone in OUT/kept, so that cuts, paint or a plan by hand do not fit it again"
 ENDPLATES_HELP = (
     "for a fractured body: X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z upper front, upper back, lower front, lower back"

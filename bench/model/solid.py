@@ -61,7 +61,7 @@ def _cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Calla
     def chosen(name: str) -> bool:
         return name.startswith(wanted)
 
-    for variant in phantom.chosen(options):
+    for variant in phantom.chosen(options) if options.variants else phantom.VARIANTS:
         if chosen(f"phantom {variant}"):
             yield f"phantom {variant}", partial(phantom.isolated_again, variant)
     if not all(one.startswith("phantom") for one in wanted):

@@ -25,10 +25,12 @@ from service.geometry.anatomy import Isolation, Seeds
 from service.geometry.isolation import isolate_vertebra, isolation_from_mask
 from service.geometry.registration_model import VertebraModel, build_model
 from service.geometry.trajectories import plan_trajectories
+from service.geometry.verification import VerificationSettings
 from service.geometry.volume import Volume
 from service.imaging.masks import read_mask
 from service.imaging.nifti import read_nifti, write_nifti
 from service.imaging.series import load_series
+from service.workflow.tasks.verify_task import settings_for
 from simulators.phantom import PhantomParameters, generate, write_study
 from simulators.phantom.distance import TrueDistance
 
@@ -110,6 +112,8 @@ class Anatomy:
     surface: Volume
     neighbours: tuple[tuple[float, float, float], ...]
     """Body centres one level up and down where they are known."""
+    settings: VerificationSettings
+    """As the service takes them from the model's report: where the bone's edge lies beside `outer`."""
 
 
 def names(chosen: str) -> list[str]:
@@ -145,6 +149,7 @@ def load(name: str, work: Path) -> Anatomy:
         plan=plan,
         surface=_true_surface(name, outer, folder / "true-distance.npy"),
         neighbours=tuple(tuple(v) for v in known["neighbours"]),
+        settings=settings_for({"model_report": str(folder / "report.json")}),
     )
 
 
@@ -220,6 +225,7 @@ def _make(name: str, folder: Path) -> None:
         replace(isolation.outer, values=isolation.outer.values.astype(np.float32)), folder / "outer.nii.gz"
     )
     (folder / "known.json").write_text(json.dumps(known))
+    (folder / "report.json").write_text(json.dumps({"isolation": {"surface": asdict(isolation.surface)}}))
     (folder / "plan.json").write_text(json.dumps(plan_to_document(plan)))
 
 

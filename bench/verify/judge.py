@@ -141,7 +141,15 @@ def _scan(folder: Path, made: Scene) -> Scan:
 def _measured(anatomy: Anatomy, scan: Scan) -> tuple[Verification, float]:
     volume = Volume(scan.grey, scan.scan_from_ijk)
     started = time.process_time()
-    found = verify(None, anatomy.mask, anatomy.outer, anatomy.plan, volume, model=anatomy.model)
+    found = verify(
+        None,
+        anatomy.mask,
+        anatomy.outer,
+        anatomy.plan,
+        volume,
+        model=anatomy.model,
+        settings=anatomy.settings,
+    )
     return found, round(time.process_time() - started, 2)
 
 

@@ -102,6 +102,18 @@ class BodyField:
     exact: bool = True
 
 
+@dataclass(frozen=True)
+class SurfaceTaken:
+    """Which surface `Isolation.outer` is: the threshold's, or that moved by `moved_mm` on average (inwards positive) to
+    the bone's edge. `outside_mm`: how far it still lies outside that edge; None where the CT does not show it."""
+
+    at: Literal["bone_edge", "threshold"] = "threshold"
+    moved_mm: float = 0.0
+    outside_mm: float | None = None
+    why: str = ""
+    """Why it is the threshold's; a sentence for people, empty at the bone's edge."""
+
+
 @dataclass(frozen=True, eq=False)
 class Isolation:
     """One isolated vertebra.
@@ -117,5 +129,6 @@ class Isolation:
     landmarks: Landmarks
     quality: Quality
     source: Literal["fitted", "mask"]
+    surface: SurfaceTaken = field(default_factory=SurfaceTaken)
     neighbours: tuple[BodyField, ...] = ()
     """The levels above and below as fitted; none when the bone came as a mask."""

@@ -124,7 +124,9 @@ def _isolation_of(
         mask = body.result()
         quality = judge(measures.result(), landmarks, level, use.gates, fit=fit, seeds=seeds)
     progress("isolated", 1.0)
-    return Isolation(level, mask, surface.field, landmarks, quality, "fitted", _neighbours(fit))
+    return Isolation(
+        level, mask, surface.field, landmarks, quality, "fitted", surface.taken, _neighbours(fit)
+    )
 
 
 def isolation_from_mask(
@@ -155,7 +157,7 @@ def isolation_from_mask(
     landmarks = find_landmarks(surface.field, level)
     quality = judge(surface_measures(ct, native, surface, use.gates), landmarks, level, use.gates)
     progress("isolated", 1.0)
-    return Isolation(level, native, surface.field, landmarks, quality, "mask")
+    return Isolation(level, native, surface.field, landmarks, quality, "mask", surface.taken)
 
 
 def _neighbours(fit: SpineFit) -> tuple[BodyField, ...]:

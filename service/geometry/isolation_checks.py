@@ -11,6 +11,7 @@ from skimage import measure
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Landmarks, Quality, Seeds
+from service.geometry.cortex_edge import CortexEdge
 from service.geometry.outer_surface import OuterSurface
 from service.geometry.spine_fit import TYPICAL_GAP_MM, SpineFit, gap_share
 from service.geometry.volume import Volume
@@ -190,11 +191,26 @@ def surface_measures(
     return {
         "volume_ml": round(float(np.count_nonzero(field.values < 0)) * field.voxel_ml, 2),
         "share_without_threshold": round(surface.share_without_threshold, 4),
-        "threshold_bias_mm": round(surface.threshold_bias_mm, 4),
+        "surface_moved_mm": round(surface.taken.moved_mm, 4),
+        **_edge_measures(surface.edge),
         "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
         "tunnels": float(1 - euler),
         "metal_ml": metal_ml(ct, mask, gates),
     }
+
+
+def _edge_measures(edge: CortexEdge) -> dict[str, float]:
+    """What the CT shows of the cortex's edge; a key is missing where it does not show it."""
+    found: dict[str, float] = {}
+    if edge.bias_mm is not None:
+        found |= {"threshold_bias_mm": round(edge.bias_mm, 4), "edge_seen_share": round(edge.seen_share, 4)}
+    if edge.blur is not None:
+        found |= {
+            "cortex_hu": round(edge.blur.cortex_hu, 1),
+            "blur_in_plane_mm": round(edge.blur.in_plane_mm, 3),
+            "blur_between_slices_mm": round(edge.blur.between_slices_mm, 3),
+        }
+    return found
 
 
 def metal_ml(ct: Volume, mask: Volume, gates: GateSettings) -> float:

@@ -1,13 +1,15 @@
 """The outer bone surface of one vertebra as a signed distance, from the CT's own values.
 
 Where the bone reaches the clinical threshold (226 HU) near the mask's boundary, the surface is where the CT's values
-cross it, or on request the half-way level of that edge, at sub-voxel accuracy; elsewhere (weak bone, contact with
-other bone) it is the smoothed boundary of the mask, and both are blended over 1-2 mm. The inside is solid.
+cross it, at sub-voxel accuracy; elsewhere (weak bone, contact with other bone) it is the smoothed boundary of the mask,
+and both are blended over 1-2 mm. That surface is then moved to the edge of the cortex where the CT shows it
+(`cortex_edge`), unless the threshold's own was asked for. The inside is solid.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import cc3d
 import numpy as np
@@ -16,22 +18,27 @@ from scipy import ndimage
 from skimage import measure
 
 from service.errors import GeometryError
+from service.geometry.anatomy import SurfaceTaken
 from service.geometry.bone_edge import SurfaceSettings, find_edge
-from service.geometry.mesh_grid import point_mesh_distance, signed_edt
+from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited, moved
+from service.geometry.mesh_grid import inside_grid, point_mesh_distance, signed_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Triangles = tuple[NDArray[np.float64], NDArray[np.int32]]
 
 
 @dataclass(frozen=True, eq=False)
 class OuterSurface:
     """`field`: signed distance (mm, negative inside). `share_without_threshold`: share 0..1 of the surface
-    that never reaches the threshold or touches other bone, and so follows the mask. `threshold_bias_mm`: how far the
-    threshold's surface lies outside the half-way one on average, whichever of the two was taken."""
+    that never reaches the threshold or touches other bone, and so follows the mask. `edge`: what the CT shows of the
+    bone's edge beside the threshold's surface; `taken`: which of the two `field` is."""
 
     field: Volume
     share_without_threshold: float
-    threshold_bias_mm: float
+    edge: CortexEdge
+    taken: SurfaceTaken
 
 
 def outer_field(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None = None) -> Volume:
@@ -53,7 +60,7 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     edge = find_edge(hu, soft, use)
     guide = soft - edge.offset
     slope = np.maximum(ndimage.gaussian_gradient_magnitude(hu, 0.5 / use.grid_mm) / use.grid_mm, 40.0)
-    threshold = np.clip((edge.threshold_hu - hu) / slope, -3.0, 3.0)
+    threshold = np.clip((np.float32(use.threshold_hu) - hu) / slope, -3.0, 3.0)
     weight = edge.weight
     # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
     # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
@@ -61,12 +68,21 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     surface = _pores_closed(surface, use)
     blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
     surface = ndimage.gaussian_filter(surface, blur / use.grid_mm)
-    solid = _one_body(surface)
-    return OuterSurface(
-        Volume(_metric(surface, solid, grid, use), grid.lps_from_ijk, ct.frame_of_reference_uid),
-        edge.share_without_threshold,
-        edge.threshold_bias_mm,
+    solid = _one_body(surface < 0)
+    triangles = _isosurface(surface, solid)
+    how = use.cortex if use.correct_bias else replace(use.cortex, every=use.cortex.every_to_measure)
+    cortex = find_cortex_edge(hu, *triangles, _slice_normal(ct), use.grid_mm, how)
+    taken = SurfaceTaken(
+        "threshold", 0.0, cortex.bias_mm, cortex.why or "The threshold's surface was asked for."
     )
+    if use.correct_bias and cortex.shift_mm is not None:
+        shift_mm = limited(*triangles, cortex.shift_mm, solid, use.grid_mm, use.cortex)
+        triangles = moved(*triangles, shift_mm, use.grid_mm)
+        solid = _one_body(_filled(triangles, solid.shape))
+        triangles = _bounding(triangles, solid)
+        taken = SurfaceTaken("bone_edge", -float(shift_mm.mean()), 0.0)
+    field = Volume(_metric(triangles, solid, use), grid.lps_from_ijk, ct.frame_of_reference_uid)
+    return OuterSurface(field, edge.share_without_threshold, cortex, taken)
 
 
 def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volume, Grid]:
@@ -120,24 +136,53 @@ def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:
     return np.asarray(np.minimum(surface, np.maximum(closed + 0.5 * use.grid_mm, -1.0)), dtype=np.float32)
 
 
-def _one_body(surface: Grid) -> NDArray[np.bool_]:
-    body = cc3d.largest_k(surface < 0, k=1, connectivity=6) > 0
+def _slice_normal(ct: Volume) -> NDArray[np.float64]:
+    """(3,) unit normal of the CT's slices in the order (z, y, x) of the working grid, which is parallel to LPS."""
+    normal = np.cross(ct.lps_from_ijk[:3, 0], ct.lps_from_ijk[:3, 1])
+    return np.asarray(normal[::-1] / np.linalg.norm(normal))
+
+
+def _one_body(inside: Mask) -> Mask:
+    body = cc3d.largest_k(inside, k=1, connectivity=6) > 0
     # Face-connected air that does not reach the edge of the box is a void, and is bone.
     air = cc3d.connected_components(~body, connectivity=6)
     return np.asarray(air != air[0, 0, 0])
 
 
-def _metric(surface: Grid, solid: NDArray[np.bool_], grid: Volume, use: SurfaceSettings) -> Grid:
-    """True distances: exact to the isosurface in a band, voxel distances beyond, capped."""
+def _isosurface(surface: Grid, solid: Mask) -> Triangles:
+    """Vertices (N, 3) in voxels (z, y, x) and faces of the zero of `surface`, its crumbs and voids left out."""
     clean = np.where(solid, np.minimum(surface, -1e-3), np.maximum(surface, 1e-3)).astype(np.float32)
     vertices, faces, _, _ = measure.marching_cubes(clean, 0.0)
+    return vertices.astype(np.float64), faces.astype(np.int32)
+
+
+def _filled(triangles: Triangles, shape: tuple[int, ...]) -> Mask:
+    """The voxels within a closed surface; a fold does not turn inside out."""
+    vertices, faces = triangles
+    # The order of the axes turned round mirrors the surface, and so the winding of its faces.
+    return inside_grid(vertices[:, ::-1], np.ascontiguousarray(faces[:, ::-1]), shape)
+
+
+def _bounding(triangles: Triangles, solid: Mask) -> Triangles:
+    """Without faces that bound nothing: of islands dropped, of voids filled, folds that lie in the bone."""
+    vertices, faces = triangles
+    place = np.rint(vertices[faces].mean(axis=1)).astype(np.intp)
+    first = None
+    mixed = np.zeros(len(faces), dtype=bool)
+    for step in product((-1, 0, 1), repeat=3):
+        k, j, i = np.clip(place + step, 0, np.array(solid.shape) - 1).T
+        inside = solid[k, j, i]
+        first = inside if first is None else first
+        mixed |= inside != first
+    return vertices, np.ascontiguousarray(faces[mixed])
+
+
+def _metric(triangles: Triangles, solid: Mask, use: SurfaceSettings) -> Grid:
+    """True distances: exact to the triangles in a band, voxel distances beyond, capped."""
+    vertices, faces = triangles
     distance = signed_edt(solid, (use.grid_mm,) * 3)
     band = (distance > -use.exact_inside_mm) & (distance < use.exact_outside_mm)
-    index = np.argwhere(band)
-    exact = point_mesh_distance(
-        np.asarray(index * use.grid_mm, dtype=np.float64),
-        np.asarray(vertices * use.grid_mm, dtype=np.float64),
-        faces.astype(np.int32),
-    )
+    places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
+    exact = point_mesh_distance(places, vertices * use.grid_mm, faces)
     distance[band] = np.where(solid[band], -exact, exact)
     return np.clip(distance, -use.cap_mm, use.cap_mm).astype(np.float32)

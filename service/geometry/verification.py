@@ -60,8 +60,9 @@ class VerificationSettings:
     in the next vertebra passes our processes with its shaft, but its front is a
     disc away. Chosen on the tuning anatomies."""
     bone_edge_mm: float = 0.18
-    """The 226 HU surface lies this far outside the bone's edge: mean of 24 needles in the tuning phantoms of
-    `bench/verify` (0.18 with a standard deviation of 0.11); part of the breach only."""
+    """How far the 226 HU surface lies outside the bone's edge: mean of 24 needles in the tuning phantoms of
+    `bench/verify` (0.18 with a standard deviation of 0.11); part of the breach only. Zero for a model whose surface
+    lies at the edge itself."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,6 +69,7 @@ def correct(
         "plan": str(current["plan"].path),
         "outer": str(current["outer"].path) if "outer" in current else None,
         "mask": str(current["mask"].path),
+        "model_report": str(current["model_report"].path) if "model_report" in current else None,
         "changes": [{"pedicle": c.pedicle, "tip": c.tip, "entry": c.entry} for c in changes],
     }
     report = app.run_task("correct", argument, silent)

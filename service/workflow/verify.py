@@ -175,6 +175,7 @@ def _argument(app: App, case: Case, scan: Scan) -> dict[str, Any]:
         "outer": str(current["outer"].path) if "outer" in current else None,
         "prepared": str(current["registration"].path) if "registration" in current else None,
         "plates": str(current["plates"].path) if "plates" in current else None,
+        "model_report": str(current["model_report"].path) if "model_report" in current else None,
     }
 
 

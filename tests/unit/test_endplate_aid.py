@@ -10,7 +10,6 @@ import pytest
 from service.cli_common import parse_endplates
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints
-from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
 from service.geometry.evidence import QuickField, trilinear
 from service.geometry.mesh_grid import signed_edt, without_holes
@@ -136,24 +135,3 @@ def test_work_side_by_side_keeps_order_and_raises() -> None:
     assert in_threads(lambda n: n * n, range(9)) == [n * n for n in range(9)]
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda n: 1 / n, [1, 0])
-
-
-@pytest.mark.parametrize(("thick_mm", "most_mm"), [(4.0, 0.06), (1.6, 0.2)])
-def test_edge_of_a_blurred_sheet_is_found_where_it_is(thick_mm: float, most_mm: float) -> None:
-    """A plane cortex over marrow, blurred by 0.6 mm; the mask's boundary lies on the true edge."""
-    from scipy import ndimage
-
-    step = 0.5
-    z = (np.arange(48) - 24) * step
-    fine = (np.arange(4800) - 2400) * 0.005
-    line = np.where(fine > 0, 50.0, np.where(fine > -thick_mm, 900.0, 100.0))
-    blurred = np.interp(z, fine, ndimage.gaussian_filter1d(line, 0.6 / 0.005, mode="nearest"))
-    hu = np.broadcast_to(blurred[:, None, None], (48, 24, 24)).astype(np.float32)
-    soft = np.broadcast_to(z[:, None, None], hu.shape).astype(np.float32).copy()
-    middle = (24, 12, 12)
-    edge = find_edge(hu, soft, SurfaceSettings(correct_bias=True))
-    assert abs(edge.offset[middle]) < most_mm
-    raw = find_edge(hu, soft, SurfaceSettings())
-    assert raw.offset[middle] > 0.3
-    assert edge.threshold_bias_mm == pytest.approx(raw.offset[middle] - edge.offset[middle], abs=0.05)
-    assert edge.share_without_threshold == 0.0

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from skimage.measure import euler_number
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Seeds
@@ -52,17 +53,22 @@ def test_surface_lies_on_the_threshold_and_not_on_voxels() -> None:
     # 226 HU lies about 0.3 mm outside the true edge of this bone (its own blur): the known bias.
     assert 0.0 < np.median(offset) < 0.6
     assert np.percentile(np.abs(offset - np.median(offset)), 90) < 0.45
+    assert from_mask().surface.at == "threshold"
+    assert from_mask().quality.measures["threshold_bias_mm"] > 0.1
 
 
-def test_corrected_surface_is_selectable_and_lies_farther_in_by_the_bias_reported() -> None:
-    plain = plain_surface()
+def test_corrected_surface_is_selectable_and_lies_nearer_to_the_edge() -> None:
     corrected = outer_surface(*scan(), settings=SurfaceSettings(correct_bias=True))
-    gap = np.mean(offset_from_the_true_edge(plain.field)) - np.mean(
-        offset_from_the_true_edge(corrected.field)
-    )
-    assert plain.threshold_bias_mm == corrected.threshold_bias_mm
-    assert gap > 0.05
-    assert gap == pytest.approx(plain.threshold_bias_mm, abs=0.12)
+    plain = np.abs(offset_from_the_true_edge(from_mask().outer))
+    offset = offset_from_the_true_edge(corrected.field)
+    assert corrected.taken.at == "bone_edge"
+    # These edges are no Gaussians and the voxels are coarse for them, so that the fit overshoots.
+    assert np.mean(np.abs(offset)) < 0.7 * np.mean(plain)
+    assert np.mean(plain) - np.mean(offset) == pytest.approx(corrected.taken.moved_mm, abs=0.1)
+    openings = [
+        int(1 - euler_number(f.values < 0, connectivity=1)) for f in (from_mask().outer, corrected.field)
+    ]
+    assert openings[1] <= openings[0]
 
 
 def test_field_is_a_distance_near_the_surface() -> None:

@@ -12,10 +12,11 @@ from service.geometry.hand_set import HandSet, with_hand_set
 from service.geometry.metrics import outer_from_mask
 from service.geometry.progress import Progress
 from service.imaging.nifti import read_nifti
+from service.workflow.tasks.verify_task import settings_for
 
 
 def correct_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: report (the document before), plan, outer, mask (files), changes [{pedicle, tip, entry}].
+    """Argument: report (the document before), plan, outer, mask, model_report (files), changes [{pedicle, tip, entry}].
 
     Result: the corrected document. Raises InputRefusedError (`verification.correction`).
     """
@@ -29,7 +30,7 @@ def correct_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, A
     changes = [
         HandSet(c["pedicle"], _point(c.get("tip")), _point(c.get("entry"))) for c in argument["changes"]
     ]
-    return with_hand_set(argument["report"], plan, outer, changes)
+    return with_hand_set(argument["report"], plan, outer, changes, settings_for(argument))
 
 
 def _point(values: Any) -> tuple[float, float, float] | None:

@@ -23,12 +23,20 @@ from numpy.typing import NDArray
 
 import service
 from service.domain.plan import VertebraFrame
-from service.geometry.anatomy import BodyField, Endplate, Isolation, Landmarks, Pedicle, Quality
+from service.geometry.anatomy import (
+    BodyField,
+    Endplate,
+    Isolation,
+    Landmarks,
+    Pedicle,
+    Quality,
+    SurfaceTaken,
+)
 from service.geometry.volume import Volume
 
 log = logging.getLogger("spineprint.tasks")
 
-SCHEMA = "spineprint.kept-isolation/2"
+SCHEMA = "spineprint.kept-isolation/3"
 FILE = "isolation.npz"
 #: What decides about the bone found: a change in any of these makes what is kept worthless.
 PROGRAM = ("geometry", "imaging", "workflow/tasks")
@@ -77,6 +85,7 @@ def _write(isolation: Isolation, folder: Path, key: str) -> None:
         ],
         "landmarks": asdict(isolation.landmarks),
         "quality": asdict(isolation.quality),
+        "surface": asdict(isolation.surface),
     }
     write_kept(folder / FILE, words, arrays)
 
@@ -138,6 +147,7 @@ def _read(path: Path, key: str) -> Isolation | None:
             words["quality"]["confidence"], tuple(words["quality"]["reasons"]), words["quality"]["measures"]
         ),
         source=words["source"],
+        surface=SurfaceTaken(**words["surface"]),
         neighbours=tuple(
             BodyField(
                 n["name"], volumes[n["name"]], np.asarray(n["centre"]), np.asarray(n["axes"]), n["exact"]

@@ -283,6 +283,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, isola
             "reasons": list(isolation.quality.reasons),
             "measures": {k: round(float(v), 4) for k, v in isolation.quality.measures.items()},
             "volume_ml": round(float((isolation.mask.values > 0).sum()) * isolation.mask.voxel_ml, 3),
+            "surface": asdict(isolation.surface),
         },
         "landmarks": {
             "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from service.geometry.plates import read_bodies
 from service.geometry.progress import Progress
 from service.geometry.registration_file import read_model
 from service.geometry.registration_model import VertebraModel
-from service.geometry.verification import verify_scan
+from service.geometry.verification import VerificationSettings, verify_scan
 from service.geometry.volume import Volume
 from service.imaging.ahead import ReadAhead
 from service.imaging.nifti import read_nifti
@@ -33,7 +33,9 @@ def read_ahead(message: Mapping[str, Any]) -> None:
 
 
 def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: ct_files, scan_files, mask, plan, outer, prepared, plates. Result: `spineprint.verification/1`.
+    """Argument: ct_files, scan_files, mask, plan, outer, prepared, plates, model_report.
+
+    Result: `spineprint.verification/1`.
 
     `outer` and `prepared` (the registration model made with the printed model) may be missing or None: both are
     then made from the planning CT and the mask, which takes seconds longer. Without `plates` (the endplates of the
@@ -56,6 +58,7 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
             code="imaging.other_patient",
         )
     plan = plan_from_document(json.loads(Path(argument["plan"]).read_text("utf-8")))
+    settings = settings_for(argument)
     outer = read_nifti(Path(argument["outer"])) if argument.get("outer") else None
     mask = None if planning.model and outer else read_nifti(Path(argument["mask"]))
     read_s = time.monotonic() - started
@@ -66,6 +69,7 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
         plan,
         scan.volume,
         model=planning.model,
+        settings=settings,
         bodies=read_bodies(Path(argument["plates"])) if argument.get("plates") else (),
         progress=lambda stage, fraction: progress(stage, 0.15 + 0.85 * fraction),
     )
@@ -79,6 +83,19 @@ def verify_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, An
         timings["reading"] = round(read_s, 3)
         timings["total"] = round(time.monotonic() - started, 3)
     return document
+
+
+def settings_for(argument: Mapping[str, Any]) -> VerificationSettings:
+    """The settings with how far inside the model's surface the bone's edge lies, as its report (`model_report`) says.
+
+    A report that does not say, or none, means the threshold's surface: models before version 3 of the isolation.
+    """
+    usual = VerificationSettings()
+    if not argument.get("model_report"):
+        return usual
+    report = json.loads(Path(argument["model_report"]).read_text("utf-8"))
+    taken = report.get("isolation", {}).get("surface", {}).get("at", "threshold")
+    return replace(usual, bone_edge_mm=0.0) if taken == "bone_edge" else usual
 
 
 @dataclass(frozen=True, eq=False)
