@@ -199,6 +199,17 @@ BUILDERS = {
     "sc": lambda: secondary_capture(
         picture(), CONTEXT, ORIGIN, level="L1", kind="overlay", description="Needle"
     ),
+    "sc-of-a-scan": lambda: secondary_capture(
+        picture(),
+        CONTEXT,
+        ORIGIN,
+        level="L1",
+        kind="picture-left-axial",
+        description="Needle check, pictures",
+        series="pictures",
+        number=2,
+        comment="Left needle, across, seen from the feet",
+    ),
 }
 
 
@@ -475,3 +486,19 @@ def test_dcmtk_stores_every_object(tmp_path: Path) -> None:
         server.terminate()
         server.wait(10)
     assert len(list(inbox.iterdir())) == 5
+
+
+def test_pictures_of_a_scan_share_a_series_and_keep_their_pixels() -> None:
+    first, second = (
+        secondary_capture(
+            picture(), CONTEXT, ORIGIN, level="L1", kind=f"picture-{name}", description="Pictures", series="pictures",
+            number=number,
+        )
+        for number, name in enumerate(("left-axial", "view"), 1)
+    )  # fmt: skip
+    assert (
+        first.SeriesInstanceUID == second.SeriesInstanceUID and first.SOPInstanceUID != second.SOPInstanceUID
+    )
+    assert [first.InstanceNumber, second.InstanceNumber] == [1, 2]
+    rgb = np.asarray(picture().convert("RGB"))
+    assert first.PixelData[: rgb.size] == rgb.tobytes()
