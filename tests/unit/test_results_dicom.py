@@ -485,7 +485,7 @@ def test_dcmtk_stores_every_object(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(10)
-    assert len(list(inbox.iterdir())) == 5
+    assert len(list(inbox.iterdir())) == 6
 
 
 def test_pictures_of_a_scan_share_a_series_and_keep_their_pixels() -> None:
