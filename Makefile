@@ -23,9 +23,9 @@ demo: setup ## the whole journey on simulators; CT=dir LEVEL=T11 TARGET=x,y,z [A
 	  $(if $(CT),--ct "$(CT)") $(if $(LEVEL),--level "$(LEVEL)") $(if $(TARGET),--target="$(TARGET)") \
 	  $(if $(ABOVE),--above="$(ABOVE)") $(if $(BELOW),--below="$(BELOW)") $(if $(MASK),--mask "$(MASK)") $(DEMO_ARGS)
 
-# The journeys first, so that none of them is left running alone at the end.
+# One worker more than the two cores: a journey waits for its service most of the time. Order: tests/conftest.py.
 test: lint ## lint and all tests, on two cores
-	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/contract tests/unit $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/contract tests/unit $(PYTEST_ARGS)
 
 lint: setup-test ## ruff, mypy strict, import directions
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -58,7 +58,7 @@ run: setup ## the service alone (CONFIG=file.toml)
 	@$(BIN)/spineprint serve $(if $(CONFIG),--config "$(CONFIG)")
 
 lock: ## resolve requirements again, with hashes (needs uv)
-	cd requirements && for f in runtime discovery dev; do uv pip compile --universal --python-version 3.11 --generate-hashes \
+	cd requirements && for f in runtime discovery dev physics; do uv pip compile --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url -q --custom-compile-command "make lock" $$f.in -o $$f.txt; done
 
 clean: ## remove the virtual environment and caches

@@ -15,7 +15,6 @@ import uvicorn
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.dicom_node import DicomNode, DicomSender, NodeConfig
 from adapters.dicom_node.commitment_scu import CommitmentScu
 from adapters.dicom_node.query import DicomFinder
@@ -28,6 +27,7 @@ from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import UltimakerPrinter
 from adapters.ultimaker.camera import UltimakerCamera
 from adapters.ultimaker.discovery import MdnsDiscovery
+from service.bootstrap_tasks import make_slicer
 from service.config import Config, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
@@ -45,7 +45,6 @@ from service.ports import (
     Peer,
     Printer,
     PrinterState,
-    Slicer,
 )
 from service.store import outbox, settings
 from service.store.database import migrate, open_engine
@@ -69,7 +68,7 @@ from service.workflow.app import App
 from service.workflow.jobs import case_job
 from service.workflow.node_watch import NodeWatch
 from service.workflow.standby import Standby
-from service.workflow.tether import Task, run_tethered
+from service.workflow.tether import run_tethered
 
 log = logging.getLogger("spineprint")
 
@@ -134,21 +133,6 @@ _KINDS = {ScanKind.PLANNING_CT: "planning_ct", ScanKind.INTRAOPERATIVE: "oarm", 
 
 def recognise_scan(info: SeriesInfo, roles: Sequence[str]) -> str:
     return _KINDS[recognise(info, caller_roles=roles).kind]
-
-
-def make_slicer(config: Config) -> Slicer:
-    slicer = config.slicer
-    return CuraEngineSlicer(
-        CuraEngineConfig(engine=slicer.engine, resources=slicer.resources, support_structure=slicer.support)
-    )
-
-
-def tasks(config: Config) -> Mapping[str, Task]:
-    """Everything a tethered child may be asked to do."""
-    # the numerical packages behind them take seconds to load, and only the child needs them
-    from service.workflow.tasks import all_tasks
-
-    return all_tasks(make_slicer(config))
 
 
 def handlers(app: App) -> dict[str, JobHandler]:

@@ -105,7 +105,7 @@ def serve(
 @main_app.command(name="run-task", hidden=True)
 def run_task(kind: str) -> None:
     """One heavy computation, tethered to its parent (used by the service itself)."""
-    from service.bootstrap import tasks
+    from service.bootstrap_tasks import tasks
     from service.workflow.tasks import load
     from service.workflow.tether import serve_task
 
@@ -165,7 +165,7 @@ def slice_command(
     import shutil
     import tempfile
 
-    from service.bootstrap import make_slicer
+    from service.bootstrap_tasks import make_slicer
     from service.workflow.tasks.slice_task import slice_task
 
     if not out.name.endswith((".gcode", ".gcode.gz")):

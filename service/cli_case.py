@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from fastapi.encoders import jsonable_encoder
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,10 +24,10 @@ from service.cli_common import (
 )
 from service.domain.people import Actor, acting
 from service.errors import InputRefusedError
-from service.workflow.app import App
 
 if TYPE_CHECKING:
     from service.store.pulls import Pull
+    from service.workflow.app import App
 
 case_app = typer.Typer(help="Look at cases and give inputs.", no_args_is_help=True)
 console = Console(highlight=False)
@@ -72,6 +71,8 @@ def list_cases(config: ConfigOption = None) -> None:
 @case_app.command("show")
 def show(case_id: str, config: ConfigOption = None) -> None:
     """One case as JSON, with its history (no patient identity)."""
+    from fastapi.encoders import jsonable_encoder
+
     from service.store import audit, cases
     from service.store.database import reading
     from service.web.views import case_detail

@@ -291,14 +291,15 @@ def _migrated() -> Path:
 
 
 def make_rig(folder: Path, *, database_url: str = "", **sections: Any) -> Rig:
-    """The service on a fresh database. `sections` are configuration sections, e.g. `dicom={"quiet_s": 1}`."""
+    """The service on a fresh database; a `database_url` is of one that has the present schema.
+
+    `sections` are configuration sections, e.g. `dicom={"quiet_s": 1}`.
+    """
     config = Config.model_validate({"data_dir": folder / "data", "database_url": database_url, **sections})
     config.data_dir.mkdir(parents=True)
     if not database_url:
         shutil.copyfile(_migrated(), config.data_dir / "spineprint.sqlite3")
     engine = open_engine(config.resolved_database_url)
-    if database_url:
-        migrate(engine)
     clock, notes, tasks = SteppedClock(), Notes(), TinyTasks()
     return Rig(App(config, engine, clock, notes, tasks, recognise_scan), clock, notes, tasks=tasks)
 

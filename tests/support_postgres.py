@@ -1,7 +1,7 @@
 """A throw-away PostgreSQL cluster for tests: started once, on a socket of its own, gone at the end.
 
-`postgres_url` is a fresh, empty database per test, on SQLAlchemy's terms; the fixtures are known to every test
-through `tests/conftest.py`.
+`postgres_url` is a fresh, empty database per test, on SQLAlchemy's terms, `migrated_postgres_url` one with the present
+schema; the fixtures are known to every test through `tests/conftest.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from service.store.database import migrate, open_engine
 from tests.support_dicom import free_port
+
+_MIGRATED = "migrated"
+_MEMORY, _ROOM_BYTES = Path("/dev/shm"), 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,36 @@ class Cluster:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://postgres@/{database}?host={self.socket}&port={self.port}"
 
-    def new_database(self) -> str:
-        """A fresh database; returns its SQLAlchemy URL."""
+    def new_database(self, template: str = "template1") -> str:
+        """A fresh copy of the template (empty by default); returns its SQLAlchemy URL."""
         name = f"t{secrets.token_hex(6)}"
-        with psycopg.connect(
-            host=str(self.socket), port=self.port, user="postgres", dbname="postgres", autocommit=True
-        ) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+        self._create(name, template)
         return self.url(name)
+
+    def migrated_database(self) -> str:
+        """A fresh database with the present schema; its SQLAlchemy URL.
+
+        The migrations run once in a cluster and are copied from then on: one run of them takes longer than most tests.
+        """
+        with self._connected() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM pg_database WHERE datname = %s", (_MIGRATED,)
+            ).fetchone()
+        if known is None:
+            self._create(_MIGRATED, "template1")
+            engine = open_engine(self.url(_MIGRATED))
+            migrate(engine)
+            engine.dispose()  # a template that somebody is connected to cannot be copied
+        return self.new_database(_MIGRATED)
+
+    def _create(self, name: str, template: str) -> None:
+        with self._connected() as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+
+    def _connected(self) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self.socket), port=self.port, user="postgres", dbname="postgres", autocommit=True
+        )
 
 
 def _programs() -> Path:
@@ -59,7 +85,7 @@ def _as_server_user(command: Sequence[str]) -> list[str]:
 def postgres() -> Iterator[Cluster]:
     programs = _programs()
     # Short, because a socket's path is limited to some 100 characters.
-    folder = Path(tempfile.mkdtemp(prefix="sppg-"))
+    folder = Path(tempfile.mkdtemp(prefix="sppg-", dir=_quick_folder()))
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres")
@@ -95,6 +121,17 @@ def postgres() -> Iterator[Cluster]:
 @pytest.fixture
 def postgres_url(postgres: Cluster) -> str:
     return postgres.new_database()
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: Cluster) -> str:
+    return postgres.migrated_database()
+
+
+def _quick_folder() -> Path | None:
+    """Memory for the cluster's files, if there is room: fsync stays on, as the service demands, and is free."""
+    usable = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+    return _MEMORY if usable else None
 
 
 def _run(command: Sequence[str]) -> None:

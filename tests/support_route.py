@@ -17,11 +17,11 @@ import uvicorn
 
 from adapters.ultimaker import PrinterSettings, Timeouts, UltimakerPrinter, pair
 from service.domain.case import CaseState
-from service.web.api import create_web
 from service.workflow import print_run
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.options import Options
 from simulators.ultimaker.simulator import Simulator
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, STUDY, Rig, new_case, receive, study_quiet
 from tests.support_sterile import Room
 from tests.support_ultimaker import in_process
@@ -44,7 +44,7 @@ def printed_over_http(rig: Rig, folder: Path) -> Iterator[Room]:
         pair(device.url, credentials, poll_s=0.01)
         printer = UltimakerPrinter("um3", device.url, credentials, _QUICK)
         rig.with_printers({"um3": printer})
-        room = Room(rig, create_web(rig.app, []))
+        room = Room(rig, web_over(rig.app))
         _to_sliced(room)
         answer = _post(room, "technician", "print", printer="um3", bed_clear=True)
         assert answer["state"] == "INTENT"

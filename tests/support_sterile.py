@@ -14,8 +14,8 @@ from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
 from service.store import cases, people, prints
 from service.store.database import transaction
-from service.web.api import create_web
 from service.workflow.printed_item import create_item
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, Rig, add_people, bring
 from tests.support_photo import photo
 
@@ -243,4 +243,4 @@ def print_part(room: Room, **options: Any) -> Room:
 def make_room(rig: Rig) -> Room:
     """The service's web over `rig`, and one printed part."""
     rig.with_printers({"um3": None})  # type: ignore[dict-item]
-    return print_part(Room(rig, create_web(rig.app, [])))
+    return print_part(Room(rig, web_over(rig.app)))

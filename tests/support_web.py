@@ -20,8 +20,8 @@ from adapters.dicom_node.web_door import WebDoor
 from service.store import studies
 from service.store.database import reading
 from service.store.studies import StoredInstance
-from service.web.api import create_web
 from service.workflow import identity, intake
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, Rig, add_people
 from tests.support_dicom import ct_slice, save, wait_until
 
@@ -80,7 +80,7 @@ def served_door(rig: Rig, *, disk_reserve_bytes: int = 0) -> Iterator[DoorRig]:
     rig.app = replace(rig.app, door=door)
     made = DoorRig(rig, door)
     server = uvicorn.Server(
-        uvicorn.Config(create_web(rig.app, []), host="127.0.0.1", port=0, log_config=None, access_log=False)
+        uvicorn.Config(web_over(rig.app), host="127.0.0.1", port=0, log_config=None, access_log=False)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from adapters.cura_engine.engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.cura_engine.locate import find_install
+from bench.slice import slice_argument
 from service.config import load_config
 from service.geometry.progress import silent
 from service.workflow.print_proof import PrintProof
@@ -62,7 +63,7 @@ def _measure(case: Path, work: Path, runs: int) -> bool:
         out.mkdir()
         begin = time.perf_counter()
         marks = _Marks()
-        result = slice_task(slicer, _argument(case, out), marks)
+        result = slice_task(slicer, slice_argument(case, out), marks)
         audited = marks.first.get("predicting the printed part", time.perf_counter())
         whole.append(audited - begin)
         prediction.append(time.perf_counter() - audited)
@@ -124,23 +125,6 @@ def _phantom_case(work: Path) -> Path:
     }
     model_task(argument, silent)
     return case
-
-
-def _argument(case: Path, out: Path) -> dict[str, str | None]:
-    def there(name: str) -> str | None:
-        return str(case / name) if (case / name).is_file() else None
-
-    return {
-        "print_mesh": str(case / "print.stl"),
-        "mesh": str(case / "model.stl"),
-        "layout": str(case / "print.json"),
-        "plan": str(case / "plan.json"),
-        "blocker": there("blocker.stl"),
-        "filler": there("filler.stl"),
-        "outer": there("outer.nii.gz"),
-        "model_report": there("report.json"),
-        "out": str(out),
-    }
 
 
 def _timed_engine(work: Path, log: Path) -> CuraEngineConfig:

@@ -41,7 +41,7 @@ class Case:
     kind: str = "accuracy"
 
     def rng(self) -> np.random.Generator:
-        others = {"accuracy": 0, "cement": 50, "heights": 60}
+        others = {"accuracy": 0, "cement": 50, "heights": 60, "physics": 70}
         offset = others[self.kind] if self.kind in others else 1 + LATER_REFUSALS.index(self.kind)
         return np.random.default_rng([SEEDS[self.chosen], offset, self.index])
 
@@ -231,6 +231,26 @@ def _moved(needle: Needle, step: Array) -> Needle:
         tip_shape=needle.tip_shape,
         tip_length_mm=needle.tip_length_mm,
     )
+
+
+def physics_cases(chosen: str, count: int, anatomies: list[str]) -> list[Case]:
+    """Scans that two simulators make of the same scene."""
+    return [Case(chosen, n, anatomies[n % len(anatomies)], "physics") for n in range(count)]
+
+
+def physics_scene(case: Case, anatomy: Anatomy) -> Scene:
+    """Three shapes of tip in turn; of eight scans one is clipped, one of a patient who moves, one with cement."""
+    rng = case.rng()
+    special = {3: "clipped", 4: "motion", 5: "cement"}.get(case.index % 8, "")
+    shape = ("bevel", "trocar", "cannula")[(case.index + case.index // 3) % 3]
+    path = anatomy.plan.trajectories[int(rng.integers(len(anatomy.plan.trajectories)))]
+    needle = _needle(rng, path, anatomy, shape, float(rng.uniform(2.5, 4.5)))
+    cement = (_cement(rng, anatomy, case.index),) if special == "cement" else ()
+    way = rng.standard_normal(3)
+    motion = Motion(_point(1.0 * way / np.linalg.norm(way)), 0.4) if special == "motion" else None
+    # 67 mm along the patient hold the vertebra and both discs; every slice more costs time in the physics.
+    settings = _settings(rng, case.index, special == "clipped", slices=80, motion=motion)
+    return Scene((needle,), (path.pedicle,), cement, settings, anatomy.plan.body_centre, special == "clipped")
 
 
 def restored_scene(case: Case, anatomy: Anatomy, wedge: float) -> Scene:

@@ -31,10 +31,13 @@ def accuracy_row(case: Case, work: Path) -> dict[str, Any]:
     anatomy = anatomies.load(case.anatomy, work)
     made = scene(case, anatomy)
     scan = _scan(anatomy.folder, made)
+    return {"case": case.index, "anatomy": case.anatomy} | judged(anatomy, made, scan)
+
+
+def judged(anatomy: Anatomy, made: Scene, scan: Scan) -> dict[str, Any]:
+    """The scan measured by the service and compared with its truth."""
     found, seconds = _measured(anatomy, scan)
     row: dict[str, Any] = {
-        "case": case.index,
-        "anatomy": case.anatomy,
         "clipped": made.clipped,
         "cement": bool(made.cement),
         "tip_shape": made.needles[0].tip_shape,

@@ -12,6 +12,9 @@ from service.gcode.reader import FloatArray, Gcode
 
 Point = Sequence[float]
 _STATION_MM = 1.0
+MOUTH_STEP_MM = 0.3
+"""A mouth on a slope is printed in steps of a layer: support that ends at its plane may reach so far behind it, and
+comes off with the rest. Further in it stays."""
 _WALL_SEARCH_MM = 1.5
 _WIDEST_LINE_MM = 1.2
 
@@ -43,12 +46,15 @@ class Openness:
 
 @dataclass(frozen=True)
 class Beads:
-    """Printed lines as beads in print coordinates: ends (N, 3) at mid-height, width (N), flags and line numbers."""
+    """Printed lines as beads in print coordinates: ends (N, 3) at mid-height, width (N), flags and line numbers.
+
+    `comes_off`: support and brim, which are broken off the finished part where they can be reached.
+    """
 
     start: FloatArray
     end: FloatArray
     width: FloatArray
-    is_support: NDArray[np.bool_]
+    comes_off: NDArray[np.bool_]
     line: NDArray[np.int64]
 
 
@@ -60,23 +66,34 @@ def beads(gcode: Gcode, *, bed_from_print_mm: Point, layer_mm: float, filament_m
     length = np.maximum(np.linalg.norm(end - start, axis=1), 1e-3)
     # Very short moves round the extruder's counter coarsely; a line is never wider than the limit of the audit.
     width = np.minimum(gcode.extruded[printed] * filament_mm2 / (length * layer_mm), _WIDEST_LINE_MM)
-    support = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE")[printed]
-    return Beads(start, end, width, support, gcode.line[printed])
+    comes_off = gcode.of_kind("SUPPORT", "SUPPORT-INTERFACE", "SKIRT")[printed]  # a brim is told as a skirt
+    return Beads(start, end, width, comes_off, gcode.line[printed])
 
 
 def openness(channel: Channel, lines: Beads) -> Openness:
-    """Measure one channel. The last radius before the blind end is left out: its floor is meant to be there."""
+    """Measure one channel. The last radius before the blind end is left out: its floor is meant to be there.
+
+    Support and brim in front of the mouth do not count: they are broken off with the rest of them.
+    """
     entry, target = np.asarray(channel.entry, float), np.asarray(channel.target, float)
     length = float(np.linalg.norm(target - entry))
     direction = (target - entry) / max(length, 1e-9)
     stop = entry + direction * max(length - channel.radius_mm, length / 2.0)
     reach = channel.radius_mm + _WALL_SEARCH_MM + 1.0
     near = _touches_box(lines, np.minimum(entry, stop) - reach, np.maximum(entry, stop) + reach)
-    start, end = lines.start[near], lines.end[near]
+    support = lines.comes_off[near]
+    start, end, inside = cut_along(
+        lines.start[near] - entry,
+        lines.end[near] - entry,
+        -direction,
+        -np.inf,
+        np.where(support, -MOUTH_STEP_MM, np.inf),
+    )
+    near, support = near.nonzero()[0][inside], support[inside]
+    start, end = start[inside] + entry, end[inside] + entry
     if not start.size:
         return Openness(float("inf"), float("inf"), float("inf"), 0, 0.0)
     distance = segment_distance(start, end, entry, stop)
-    support = lines.is_support[near]
     wall = ~support & (distance <= channel.radius_mm + _WALL_SEARCH_MM)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))
@@ -87,6 +104,21 @@ def openness(channel: Channel, lines: Beads) -> Openness:
         blocked_line=int(lines.line[near][worst]),
         walled_fraction=_walled(start[wall], end[wall], entry, stop, channel.radius_mm),
     )
+
+
+def cut_along(
+    start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Segments cut to low <= position along the axis <= high (each its own), and which have anything in between."""
+    t0, t1 = start @ axis, end @ axis
+    rise = np.where(np.abs(t1 - t0) < 1e-9, 1e-9, t1 - t0)
+    level = np.abs(t1 - t0) < 1e-9
+    first, last = (low - t0) / rise, (high - t0) / rise
+    begin = np.where(level, 0.0, np.clip(np.minimum(first, last), 0.0, 1.0))
+    stop = np.where(level, 1.0, np.clip(np.maximum(first, last), 0.0, 1.0))
+    inside = np.where(level, (t0 >= low) & (t0 <= high), stop > begin)
+    step = end - start
+    return start + begin[:, None] * step, start + stop[:, None] * step, inside
 
 
 def _touches_box(lines: Beads, low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.gcode.channel import Beads, Point
+from service.gcode.channel import MOUTH_STEP_MM, Beads, Point, cut_along
 from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray
 
 _OUTSIDE_MM = 1.0
-_SUPPORT_OUTSIDE_MM = 0.0
-"""Support in front of a mouth is broken off with the rest of it; in the hole it stays."""
 _BEHIND_WALL_MM = 1.0
 _WALL_SEARCH_MM = 1.5
 _STATION_MM = 0.25
@@ -37,8 +35,8 @@ class VentHole:
 class VentOpenness:
     """`free_radius` (mm): from the axis to the edge of the nearest line, inf when none is near; `line`: its number.
 
-    Looked at are lines from 1 mm outside (support: from the mouth) to 1 mm behind the wall. `walled_fraction`: share
-    of the wall's depth with the part round the hole.
+    Looked at are lines from 1 mm outside to 1 mm behind the wall; support and brim, which come off, from a layer's
+    step behind the mouth. `walled_fraction`: share of the wall's depth with the part round the hole.
     """
 
     free_radius: float
@@ -47,22 +45,22 @@ class VentOpenness:
 
 
 def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
-    """Measure one vent. Every line in it counts: of the part, of supports and of the cavity's filler."""
+    """Measure one vent. Every line in it counts: of the part, supports, brim and the cavity's filler."""
     mouth, outward = np.asarray(vent.mouth, float), np.asarray(vent.outward, float)
     low, high = -(vent.depth_mm + _BEHIND_WALL_MM), _OUTSIDE_MM
     reach = vent.radius_mm + _WALL_SEARCH_MM + 1.0 + max(high, -low)
     near = (
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
-    highs = np.where(lines.is_support[near], _SUPPORT_OUTSIDE_MM, high)
-    start, end, inside = _cut(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
+    highs = np.where(lines.comes_off[near], -MOUTH_STEP_MM, high)
+    start, end, inside = cut_along(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
     near, start, end = near[inside], start[inside], end[inside]
     distance = _from_axis(start, end, outward)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))
-    wall = (distance <= vent.radius_mm + _WALL_SEARCH_MM) & ~lines.is_support[near]
+    wall = (distance <= vent.radius_mm + _WALL_SEARCH_MM) & ~lines.comes_off[near]
     return VentOpenness(
         float(free[worst]),
         int(lines.line[near[worst]]),
@@ -72,21 +70,6 @@ def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
 
 def _longest_half(lines: Beads) -> float:
     return float(np.abs(lines.end - lines.start).max(initial=0.0)) / 2.0
-
-
-def _cut(
-    start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Segments cut to low <= position along the axis <= high (each its own), and which have anything in between."""
-    t0, t1 = start @ axis, end @ axis
-    rise = np.where(np.abs(t1 - t0) < 1e-9, 1e-9, t1 - t0)
-    level = np.abs(t1 - t0) < 1e-9
-    first, last = (low - t0) / rise, (high - t0) / rise
-    begin = np.where(level, 0.0, np.clip(np.minimum(first, last), 0.0, 1.0))
-    stop = np.where(level, 1.0, np.clip(np.maximum(first, last), 0.0, 1.0))
-    inside = np.where(level, (t0 >= low) & (t0 <= high), stop > begin)
-    step = end - start
-    return start + begin[:, None] * step, start + stop[:, None] * step, inside
 
 
 def _from_axis(start: FloatArray, end: FloatArray, axis: FloatArray) -> FloatArray:

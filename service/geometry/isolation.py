@@ -31,7 +31,8 @@ from service.geometry.landmarks import find_landmarks
 from service.geometry.mesh_grid import without_holes
 from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
-from service.geometry.spine_fit import FitSettings, SpineFit, fit_spine
+from service.geometry.refit import refit_spine
+from service.geometry.spine_fit import FitSettings, FitStart, SpineFit, fit_spine
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -70,12 +71,41 @@ def isolate_vertebra(
         `geometry.cut_vertebra`,
         `geometry.no_vertebra`, `geometry.landmarks`: nothing that could be trusted was found.
     """
+    return isolate_resumable(ct, level, seeds, settings=settings, progress=progress)[0]
+
+
+def isolate_resumable(
+    ct: Volume,
+    level: str,
+    seeds: Seeds,
+    *,
+    start: FitStart | None = None,
+    settings: IsolationSettings | None = None,
+    progress: Progress = silent,
+) -> tuple[Isolation, FitStart]:
+    """`isolate_vertebra`, and what the next call may start from after a point was moved or endplates were marked.
+
+    start : of a fit of this level in this CT; used as far as the points lead to where it had found the vertebrae. The
+        measure `resumed_fit` says that it was. A start that was used is handed back as it is, so that many small
+        corrections do not drift.
+    """
     use = settings or IsolationSettings()
     check_seeds(ct, seeds, use.gates)
     check_order(level, seeds, use.gates)
-    fit = fit_spine(
-        ct, level, seeds, settings=use.fit, progress=lambda stage, part: progress(stage, 0.8 * part)
-    )
+
+    def tell(stage: str, fraction: float) -> None:
+        progress(stage, 0.8 * fraction)
+
+    fit = refit_spine(ct, level, seeds, start, settings=use.fit, progress=tell) if start else None
+    if fit is None:
+        fit = fit_spine(ct, level, seeds, settings=use.fit, progress=tell)
+    return _isolation_of(ct, level, seeds, fit, use, progress), fit.start
+
+
+def _isolation_of(
+    ct: Volume, level: str, seeds: Seeds, fit: SpineFit, use: IsolationSettings, progress: Progress
+) -> Isolation:
+    """From the fitted shapes to the bone's voxels, surface and landmarks."""
     refuse_weak_fit(fit, level, seeds, use.gates)
     refuse_cut_vertebra(ct, fit.target.vertices, level, use.gates)
     progress("labelling the bone", 0.75)

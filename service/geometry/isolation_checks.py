@@ -308,6 +308,8 @@ def _judge_fit(
         neighbour_overlap=round(overlap, 4),
         template_spread_mm=round(fit.template_spread_mm, 3),
     )
+    if fit.resumed:
+        measures["resumed_fit"] = 1.0
     gaps = [(gap_share(fit.target, n), n.score) for n in fit.neighbours]
     measures.update(gap_above_share=round(gaps[0][0], 3), gap_below_share=round(gaps[1][0], 3))
     odd = between_levels(fit.target.score, gaps, gates)

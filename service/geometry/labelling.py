@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from service.geometry.evidence import Evidence
 from service.geometry.mesh_grid import without_holes
+from service.geometry.parallel import slabs, taking_turns
 
 Grid = NDArray[np.float32]
 
@@ -156,37 +157,65 @@ def _box(mask: NDArray[np.bool_], grow: int = 0) -> tuple[slice, slice, slice]:
 
 
 def _total_variation_cut(force: Grid, weight: Grid, iterations: int) -> Grid:
+    cut = _Cut(force, weight)
+    parts = slabs(force.shape[0], force.size)
+    with taking_turns() as turn:
+        for _ in range(iterations):
+            turn(cut.raise_dual, parts)
+            turn(cut.lower_primal, parts)
+            cut.u, cut.change = cut.change, cut.u
+    return cut.u
+
+
+class _Cut:
+    """Arrays of the cut, and the two halves of an iteration on a slab of the first axis.
+
+    Either half writes to its own slab only and reads, beyond it, nothing but what the other half has written.
+    """
+
     step = np.float32(0.28)
-    u = np.clip(0.5 + force, 0.0, 1.0).astype(np.float32)
-    bar = u.copy()
-    # The dual is kept divided by its step, which saves a pass over the data for each axis and iteration.
-    dual = np.zeros((3, *u.shape), dtype=np.float32)
-    bound, pull, change = weight / step, step * force, np.empty_like(u)
-    for _ in range(iterations):
+
+    def __init__(self, force: Grid, weight: Grid) -> None:
+        self.u: Grid = np.clip(0.5 + force, 0.0, 1.0).astype(np.float32)
+        self.bar, self.change = self.u.copy(), np.empty_like(self.u)
+        # The dual is kept divided by its step, which saves a pass over the data for each axis and iteration.
+        self.dual = np.zeros((3, *self.u.shape), dtype=np.float32)
+        self.bound, self.pull = weight / self.step, self.step * force
+
+    def raise_dual(self, slab: slice) -> None:
+        part, dual, bar = self.change[slab], self.dual[:, slab], self.bar
         for axis in range(3):
             low, high = _shifted(axis)
-            part = change[low]
-            np.subtract(bar[high], bar[low], out=part)
-            dual[axis][low] += part
-        np.einsum("cijk,cijk->ijk", dual, dual, out=change)
-        np.sqrt(change, out=change)
-        np.maximum(change, 1e-9, out=change)
-        np.divide(bound, change, out=change)
-        np.minimum(change, 1.0, out=change)
-        dual *= change
+            if axis == 0:
+                stop = min(slab.stop, len(bar) - 1)
+                near, far = bar[slab.start : stop], bar[slab.start + 1 : stop + 1]
+                low = (slice(0, stop - slab.start), slice(None), slice(None))
+            else:
+                near, far = bar[slab][low], bar[slab][high]
+            np.subtract(far, near, out=part[low])
+            dual[axis][low] += part[low]
+        np.einsum("cijk,cijk->ijk", dual, dual, out=part)
+        np.sqrt(part, out=part)
+        np.maximum(part, 1e-9, out=part)
+        np.divide(self.bound[slab], part, out=part)
+        np.minimum(part, 1.0, out=part)
+        dual *= part
+
+    def lower_primal(self, slab: slice) -> None:
+        change, dual = self.change[slab], self.dual[:, slab]
         np.add(dual[0], dual[1], out=change)
         change += dual[2]
-        for axis in range(3):
+        start = max(slab.start, 1)
+        self.change[start : slab.stop] -= self.dual[0][start - 1 : slab.stop - 1]
+        for axis in (1, 2):
             low, high = _shifted(axis)
             change[high] -= dual[axis][low]
-        change *= step * step
-        change += pull
-        change += u
+        change *= self.step * self.step
+        change += self.pull[slab]
+        change += self.u[slab]
         np.clip(change, 0.0, 1.0, out=change)
-        np.multiply(change, 2.0, out=bar)
-        bar -= u
-        u, change = change, u
-    return np.asarray(u, dtype=np.float32)
+        np.multiply(change, 2.0, out=self.bar[slab])
+        self.bar[slab] -= self.u[slab]
 
 
 def _shifted(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -5,8 +5,9 @@ What is cut is cut the same way on every machine, whatever cores it has, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -26,6 +27,18 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`[work(item) for item in items]`, two at a time, in the same order; the first error is raised."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(work, items))
+
+
+@contextmanager
+def taking_turns() -> Iterator[Callable[[Callable[[T], object], Iterable[T]], None]]:
+    """`in_threads` without results for many short rounds: threads started once, each round waits for the last."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+
+        def turn(work: Callable[[T], object], items: Iterable[T]) -> None:
+            for _ in pool.map(work, items):
+                pass
+
+        yield turn
 
 
 def affine_resampled(

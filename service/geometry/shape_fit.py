@@ -215,17 +215,54 @@ def deform(
     rest = last.moved(range(1, len(current)))
     tick((number + 1) / (len(stages) + 1))
     still = in_threads(lambda s: _distance(evidence, s), rest)
-
-    def standing_in(other: PlacedShape) -> PlacedShape:
-        for stage in stages:
-            other = _Round(evidence, [other], still, stage, iterations, held).moved_one(0)
-        return other
-
     first, *found = in_threads(
-        lambda other: last.moved_one(0) if other is None else standing_in(other), [None, *others]
+        lambda other: (
+            last.moved_one(0) if other is None else _alone(evidence, other, still, stages, iterations, held)
+        ),
+        [None, *others],
     )
     tick(1.0)
     return Deformed((first, *rest), tuple(found), tuple(still))
+
+
+def deform_between(
+    evidence: Evidence,
+    shapes: Sequence[PlacedShape],
+    beside: Sequence[PlacedShape],
+    *,
+    stages: Sequence[tuple[float, float, float]] = STAGES,
+    iterations: int = 30,
+    held: Attractors | None = None,
+    settle: bool = False,
+) -> Deformed:
+    """`deform` when the rest, `beside`, has been deformed before: only `shapes`, all of one vertebra, move.
+
+    settle : afterwards the rest goes through the last stage again, beside the first of `shapes`, to take the room that
+        the old place of this vertebra had kept from it.
+    """
+    still = in_threads(lambda s: _distance(evidence, s), beside)
+    first, *found = in_threads(lambda shape: _alone(evidence, shape, still, stages, iterations, held), shapes)
+    rest = list(beside)
+    if settle:
+        rest = _Round(evidence, [first, *rest], (), stages[-1], iterations, held).moved(
+            range(1, 1 + len(rest))
+        )
+        still = in_threads(lambda s: _distance(evidence, s), rest)
+    return Deformed((first, *rest), tuple(found), tuple(still))
+
+
+def _alone(
+    evidence: Evidence,
+    shape: PlacedShape,
+    still: Sequence[Grid],
+    stages: Sequence[tuple[float, float, float]],
+    iterations: int,
+    held: Attractors | None,
+) -> PlacedShape:
+    """One shape through all stages beside others that stay where they are."""
+    for stage in stages:
+        shape = _Round(evidence, [shape], still, stage, iterations, held).moved_one(0)
+    return shape
 
 
 class _Round:

@@ -18,6 +18,7 @@ from service.geometry.shape_fit import (
     FAR_STAGES,
     STAGES,
     Attractors,
+    Deformed,
     PlacedShape,
     Pose,
     PosePrior,
@@ -74,6 +75,22 @@ class FitSettings:
 
 
 @dataclass(frozen=True, eq=False)
+class FitStart:
+    """Where everything came to lie in a fit, from which the next one in the same CT, for the same level, may start.
+
+    `low`, `high` (3,) LPS mm: the box of the evidence. `candidates`: the target as searched, best first. `searched`,
+    `bent`: the level above and the one below as searched and as deformed.
+    """
+
+    seeds: Seeds
+    low: Array
+    high: Array
+    candidates: tuple[PlacedShape, ...]
+    searched: tuple[PlacedShape, ...]
+    bent: tuple[PlacedShape, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class SpineFit:
     """What the fit found. `distance` and `neighbour_distance` (Z, Y, X) mm on the evidence's grid."""
 
@@ -85,6 +102,9 @@ class SpineFit:
     rigid_centre: Array
     template_spread_mm: float
     """Mean distance between the fits of two templates near the surface; 0 when only one was near enough."""
+    start: FitStart
+    resumed: bool = False
+    """Fitted from the start that an earlier fit had left."""
 
 
 def fit_spine(
@@ -94,30 +114,51 @@ def fit_spine(
     use = settings or FitSettings()
     if seeds.endplates is not None:
         check_points(seeds.endplates, np.asarray(seeds.target))
-    evidence = _region(ct, level, seeds, use)
+    low, high = _region(level, seeds, use)
+    evidence = gather_evidence(ct, low, high)
     progress("searching the vertebra", 0.05)
-    candidates = _search_target(evidence, level, seeds, use)
+    templates = templates_for(level, count=use.target_templates, exclude=use.exclude_templates)
+    candidates = search_target(evidence, level, seeds, templates, use)
     progress("searching its neighbours", 0.2)
     neighbours = in_threads(
-        lambda side: _search_neighbour(evidence, level, side[1], candidates, seeds, use, side[0]),
+        lambda side: search_neighbour(evidence, level, side[1], candidates, seeds, use, side[0]),
         enumerate((-1, 1)),
     )
-    candidates = _recentred(evidence, level, candidates, neighbours, use)
+    candidates = recentred(evidence, candidates, neighbours, use)
     progress("fitting the shapes", 0.4)
-    chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
-    stages = FAR_STAGES if level in use.far_levels else STAGES
-    held = None
-    if seeds.endplates is not None:
-        chosen = [with_marked_heights(c, seeds.endplates) for c in chosen]
-        held = Attractors(*attractors(seeds.endplates))
+    chosen, held = to_fit(candidates, seeds, use)
     found = deform(
         evidence,
         [chosen[0], *neighbours],
         others=chosen[1:],
-        stages=stages,
+        stages=stages_for(level, use),
         held=held,
         tick=lambda part: progress("fitting the shapes", 0.4 + 0.5 * part),
     )
+    start = FitStart(seeds, low, high, tuple(candidates), tuple(neighbours), found.shapes[1:])
+    return spine_fit_of(evidence, found, start, candidates[0])
+
+
+def stages_for(level: str, use: FitSettings) -> tuple[tuple[float, float, float], ...]:
+    """Rounds of the non-rigid fit: one more where the level has no template of its own."""
+    return FAR_STAGES if level in use.far_levels else STAGES
+
+
+def to_fit(
+    candidates: Sequence[PlacedShape], seeds: Seeds, use: FitSettings
+) -> tuple[list[PlacedShape], Attractors | None]:
+    """The placed shapes good enough to be deformed, and the endplate points that hold them."""
+    chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
+    if seeds.endplates is None:
+        return chosen, None
+    points = seeds.endplates
+    return [with_marked_heights(c, points) for c in chosen], Attractors(*attractors(points))
+
+
+def spine_fit_of(
+    evidence: Evidence, found: Deformed, start: FitStart, rigid: PlacedShape, *, resumed: bool = False
+) -> SpineFit:
+    """The deformed shapes as distances."""
     distances = [
         grid_signed_distance(s.vertices, s.template.faces, evidence, exact_band_mm=3.0)
         for s in (found.shapes[0], *found.others)
@@ -130,12 +171,15 @@ def fit_spine(
         neighbours=found.shapes[1:],
         distance=mean,
         neighbour_distance=np.minimum.reduce(found.rivals),
-        rigid_centre=candidates[0].pose.centre,
+        rigid_centre=rigid.pose.centre,
         template_spread_mm=spread,
+        start=start,
+        resumed=resumed,
     )
 
 
-def _region(ct: Volume, level: str, seeds: Seeds, use: FitSettings) -> Evidence:
+def _region(level: str, seeds: Seeds, use: FitSettings) -> tuple[Array, Array]:
+    """Corners (3,) LPS mm of the box that holds the three vertebrae."""
     known = np.array([p for p in (seeds.target, seeds.above, seeds.below) if p is not None])
     low, high = known.min(axis=0), known.max(axis=0)
     if seeds.above is None:
@@ -144,7 +188,7 @@ def _region(ct: Volume, level: str, seeds: Seeds, use: FitSettings) -> Evidence:
         low[2] = min(low[2], seeds.target[2] - TYPICAL_GAP_MM[level])
     margin_low = np.array([use.margin_side_mm, use.margin_front_mm, use.margin_up_mm])
     margin_high = np.array([use.margin_side_mm, use.margin_back_mm, use.margin_up_mm])
-    return gather_evidence(ct, low - margin_low, high + margin_high)
+    return low - margin_low, high + margin_high
 
 
 def _axes_from_up(up: Array) -> Array:
@@ -154,7 +198,10 @@ def _axes_from_up(up: Array) -> Array:
     return np.column_stack([left, np.cross(up, left), up])
 
 
-def _search_target(evidence: Evidence, level: str, seeds: Seeds, use: FitSettings) -> list[PlacedShape]:
+def search_target(
+    evidence: Evidence, level: str, seeds: Seeds, templates: Sequence[Template], use: FitSettings
+) -> list[PlacedShape]:
+    """Each template where it fits best near the target's point, best first."""
     up, gap = np.array([0.0, 0.0, 1.0]), TYPICAL_GAP_MM[level]
     known = seeds.above is not None or seeds.below is not None
     if known:
@@ -170,11 +217,10 @@ def _search_target(evidence: Evidence, level: str, seeds: Seeds, use: FitSetting
         start = Pose(np.asarray(seeds.target, dtype=np.float64), _axes_from_up(up), np.full(3, scale))
         return search_pose(evidence, template, start, prior, seed=use.random_seed)
 
-    templates = templates_for(level, count=use.target_templates, exclude=use.exclude_templates)
     return sorted(in_threads(searched, templates), key=lambda s: -s.score)
 
 
-def _search_neighbour(
+def search_neighbour(
     evidence: Evidence,
     level: str,
     step: int,
@@ -250,10 +296,9 @@ def _neighbour_templates(
     return unique[: use.neighbour_templates]
 
 
-def _recentred(
+def recentred(
     evidence: Evidence,
-    level: str,
-    candidates: list[PlacedShape],
+    candidates: Sequence[PlacedShape],
     neighbours: Sequence[PlacedShape],
     use: FitSettings,
 ) -> list[PlacedShape]:

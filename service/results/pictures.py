@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from service.domain.plan import Plan, VertebraFrame
 from service.geometry.mesh import Mesh, simplify
+from service.geometry.parallel import in_threads
 from service.geometry.volume import Volume
 from service.results.render import Camera, camera_for, render_mesh, vertex_normals
 
@@ -70,13 +71,17 @@ def mesh_views(
     size = (panel, panel)
     cameras = [camera_for(mesh.vertices, direction, up, size) for _, direction, up, _ in views]
     scale = max(camera.mm_per_pixel for camera in cameras)
-    pictures = []
-    for (name, _, _, through), fitted in zip(views, cameras, strict=True):
-        camera = Camera(fitted.direction, fitted.up, fitted.centre, scale, size)
+    cameras = [Camera(c.direction, c.up, c.centre, scale, size) for c in cameras]
+
+    def rendered(number: int) -> Image.Image:
+        camera, through = cameras[number], views[number][3]
         clip = None if through is None else float(camera.project(through)[0, 2])
-        picture = render_mesh(drawn.vertices, drawn.faces, camera=camera, clip_depth_mm=clip, normals=normals)
+        return render_mesh(drawn.vertices, drawn.faces, camera=camera, clip_depth_mm=clip, normals=normals)
+
+    # The longest part of all pictures, and the last thing a model waits for.
+    pictures = in_threads(rendered, range(len(views)))
+    for (name, *_), camera, picture in zip(views, cameras, pictures, strict=True):
         _annotate(picture, camera, name, (left, anterior, superior))
-        pictures.append(picture)
     return _sheet(pictures, panel, 3 if len(pictures) > 4 else 2, title)
 
 

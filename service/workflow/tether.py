@@ -24,7 +24,6 @@ from typing import IO, Any
 
 from service.errors import SpineprintError, from_document
 from service.geometry.progress import Progress
-from service.store.blobs import storage_error
 
 log = logging.getLogger("spineprint.tasks")
 
@@ -257,6 +256,9 @@ def _await_argument(ahead: Ahead | None) -> Mapping[str, Any] | None:
 
 def _unexpected(kind: str, exc: Exception) -> SpineprintError:
     if isinstance(exc, OSError) and exc.errno in _DISK_FAULTS:
+        # the store brings the database's packages, which a child needs for this word only
+        from service.store.blobs import storage_error
+
         return storage_error(exc, Path("work"))
     return SpineprintError(
         f"The computation '{kind}' failed unexpectedly.",

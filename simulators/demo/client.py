@@ -22,7 +22,7 @@ class ServiceError(Exception):
 class Service:
     """One address, several logged-in people. Calls wait out a restart of the service."""
 
-    def __init__(self, url: str, passwords: Mapping[str, str], *, patience_s: float = 60.0) -> None:
+    def __init__(self, url: str, passwords: Mapping[str, str], *, patience_s: float = 180.0) -> None:
         self.url = url
         self.passwords = dict(passwords)
         self._patience_s = patience_s

@@ -53,7 +53,7 @@ class Journey:
     _scanned: bool = False
     _states: list[str] = field(default_factory=list)
 
-    def find_case(self, study_uid: str, timeout_s: float = 60.0) -> str:
+    def find_case(self, study_uid: str, timeout_s: float = 180.0) -> str:
         """Wait for the case that the received study opens."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -176,7 +176,7 @@ def service_process(out: Path, config: Path) -> Process:
     )
 
 
-def wait_until_up(process: Process, url: str, timeout_s: float = 60.0) -> None:
+def wait_until_up(process: Process, url: str, timeout_s: float = 180.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.process is not None and process.process.poll() is not None:

@@ -2,6 +2,7 @@
 
 from simulators.oarm.motion import Motion
 from simulators.oarm.needle import TIP_SHAPES, Cement, Needle
+from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings, small_physics
 from simulators.oarm.scan import Scan, make_scan, write_scan
 from simulators.oarm.settings import ScanSettings, small_settings
 
@@ -10,9 +11,12 @@ __all__ = [
     "Cement",
     "Motion",
     "Needle",
+    "PhysicsMissingError",
+    "PhysicsSettings",
     "Scan",
     "ScanSettings",
     "make_scan",
+    "small_physics",
     "small_settings",
     "write_scan",
 ]

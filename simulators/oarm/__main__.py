@@ -11,6 +11,7 @@ from pathlib import Path
 
 from simulators.oarm.motion import Motion
 from simulators.oarm.needle import NEEDLE_13G_MM, TIP_SHAPES, Cement, Needle
+from simulators.oarm.physics import PhysicsMissingError, PhysicsSettings, small_physics
 from simulators.oarm.scan import make_scan, write_scan
 from simulators.oarm.settings import ScanSettings, small_settings
 from simulators.pacs.__main__ import peer
@@ -73,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--neighbour-deg", type=float, default=None)
     scan.add_argument("--seed", type=int, default=1)
     scan.add_argument("--small", action="store_true", help="smaller field and coarser pixels, fast")
+    scan.add_argument(
+        "--physics",
+        action="store_true",
+        help="measure projections and reconstruct them (minutes; needs itk-rtk, requirements/physics.txt)",
+    )
+    scan.add_argument("--views", type=int, default=None, help="projections of one turn, with --physics")
     scan.add_argument("--patient-id", default=None, help="another patient than that of the planning CT")
     scan.add_argument("--patient-name", default=None)
     scan.add_argument("--send", type=peer, default=None, metavar="AE@host:port")
@@ -111,6 +118,15 @@ def _settings(options: argparse.Namespace) -> ScanSettings:
     return small_settings(**changes) if options.small else replace(ScanSettings(), **changes)
 
 
+def _physics(options: argparse.Namespace) -> PhysicsSettings | None:
+    if not options.physics:
+        if options.views is not None:
+            raise ValueError("--views counts the projections of --physics; give both")
+        return None
+    machine = small_physics() if options.small else PhysicsSettings()
+    return machine if options.views is None else replace(machine, views=options.views)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make, write and perhaps send a scan; returns the exit code (0 ok, 1 not all sent, 2 bad input)."""
     options = _parser().parse_args(join_negative(sys.argv[1:] if arguments is None else arguments))
@@ -129,9 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.leak_to is not None and blobs:
             blobs[-1] = replace(blobs[-1], leak_to=options.leak_to)
         scan = make_scan(
-            options.preop, needles=needles, cement=blobs, settings=_settings(options), focus=options.focus
+            options.preop,
+            needles=needles,
+            cement=blobs,
+            settings=_settings(options),
+            focus=options.focus,
+            physics=_physics(options),
         )
-    except ValueError as fault:
+    except (ValueError, PhysicsMissingError) as fault:
         sys.stderr.write(f"oarm: {fault}\n")
         return 2
     folder = write_scan(scan, options.out, patient_id=options.patient_id, patient_name=options.patient_name)

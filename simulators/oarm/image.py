@@ -25,12 +25,9 @@ def make_image(
     settings: ScanSettings,
     preop_from_ijk: Array,
 ) -> tuple[NDArray[np.int16], list[tuple[float, float]]]:
-    """Stored grey values (k,j,i) and of each cement blob its volume inside the square field in mm3.
-
-    The second number leaves out what the needles displace; it is what a scan can show.
-    """
+    """Stored grey values (k,j,i) and of each cement blob its `cement_volumes`."""
     rng = np.random.default_rng([settings.seed, 29])
-    volumes = [_volumes(blob, needles, settings, preop_from_ijk) for blob in cement]
+    volumes = [cement_volumes(blob, needles, settings, preop_from_ijk) for blob in cement]
 
     def still(moved: Array) -> Single:
         return _still_image(source, needles, cement, settings, moved)
@@ -49,10 +46,13 @@ def make_image(
     return _to_grey(hu, settings, rng), volumes
 
 
-def _volumes(
+def cement_volumes(
     blob: Cement, needles: Sequence[Needle], settings: ScanSettings, preop_from_ijk: Array
 ) -> tuple[float, float]:
-    """(whole, outside the needles) in mm3."""
+    """Volume of a blob inside the square field, mm3: the whole, and without what the needles displace.
+
+    The second is what a scan can show.
+    """
     shape = (settings.slices, settings.columns, settings.columns)
     box, share = voxel_share(blob, shape, preop_from_ijk)
     free = np.ones(share.shape, dtype=np.float32)

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from simulators.oarm.image import make_image
+from simulators.oarm.image import cement_volumes, make_image
 from simulators.oarm.needle import Cement, Needle
+from simulators.oarm.physics.image import make_physics_image
+from simulators.oarm.physics.rtk import require
+from simulators.oarm.physics.settings import PhysicsSettings
 from simulators.oarm.settings import ScanSettings, pose, scan_grid
 from simulators.oarm.source import Source, find_truth, phantom_source, read_series
 from simulators.phantom.ct_series import Patient, SeriesHeader, stable_uid, write_ct_series
@@ -42,14 +45,18 @@ def make_scan(
     cement: Sequence[Cement] = (),
     settings: ScanSettings | None = None,
     focus: tuple[float, float, float] | None = None,
+    physics: PhysicsSettings | None = None,
 ) -> Scan:
     """Scan the patient of the planning CT in folder `preop`.
 
     A phantom study (truth.json in or beside the folder) is rendered anew with its neighbours moved, unless both
     neighbour settings are 0; any other series is resampled as one rigid body. `focus` (LPS mm of the planning CT)
-    is the spot aimed at; without it the mean of the needle tips, or the middle of the volume.
-    Raises ValueError when the folder holds no CT series.
+    is the spot aimed at; without it the mean of the needle tips, or the middle of the volume. With `physics` the
+    image is measured by projections and reconstructed (minutes, needs itk-rtk) instead of drawn.
+    Raises ValueError when the folder holds no CT series, PhysicsMissingError without itk-rtk.
     """
+    if physics is not None:
+        require()
     chosen = settings or ScanSettings()
     source = _source(Path(preop), chosen)
     aim = _focus(source, needles, focus)
@@ -57,8 +64,14 @@ def make_scan(
     centre = _apply(np.linalg.inv(preop_from_scan), aim) + np.asarray(chosen.centre_offset_mm)
     scan_from_ijk = scan_grid(chosen, centre)
     preop_from_ijk = preop_from_scan @ scan_from_ijk
-    grey, volumes = make_image(source, needles, cement, chosen, preop_from_ijk)
+    if physics is None:
+        grey, volumes = make_image(source, needles, cement, chosen, preop_from_ijk)
+    else:
+        grey = make_physics_image(source, needles, cement, chosen, physics, preop_from_scan, scan_from_ijk)
+        volumes = [cement_volumes(blob, needles, chosen, preop_from_ijk) for blob in cement]
     truth = _truth(chosen, needles, cement, preop_from_scan, scan_from_ijk, volumes, source)
+    if physics is not None:
+        truth["physics"] = asdict(physics)
     return Scan(grey, scan_from_ijk, preop_from_scan, truth, source.header)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import trimesh
 
 from adapters.cura_engine.engine import CuraEngineConfig, CuraEngineSlicer
+from bench.slice.charon import NotToBeHadError, gcode_reader, unpacked
 from service.errors import GeometryError, SpineprintError, ToolMissingError
 from service.gcode.audit import ExpectedPrint, audit_gcode
 from service.ports import Slicer, SliceSettings
@@ -27,22 +26,10 @@ def sliced() -> SlicedPart:
 
 @pytest.fixture(scope="session")
 def charon(tmp_path_factory):
-    """UltiMaker's header reader from Debian's package, unpacked and not installed."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        pytest.skip("UltiMaker's reader comes from a Debian package; there is no apt-get here")
-    folder = tmp_path_factory.mktemp("charon")
-    fetched = subprocess.run(
-        ["apt-get", "download", "python3-charon"], cwd=folder, capture_output=True, timeout=120, check=False
-    )
-    packages = list(folder.glob("python3-charon_*.deb"))
-    if fetched.returncode != 0 or not packages:
-        pytest.skip("Debian's python3-charon could not be downloaded")
-    subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(folder / "x")], check=True, timeout=60)
-    sys.path.insert(0, str(folder / "x" / "usr/lib/python3/dist-packages"))
     try:
-        yield importlib.import_module("Charon.filetypes.GCodeFile").GCodeFile
-    finally:
-        sys.path.pop(0)
+        return gcode_reader(unpacked(tmp_path_factory.mktemp("charon")))
+    except NotToBeHadError as why:
+        pytest.skip(str(why))
 
 
 def test_is_a_slicer_of_the_core_and_says_what_it_is(sliced):

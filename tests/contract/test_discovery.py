@@ -22,8 +22,8 @@ from service import cli_admin
 from service.cli import main_app
 from service.errors import ConflictError, DeviceError, ToolMissingError
 from service.ports import FoundPrinter
-from service.web.api import create_web
 from service.workflow import identity
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, add_people, make_rig
 
 LOOPBACK = "127.0.0.1"
@@ -94,7 +94,7 @@ def test_the_command_line_tells_what_is_configured(
 def test_a_technician_looks_over_http(printer: Announced, tmp_path: Path) -> None:
     rig = make_rig(tmp_path)
     app = replace(rig.app, discovery=MdnsDiscovery([LOOPBACK]))
-    client = TestClient(create_web(app, []))
+    client = TestClient(web_over(app))
     answers = {}
     for username in ("technician", "surgeon"):
         add_people(app, username)

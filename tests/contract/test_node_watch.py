@@ -18,9 +18,9 @@ from pynetdicom import AE
 
 from service.bootstrap import open_app
 from service.config import Config
-from service.web.api import create_web
 from service.workflow import identity
 from service.workflow.app import App
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, STUDY, add_people
 from tests.support_dicom import CT_IMAGE, ct_slice, free_port, need, save, wait_until
 
@@ -83,7 +83,7 @@ def apart(tmp_path: Path) -> Iterator[Apart]:
     app = open_app(config)
     add_people(app, "technician")
     secret, _, _ = identity.log_in(app, "technician", PASSWORD)
-    web = TestClient(create_web(app, []), headers={"Authorization": f"Bearer {secret}"})
+    web = TestClient(web_over(app), headers={"Authorization": f"Bearer {secret}"})
     made = Apart(app, port, web, tmp_path / "log")
     try:
         made.start()

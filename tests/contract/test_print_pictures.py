@@ -14,9 +14,9 @@ from adapters.ultimaker.camera import UltimakerCamera
 from service.errors import ConflictError, DeviceError, InputRefusedError
 from service.store import print_pictures as stored
 from service.store.database import reading
-from service.web.api import create_web
 from service.workflow import print_pictures, print_run
 from tests.contract.test_print_run import P, Room, room  # noqa: F401 - the fixture
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, TECHNICIAN, add_people
 from tests.support_photo import CAMERA, photo
 
@@ -88,7 +88,7 @@ def test_a_camera_that_fails_disturbs_nothing(room: Room, camera: UltimakerCamer
 @pytest.fixture
 def web(room: Room) -> Iterator[TestClient]:  # noqa: F811
     add_people(room.rig.app)
-    with TestClient(create_web(room.rig.app, []), base_url="http://127.0.0.1") as client:
+    with TestClient(web_over(room.rig.app), base_url="http://127.0.0.1") as client:
         yield client
 
 

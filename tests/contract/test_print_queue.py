@@ -31,7 +31,7 @@ _DAYS = (9, 3, None, 5, 2, 11, 4, None, 8, 6)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Rig, dict[str, RunningSimulator]]]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    url = request.getfixturevalue("migrated_postgres_url") if request.param == "postgresql" else ""
     rig = make_rig(tmp_path, database_url=url)
     with ExitStack() as stack:
         devices = {}

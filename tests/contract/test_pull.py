@@ -293,11 +293,12 @@ def test_a_query_that_fails_or_gets_no_answer_or_no_service() -> None:
 
 def test_a_pacs_that_goes_silent_while_sending(tmp_path: Path) -> None:
     seen: list[MoveProgress] = []
+    given_up = threading.Event()
 
     def moving(_event: evt.Event) -> Iterator[Any]:
         yield "127.0.0.1", free_port()
         yield 3
-        time.sleep(8)
+        given_up.wait(20)
         yield 0xFF00, None
 
     entity = AE("PACS")
@@ -307,6 +308,7 @@ def test_a_pacs_that_goes_silent_while_sending(tmp_path: Path) -> None:
         pacs = Destination("PACS", "127.0.0.1", server.server_address[1])
         result = DicomFinder(move_timeout_s=1).move("1.2", pacs, "SPINEPRINT", seen.append)
     finally:
+        given_up.set()
         server.shutdown()
         server.server_close()
     assert result.status is None or result.status != 0

@@ -52,7 +52,6 @@ from service.store import blobs, cases, prints, scan_pictures, scans, sterile, s
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.tables import cases as case_table
-from service.web.api import create_web
 from service.workflow import (
     approve,
     build,
@@ -68,6 +67,7 @@ from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks.inspect_task import inspect_study
 from service.workflow.tasks.scan_pictures_task import shown_needles
+from tests.support_api import web_over
 from tests.support_app import HandNode
 from tests.support_dicom import ROOT, ct_slice, save
 from tests.support_photo import photo
@@ -422,7 +422,7 @@ def open_world(
 def served(world: World) -> Iterator[str]:
     """The web service on a free port; yields its address."""
     server = uvicorn.Server(
-        uvicorn.Config(create_web(world.app, []), host="127.0.0.1", port=0, log_config=None, access_log=False)
+        uvicorn.Config(web_over(world.app), host="127.0.0.1", port=0, log_config=None, access_log=False)
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -21,6 +21,7 @@ from simulators.demo.client import Service
 from simulators.demo.journey import ADMIN, Journey
 from simulators.demo.processes import end_orderly_on_sigterm, wait_until_up
 from simulators.demo.stage import Stage
+from tests.support_dicom import patience
 
 #: Patience with a machine on which other work runs as well.
 LONG_S = 150.0
@@ -47,7 +48,7 @@ class WatchedStage(Stage):
         """SIGTERM, a clean end within seconds, and up again on the same data."""
         assert self.daemon is not None and self.daemon.process is not None
         self._seen.add(self.daemon.process.pid)
-        assert self.daemon.stop(timeout_s=15.0) == 0
+        assert self.daemon.stop(timeout_s=15.0 * patience()) == 0
         self.daemon.start()
         wait_until_up(self.daemon, self.url)
 
@@ -139,9 +140,9 @@ def journey_on(
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float = LONG_S, what: str = "it") -> Any:
-    """The first true answer of `look`."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    """The first true answer of `look`; the limit is that of a quiet machine."""
+    start = time.monotonic()
+    while time.monotonic() < start + timeout_s * patience():
         if found := look():
             return found
         time.sleep(0.2)

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from simulators.demo.client import Service
 from simulators.demo.journey import ADMIN, Journey
 from tests.e2e.stages import WatchedStage, journey_on, running_stage, send_files, study_of, wait_for
-from tests.support_dicom import ROOT, write_series
+from tests.support_dicom import ROOT, patience, write_series
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -240,11 +240,11 @@ def test_the_log_holds_no_error(travelled: Travelled) -> None:
 def test_the_daemon_ends_cleanly_on_sigterm(travelled: Travelled) -> None:
     daemon = travelled.stage.daemon
     assert daemon is not None
-    assert daemon.stop(timeout_s=30.0) == 0
+    assert daemon.stop(timeout_s=30.0 * patience()) == 0
     assert '"spineprint has stopped"' in daemon.log.read_text("utf-8")
     daemon.start()  # the same data again: it comes up, and nothing is printed a second time
     wait_for(travelled.service.alive, 60, "the service coming up again")
     case = travelled.service.get(f"/api/v1/cases/{travelled.case['id']}", who="sara")
     assert case["state"] == "CLOSED"
     assert len(travelled.stage.printer_ledger()) == 1
-    assert daemon.stop(timeout_s=30.0) == 0
+    assert daemon.stop(timeout_s=30.0 * patience()) == 0

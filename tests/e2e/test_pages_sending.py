@@ -10,9 +10,9 @@ import pytest
 import uvicorn
 
 from service.store.database import transaction
-from service.web.api import create_web
 from service.workflow import deliver
 from tests.e2e.test_pages import CHROMIUM, browser
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, add_people
 from tests.support_delivery import OrderedScp, all_of, queue_objects, rig_for, states
 from tests.support_dicom import wait_until
@@ -40,9 +40,7 @@ def test_a_refused_result_is_sent_again_from_the_page_of_its_case(browser: Any, 
                 f"UPDATE deliveries SET commit_state = 'REFUSED', commit_detail = '0112 gone' WHERE id = '{lost.id}'"
             )
         server = uvicorn.Server(
-            uvicorn.Config(
-                create_web(rig.app, []), host="127.0.0.1", port=0, log_config=None, access_log=False
-            )
+            uvicorn.Config(web_over(rig.app), host="127.0.0.1", port=0, log_config=None, access_log=False)
         )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

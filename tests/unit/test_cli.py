@@ -16,7 +16,7 @@ def _run(*arguments: str, folder: Path) -> tuple[int, str]:
     """Exit code and all text of one command, on one line."""
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", *arguments],
-        cwd=folder, text=True, capture_output=True, check=False, timeout=60,
+        cwd=folder, text=True, capture_output=True, check=False, timeout=280,
         env={k: v for k, v in os.environ.items() if not k.startswith("SPINEPRINT_")} | {"COLUMNS": "500"},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr

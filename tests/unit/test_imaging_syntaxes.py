@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -78,26 +79,38 @@ LOSSY = {
 }
 
 
-def encoded(
-    folder: Path, form: str, encode: Callable[[Path, Path], None]
-) -> tuple[LoadedSeries, LoadedSeries]:
-    """(plain, encoded) series."""
-    files = write_series(folder / "plain", COUNT, size=64, seed=5, change=FORMS[form])
-    (folder / "packed").mkdir()
-    for file in files:
-        encode(file, folder / "packed" / file.name)
-    return load_series(folder / "plain"), load_series(folder / "packed")
+Plain = Callable[[str], LoadedSeries]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """plain(form): the series as it is before it is encoded, written and loaded once."""
+
+    @cache
+    def made(form: str) -> LoadedSeries:
+        folder = tmp_path_factory.mktemp(form)
+        write_series(folder, COUNT, size=64, seed=5, change=FORMS[form])
+        return load_series(folder)
+
+    return made
+
+
+def encoded(folder: Path, plain: LoadedSeries, encode: Callable[[Path, Path], None]) -> LoadedSeries:
+    for file in plain.files:
+        encode(file, folder / file.name)
+    return load_series(folder)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("syntax", LOSSLESS)
-def test_lossless_syntaxes_give_the_same_values(tmp_path: Path, syntax: str, form: str) -> None:
-    plain, packed = encoded(tmp_path, form, LOSSLESS[syntax])
+def test_lossless_syntaxes_give_the_same_values(tmp_path: Path, plain: Plain, syntax: str, form: str) -> None:
+    source = plain(form)
+    packed = encoded(tmp_path, source, LOSSLESS[syntax])
     assert packed.info.transfer_syntax_uids == (syntax,)
-    np.testing.assert_array_equal(packed.volume.values, plain.volume.values)
-    np.testing.assert_array_equal(packed.volume.lps_from_ijk, plain.volume.lps_from_ijk)
+    np.testing.assert_array_equal(packed.volume.values, source.volume.values)
+    np.testing.assert_array_equal(packed.volume.lps_from_ijk, source.volume.lps_from_ijk)
     assert packed.info.lossy is not True
-    assert plain.volume.values.std() > 50
+    assert source.volume.values.std() > 50
     for file in packed.files:
         assert read_header(file).info.rows == 64 and is_whole(file)
 
@@ -107,11 +120,11 @@ def test_lossless_syntaxes_give_the_same_values(tmp_path: Path, syntax: str, for
     # dcmcjpls encodes near-lossless without a sign only
     [(f"{UID}.4.81", "unsigned"), (f"{UID}.4.91", "unsigned"), (f"{UID}.4.91", "signed")],
 )
-def test_lossy_syntaxes_are_near_and_marked(tmp_path: Path, syntax: str, form: str) -> None:
+def test_lossy_syntaxes_are_near_and_marked(tmp_path: Path, plain: Plain, syntax: str, form: str) -> None:
     encode, most = LOSSY[syntax]
-    plain, packed = encoded(tmp_path, form, encode)
+    packed = encoded(tmp_path, plain(form), encode)
     assert packed.info.transfer_syntax_uids == (syntax,)
-    apart = np.abs(packed.volume.values.astype(int) - plain.volume.values)
+    apart = np.abs(packed.volume.values.astype(int) - plain(form).volume.values)
     assert 0 < apart.max() <= most
     assert packed.info.lossy is True
 
@@ -169,18 +182,19 @@ def test_htj2k_gives_the_values_that_were_encoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("syntax", [f"{UID}.5", f"{UID}.4.70", f"{UID}.4.80"])
-def test_a_frame_in_many_fragments_is_put_together(tmp_path: Path, syntax: str) -> None:
+def test_a_frame_in_many_fragments_is_put_together(tmp_path: Path, plain: Plain, syntax: str) -> None:
     """PS3.5 A.4: a frame may come in several fragments (RLE: exactly one)."""
     program = {".5": "dcmcrle", "70": "dcmcjpeg", "80": "dcmcjpls"}[syntax[-2:]]
-    plain, packed = encoded(tmp_path, "unsigned", by(program, "+fs", "1"))
-    np.testing.assert_array_equal(packed.volume.values, plain.volume.values)
+    source = plain("unsigned")
+    packed = encoded(tmp_path, source, by(program, "+fs", "1"))
+    np.testing.assert_array_equal(packed.volume.values, source.volume.values)
 
 
 @pytest.mark.parametrize("syntax", [s for s in LOSSLESS if s.startswith((f"{UID}.4", f"{UID}.5"))])
-def test_a_cut_off_frame_is_not_whole(tmp_path: Path, syntax: str) -> None:
-    _, packed = encoded(tmp_path, "unsigned", LOSSLESS[syntax])
+def test_a_cut_off_frame_is_not_whole(tmp_path: Path, plain: Plain, syntax: str) -> None:
+    packed = encoded(tmp_path, plain("unsigned"), LOSSLESS[syntax])
     file = packed.files[4]
     file.write_bytes(file.read_bytes()[:-400])
     assert not is_whole(file)
     with pytest.raises(ImagingError, match=r"cut off|missing"):
-        load_series(tmp_path / "packed")
+        load_series(tmp_path)

@@ -12,7 +12,7 @@ from service.geometry.anatomy import Seeds
 from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.isolation import Isolation, isolate_vertebra, isolation_from_mask
 from service.geometry.isolation_checks import GateSettings, between_levels
-from service.geometry.outer_surface import outer_surface
+from service.geometry.outer_surface import OuterSurface, outer_surface
 from service.geometry.templates import shipped_templates, templates_for
 from service.geometry.volume import Volume
 from tests.unit.vertebra_model import ModelVertebra
@@ -33,6 +33,11 @@ def from_mask() -> Isolation:
     return isolation_from_mask(*scan(), "L1")
 
 
+@lru_cache(maxsize=1)
+def plain_surface() -> OuterSurface:
+    return outer_surface(*scan())
+
+
 def offset_from_the_true_edge(field: Volume) -> np.ndarray:
     """Distances (N,) mm of points on the surface found from the model's own edge."""
     rng = np.random.default_rng(3)
@@ -50,7 +55,7 @@ def test_surface_lies_on_the_threshold_and_not_on_voxels() -> None:
 
 
 def test_corrected_surface_is_selectable_and_lies_farther_in_by_the_bias_reported() -> None:
-    plain = outer_surface(*scan())
+    plain = plain_surface()
     corrected = outer_surface(*scan(), settings=SurfaceSettings(correct_bias=True))
     gap = np.mean(offset_from_the_true_edge(plain.field)) - np.mean(
         offset_from_the_true_edge(corrected.field)
@@ -109,7 +114,7 @@ def test_weak_bone_follows_the_mask_and_the_share_is_reported() -> None:
     assert found.share_without_threshold > 0.95
     volume = np.count_nonzero(found.field.values < 0) * found.field.voxel_ml
     assert volume == pytest.approx(np.count_nonzero(mask.values) * mask.voxel_ml, rel=0.06)
-    assert outer_surface(*scan()).share_without_threshold < 0.15
+    assert plain_surface().share_without_threshold < 0.15
 
 
 def test_quality_of_a_clean_mask_is_high_and_of_a_cut_one_is_not() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from service.geometry import labelling
 from service.geometry.labelling import _spread, _total_variation_cut
 
 
@@ -46,3 +49,14 @@ def test_the_cut_follows_the_force_and_drops_specks() -> None:
     # Only the edges of the cube are rounded.
     assert not (found & ~wanted).any() and (found ^ wanted).sum() < 120
     assert np.array_equal(_total_variation_cut(force, np.zeros_like(force), 120) > 0.5, force > 0)
+
+
+@pytest.mark.parametrize("edges", [[0, 9, 21], [0, 1, 2, 20, 21]])
+def test_the_cut_in_slabs_is_the_cut_of_the_whole(edges: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    force = rng.standard_normal((21, 17, 19)).astype(np.float32)
+    weight = rng.uniform(0.1, 0.7, force.shape).astype(np.float32)
+    whole = _total_variation_cut(force, weight, 30)
+    assert 0.1 < float(np.mean(whole > 0.5)) < 0.9
+    monkeypatch.setattr(labelling, "slabs", lambda length, samples: [slice(a, b) for a, b in pairwise(edges)])
+    assert _total_variation_cut(force, weight, 30).tobytes() == whole.tobytes()

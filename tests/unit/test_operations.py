@@ -18,8 +18,8 @@ from service.ports import NodeEvent
 from service.store import node_events, studies
 from service.store.database import reading, transaction
 from service.web import node_views
-from service.web.api import create_web
 from service.workflow import identity, intake, node_watch
+from tests.support_api import web_over
 from tests.support_app import (
     PASSWORD,
     STUDY,
@@ -57,7 +57,7 @@ def ask(rig: Rig) -> Iterator[Any]:
         if who not in sessions:
             add_people(rig.app, who)
             sessions[who] = identity.log_in(rig.app, who, PASSWORD)[0]
-        client = TestClient(create_web(rig.app, []), raise_server_exceptions=False)
+        client = TestClient(web_over(rig.app), raise_server_exceptions=False)
         return client.request(method, path, headers={"Authorization": f"Bearer {sessions[who]}", **headers})
 
     yield asked
@@ -360,7 +360,7 @@ def test_deciding_about_late_images_over_http(rig: Rig, ask: Any):
     assert {"inspect_again", "keep_images"} <= set(shown["possible_events"])
     assert shown["late_images"]["decided"] is False
     assert "inspect_again" not in ask(f"/api/v1/cases/{case.id}", "technician").json()["possible_events"]
-    client = TestClient(create_web(rig.app, []), raise_server_exceptions=False)
+    client = TestClient(web_over(rig.app), raise_server_exceptions=False)
     secret, _, _ = identity.log_in(rig.app, "planner", PASSWORD)
     headers = {"Authorization": f"Bearer {secret}"}
     stale = client.post(f"/api/v1/cases/{case.id}/keep-images", json={"revision": 1}, headers=headers)
@@ -395,7 +395,7 @@ def test_an_echo_reaches_a_real_node(rig: Rig, tmp_path: Path, ask: Any):
 
 def _metrics(rig: Rig) -> str:
     secret = identity.add_token(rig.app, "monitoring", ["metrics"], "ada")
-    client = TestClient(create_web(rig.app, []), headers={"Authorization": f"Bearer {secret}"})
+    client = TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {secret}"})
     return client.get("/metrics").text
 
 

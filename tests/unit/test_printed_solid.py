@@ -206,7 +206,15 @@ def test_a_vent_plugged_by_any_line_is_caught(
 
 @pytest.mark.parametrize(
     ("out_mm", "support", "counts"),
-    [(0.6, True, False), (0.6, False, True), (-0.5, True, True), (-2.7, True, True), (1.4, False, False)],
+    [
+        (0.6, True, False),
+        (0.6, False, True),
+        (-0.2, True, False),
+        (-0.2, False, True),
+        (-0.5, True, True),
+        (-2.7, True, True),
+        (1.4, False, False),
+    ],
 )
 def test_support_in_front_of_the_mouth_is_no_plug(out_mm: float, support: bool, counts: bool) -> None:
     x = VENT.mouth[0]

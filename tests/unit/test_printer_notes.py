@@ -27,8 +27,8 @@ from service.errors import InputRefusedError, NotFoundError
 from service.store import audit, prints, times
 from service.store.database import reading, transaction
 from service.store.tables import print_jobs
-from service.web.api import create_web
 from service.workflow import identity, print_run, printer_care
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, TECHNICIAN, Rig, add_people, bring, make_rig
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -46,7 +46,7 @@ def client(rig: Rig) -> Callable[[str], TestClient]:
     def logged_in(username: str) -> TestClient:
         add_people(rig.app, username)
         secret, _, _ = identity.log_in(rig.app, username, PASSWORD)
-        return TestClient(create_web(rig.app, []), headers={"Authorization": f"Bearer {secret}"})
+        return TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {secret}"})
 
     return logged_in
 
@@ -153,7 +153,7 @@ def test_others_read_and_do_not_note(client: Callable[[str], TestClient]) -> Non
 def test_the_board_sees_what_and_when_without_words_or_names(rig: Rig) -> None:
     printer_care.add_note(rig.app, "um3", NoteKind.OTHER, "something personal", TECHNICIAN)
     token = identity.add_token(rig.app, "wall", ["board"], "test")
-    board = TestClient(create_web(rig.app, []), headers={"Authorization": f"Bearer {token}"})
+    board = TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {token}"})
     answer = board.get("/api/v1/printers")
     care: dict[str, Any] = next(p["care"] for p in answer.json() if p["name"] == "um3")
     assert [set(n) for n in care["newest"]] == [{"kind", "text", "noted_at", "printed_h_since"}]

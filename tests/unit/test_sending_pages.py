@@ -21,8 +21,8 @@ from service.ops.loops import Loop
 from service.ports import Destination, FoundStudy, MoveProgress, MoveResult, MoveWatcher
 from service.store import audit, deliveries
 from service.store.database import reading, transaction
-from service.web.api import create_web
 from service.workflow import identity
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, Rig, add_people
 from tests.support_delivery import all_of, queue_objects, rig_for
 from tests.support_dicom import free_port
@@ -40,7 +40,7 @@ def world(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def people(world: Rig) -> Client:
-    web = create_web(world.app, [])
+    web = web_over(world.app)
 
     def client(username: str) -> TestClient:
         add_people(world.app, username)
@@ -91,7 +91,7 @@ def test_the_list_shows_state_answers_and_next_try(world: Rig, people: Client) -
 
 def test_who_may_read_and_who_may_send_again(world: Rig, people: Client) -> None:
     (dead,) = _settle(world, "DEAD")
-    anonymous = TestClient(create_web(world.app, []))
+    anonymous = TestClient(web_over(world.app))
     assert anonymous.get("/api/v1/deliveries").status_code == 401
     board = identity.add_token(world.app, "board", [Scope.BOARD.value], "ada")
     screen = {"Authorization": f"Bearer {board}"}
@@ -144,9 +144,9 @@ def test_dead_letters_show_in_health_and_metrics_and_do_not_stop_the_service(
 def test_a_destination_that_takes_minutes_does_not_make_the_service_unready(world: Rig) -> None:
     slow, other = (Loop(name, 1, lambda: None) for name in ("deliver-PACS", "relay"))
     slow._last_ok -= 500
-    assert TestClient(create_web(world.app, [slow, other])).get("/health/ready").status_code == 200
+    assert TestClient(web_over(world.app, [slow, other])).get("/health/ready").status_code == 200
     other._last_ok -= 500
-    assert TestClient(create_web(world.app, [slow, other])).get("/health/ready").status_code == 503
+    assert TestClient(web_over(world.app, [slow, other])).get("/health/ready").status_code == 503
 
 
 # --- pulls --------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from service.domain.sterilisation_settings_check import faults, remarks
 from service.errors import ConfigError
 from service.store import audit
 from service.store.database import reading
-from service.web.api import create_web
 from service.workflow import identity, sterile_settings
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, Rig, add_people, make_rig
 
 OWN = 'mark = "S", source = "report 7"'
@@ -156,7 +156,7 @@ def test_remarks_name_what_the_site_must_supply() -> None:
 def page(rig: Rig) -> TestClient:
     add_people(rig.app, "cssd-technician")
     secret, _, _ = identity.log_in(rig.app, "cssd-technician", PASSWORD)
-    return TestClient(create_web(rig.app, []), headers={"Authorization": f"Bearer {secret}"})
+    return TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {secret}"})
 
 
 def test_page_and_api_show_what_is_in_force(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from service.ops.loops import Loop
 from service.store import blobs, prints
 from service.store.database import reading, transaction
 from service.web.access import COOKIE
-from service.web.api import create_web
 from service.web.limits import LARGEST_BODY
 from service.workflow import build, identity
+from tests.support_api import web_over
 from tests.support_app import PASSWORD, PLANNER, STUDY, Rig, add_people, bring, park, receive
 
 #: Open on purpose: liveness, a bare yes or no of readiness, logging in and out, and the shells of pages that hold
@@ -35,7 +35,7 @@ PATIENT = ("TEST-1", "TEST^PATIENT", "19500101", '"A1"')
 
 @pytest.fixture
 def web(rig: Rig) -> FastAPI:
-    return create_web(rig.app, [])
+    return web_over(rig.app)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_health_tells_strangers_nothing_but_yes_or_no(anonymous: TestClient, peo
 
 def test_a_loop_that_hangs_makes_the_service_not_ready(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     loop = Loop("intake", 1.0, lambda: None)
-    client = TestClient(create_web(rig.app, [loop]))
+    client = TestClient(web_over(rig.app, [loop]))
     monkeypatch.setattr("service.web.routers.operations.shutil.disk_usage", lambda _: _Disk(10**12))
     assert client.get("/health/ready").status_code == 200
     monkeypatch.setattr(Loop, "seconds_since_ok", property(lambda _: 121.0))
@@ -241,7 +241,7 @@ def test_approving_through_the_api(rig: Rig, plan_ready: str, people: Any):
 
 def test_only_a_technician_starts_a_print(rig: Rig, people: Any):
     case = bring(rig.with_printers({"um3": None}), CaseState.SLICED)  # type: ignore[dict-item]
-    client = TestClient(create_web(rig.app, []))
+    client = TestClient(web_over(rig.app))
     body = {"printer": "um3", "bed_clear": True}
     for username, status in (("planner", 403), ("technician", 202)):
         add_people(rig.app, username)
@@ -360,7 +360,7 @@ def test_what_is_polled_answers_304_until_it_changes(rig: Rig, people: Any, path
         prints.save_reading(connection, "um3", {"state": "idle"}, rig.clock.now())
     add_people(rig.app, "planner")
     secret, _, _ = identity.log_in(rig.app, "planner", PASSWORD)
-    client = TestClient(create_web(rig.app, []), headers={"Authorization": f"Bearer {secret}"})
+    client = TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {secret}"})
     url = path.replace("{id}", case_id)
     first = client.get(url)
     assert first.status_code == 200

@@ -61,7 +61,6 @@ def kept_or_made(folder: Path | None, key: str, make: Callable[[], Isolation]) -
 
 
 def _write(isolation: Isolation, folder: Path, key: str) -> None:
-    """Whole or not at all; a disk that cannot take it costs the next correction its speed and nothing else."""
     volumes = {"mask": isolation.mask, "outer": isolation.outer}
     volumes |= {n.name: n.field for n in isolation.neighbours}
     arrays: dict[str, NDArray[Any]] = {}
@@ -79,21 +78,30 @@ def _write(isolation: Isolation, folder: Path, key: str) -> None:
         "landmarks": asdict(isolation.landmarks),
         "quality": asdict(isolation.quality),
     }
+    write_kept(folder / FILE, words, arrays)
+
+
+def write_kept(path: Path, words: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """JSON-able `words`, among them the key, and arrays, with a digest of all; whole or not at all.
+
+    A disk that cannot take it costs the next correction its speed and nothing else.
+    """
     text = json.dumps(words, default=_listed)
+    folder = path.parent
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             np.savez(stream, about=np.array([text, _digest(arrays, text)]), **arrays)  # type: ignore[arg-type]
-        temporary.replace(folder / FILE)
+        temporary.replace(path)
     except OSError as exc:
         log.warning("the isolation could not be kept (%s): the next correction fits it again", exc.strerror)
         if folder.is_dir():
             temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path, key: str) -> Isolation | None:
-    """None when there is nothing, or something of other inputs or another program, or damaged."""
+def read_kept(path: Path, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """Words and arrays; None when there is nothing, or something of another key, or damaged."""
     try:
         # Opened here: NumPy leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
@@ -110,6 +118,14 @@ def _read(path: Path, key: str) -> Isolation | None:
     if _digest(arrays, text) != digest:
         log.warning("what was kept of the isolation is damaged and not used")
         return None
+    return words, arrays
+
+
+def _read(path: Path, key: str) -> Isolation | None:
+    found = read_kept(path, key)
+    if found is None:
+        return None
+    words, arrays = found
     volumes = {
         name: Volume(arrays[name], arrays[f"{name}_lps"], frame) for name, frame in words["frames"].items()
     }

@@ -22,10 +22,11 @@ from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.edits import apply_edits
-from service.geometry.isolation import IsolationSettings, isolate_vertebra, isolation_from_mask
+from service.geometry.isolation import IsolationSettings, isolate_resumable, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
+from service.geometry.parallel import in_threads
 from service.geometry.plates import find_bodies, target_field, write_bodies
 from service.geometry.print_bodies import clear_of
 from service.geometry.progress import Progress
@@ -35,9 +36,10 @@ from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
 from service.geometry.trajectories import PlanningLimits, PlanningResult, check_trajectory, plan_trajectories
 from service.imaging.masks import read_mask
-from service.imaging.nifti import write_nifti
+from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
+from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 
 SCHEMA = "spineprint.model/1"
@@ -77,6 +79,9 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     # What the checked mesh does not wait for runs beside it, on the other core.
     with ThreadPoolExecutor(1) as beside:
         registration = beside.submit(build_model, ct.volume, isolation.mask)
+        volumes = beside.submit(packed_volumes, isolation)
+        fields = (target_field(isolation.outer, plan), *isolation.neighbours)
+        bodies = beside.submit(find_bodies, ct.volume, fields)
         watch.stage("building the model", 0.55, 0.75)
         solid = build_solid(
             isolation.outer,
@@ -90,11 +95,12 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer, marks=solid.marks)
         watch.stage("print pose and files", 0.87, 0.95)
         pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
-        _write_geometry(out, isolation, solid, pose)
+        write_geometry(out, solid, pose)
+        for name, content in volumes.result().items():
+            (out / name).write_bytes(content)
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
-        fields = (target_field(isolation.outer, solid.plan), *isolation.neighbours)
-        write_bodies(find_bodies(ct.volume, fields), out / "plates.npz")
+        write_bodies(bodies.result(), out / "plates.npz")
         pictures.result()
     report = _report(argument, ct, ct_sha256, isolation, planning, solid, check, pose, watch)
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
@@ -134,20 +140,25 @@ def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watc
         _endplates(argument.get("endplates")),
     )
     kept = Path(argument["keep_isolation"]) if argument.get("keep_isolation") else None
-    key = isolation_key(
-        {
-            "ct_sha256": ct_sha256,
-            "series_uid": ct.info.series_uid,
-            "level": level,
-            "points": {name: argument.get(name) for name in SEEDS},
-            "settings": repr(settings),
-        }
-    )
-    return kept_or_made(
-        kept,
-        key,
-        lambda: isolate_vertebra(ct.volume, level, seeds, settings=settings, progress=watch.inner),
-    )
+    about = {
+        "ct_sha256": ct_sha256,
+        "series_uid": ct.info.series_uid,
+        "level": level,
+        "settings": repr(settings),
+    }
+    key = isolation_key(about | {"points": {name: argument.get(name) for name in SEEDS}})
+
+    def fitted() -> Isolation:
+        any_points = isolation_key(about)
+        start = read_start(kept, any_points) if kept else None
+        found, left = isolate_resumable(
+            ct.volume, level, seeds, start=start, settings=settings, progress=watch.inner
+        )
+        if kept and left is not start:
+            write_start(left, kept, any_points)
+        return found
+
+    return kept_or_made(kept, key, fitted)
 
 
 def _point(values: Sequence[float] | None) -> NDArray[np.float64] | None:
@@ -202,11 +213,16 @@ def _plan(
     )
 
 
-def _write_geometry(out: Path, isolation: Isolation, solid: Solid, pose: Orientation) -> None:
-    write_nifti(isolation.mask, out / "mask.nii.gz")
-    write_nifti(
-        replace(isolation.outer, values=isolation.outer.values.astype(np.float32)), out / "outer.nii.gz"
-    )
+def packed_volumes(isolation: Isolation) -> dict[str, bytes]:
+    """mask.nii.gz and outer.nii.gz, name -> content: kept in memory until the model is known to be one."""
+    outer = replace(isolation.outer, values=isolation.outer.values.astype(np.float32))
+    volumes = {"mask.nii.gz": isolation.mask, "outer.nii.gz": outer}
+    return {name: nifti_bytes(volume, compressed=True) for name, volume in volumes.items()}
+
+
+def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
+    """What printing needs: plan.json, model.stl, print.stl, print.json; blocker.stl and filler.stl where there is
+    something to block or fill."""
     (out / "plan.json").write_text(
         json.dumps(plan_to_document(solid.plan), indent=2, sort_keys=True), "utf-8"
     )
@@ -318,7 +334,7 @@ def _numbered(area: str, sentences: Sequence[str]) -> list[dict[str, str]]:
 
 def _digest(files: Sequence[Path]) -> str:
     """One hash over the files' contents, independent of their names and order."""
-    parts = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)
+    parts = sorted(in_threads(lambda f: hashlib.sha256(f.read_bytes()).hexdigest(), files))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
