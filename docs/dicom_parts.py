@@ -160,6 +160,7 @@ def result_classes() -> Table:
             "after each scan that was assessed",
         ),
         ("needle accuracy, for people", ENCAPSULATED_PDF, "DOC", "after each scan that was assessed"),
+        ("pictures of the scan", SecondaryCaptureImageStorage, "OT", "after each scan that was assessed"),
     ]
     return ("object", "SOP class", "UID", "modality", "transfer syntax", "made"), [
         (what, uid.name, f"`{uid}`", modality, ExplicitVRLittleEndian.name, when)

@@ -58,6 +58,7 @@ from service.workflow import (
     print_run,
     publish,
     pull,
+    scan_pictures,
     sterile_settings,
     sterilise,
     verify,
@@ -143,6 +144,8 @@ def handlers(app: App) -> dict[str, JobHandler]:
         "send_print": partial(print_run.send_print, app),
         "publish_plan": partial(publish.publish_plan, app),
         "publish_scan": partial(publish.publish_scan, app),
+        "publish_pictures": partial(publish.publish_pictures, app),
+        "scan_pictures": partial(scan_pictures.make, app),
         "pull": partial(pull.run, app),
     }
 

@@ -205,6 +205,19 @@ class TinyTasks:
     def _verify(self, _argument: Mapping[str, Any]) -> dict[str, Any]:
         return self.report
 
+    def _scan_pictures(self, argument: Mapping[str, Any]) -> dict[str, Any]:
+        """A file of the right kind for each needle; its contents name the report it belongs to."""
+        made = []
+        for needle in argument["report"].get("needles") or [{"pedicle": None, "tip": None}]:
+            name = f"{needle['pedicle'] or 'plain'}-axial"
+            text = json.dumps([argument["scan_number"], needle["tip"]])
+            (Path(argument["out"]) / f"{name}.png").write_text(text, "utf-8")
+            made.append(
+                {"file": f"{name}.png", "name": name, "kind": "slice", "pedicle": needle["pedicle"],
+                 "title": name, "width": 1120, "height": 770, "plane": None}
+            )  # fmt: skip
+        return {"pictures": made}
+
     def _correct(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         """The real one: it is quick, and needs no scan."""
         return correct_task(argument, silent)

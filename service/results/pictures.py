@@ -116,7 +116,7 @@ def _cut_views(plan: Plan, left: Array, anterior: Array, superior: Array) -> lis
 def _annotate(picture: Image.Image, camera: Camera, name: str, axes: tuple[Array, Array, Array]) -> None:
     draw = ImageDraw.Draw(picture)
     width, height = picture.size
-    draw.text((10, 8), name, fill=_INK, font=_font(16))
+    draw.text((10, 8), name, fill=_INK, font=font(16))
     right, down, _ = camera.axes
     letters = [
         ("L", axes[0]),
@@ -134,11 +134,11 @@ def _annotate(picture: Image.Image, camera: Camera, name: str, axes: tuple[Array
     ):
         letter, along = max(letters, key=lambda item: float(item[1] @ vector))
         if float(along @ vector) > 0.8:
-            draw.text(place, letter, fill=_FAINT, font=_font(16), anchor="mm")
+            draw.text(place, letter, fill=_FAINT, font=font(16), anchor="mm")
     length = 20.0 / camera.mm_per_pixel
     x, y = width - 16 - length, height - 16
     draw.line([(x, y), (x + length, y)], fill=_INK, width=3)
-    draw.text((x + length / 2, y - 10), "20 mm", fill=_INK, font=_font(13), anchor="mm")
+    draw.text((x + length / 2, y - 10), "20 mm", fill=_INK, font=font(13), anchor="mm")
 
 
 def _sheet(pictures: Sequence[Image.Image], panel: int, columns: int, title: str) -> Image.Image:
@@ -147,14 +147,15 @@ def _sheet(pictures: Sequence[Image.Image], panel: int, columns: int, title: str
     sheet = Image.new("RGB", (columns * panel, rows * panel + top + bottom), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((12, 8), title, fill=_INK, font=_font(18))
+        draw.text((12, 8), title, fill=_INK, font=font(18))
     for number, picture in enumerate(pictures):
         sheet.paste(picture, ((number % columns) * panel, top + (number // columns) * panel))
-    draw.text((12, sheet.height - 22), NOTICE, fill=_FAINT, font=_font(14))
+    draw.text((12, sheet.height - 22), NOTICE, fill=_FAINT, font=font(14))
     return sheet
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The face of all writing in pictures."""
     return ImageFont.load_default(size=size)
 
 
@@ -260,7 +261,7 @@ def _draw_paths(draw: ImageDraw.ImageDraw, plan: Plan, camera: Camera) -> None:
 def _label_slice(draw: ImageDraw.ImageDraw, camera: Camera, name: str) -> None:
     width, height = camera.size
     light = (225, 228, 232)
-    draw.text((10, 8), name, fill=light, font=_font(15))
+    draw.text((10, 8), name, fill=light, font=font(15))
     right, down, _ = camera.axes
     for vector, place in (
         (right, (width - 10, height // 2)),
@@ -269,7 +270,7 @@ def _label_slice(draw: ImageDraw.ImageDraw, camera: Camera, name: str) -> None:
     ):
         axis = int(np.argmax(np.abs(vector)))
         letter = ("LR", "PA", "SI")[axis][0 if vector[axis] > 0 else 1]
-        draw.text(place, letter, fill=light, font=_font(15), anchor="mm")
+        draw.text(place, letter, fill=light, font=font(15), anchor="mm")
     length = 20.0 / camera.mm_per_pixel
     draw.line([(width - 14 - length, height - 14), (width - 14, height - 14)], fill=light, width=2)
-    draw.text((width - 14 - length / 2, height - 24), "20 mm", fill=light, font=_font(12), anchor="mm")
+    draw.text((width - 14 - length / 2, height - 24), "20 mm", fill=light, font=font(12), anchor="mm")

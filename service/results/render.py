@@ -99,13 +99,35 @@ def render_mesh(
     """
     mesh = Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64))
     base = camera or camera_for(mesh.vertices, direction, up, size)
-    view = base.scaled(supersample)
+    image, _ = shaded(
+        mesh,
+        base.scaled(supersample),
+        colour,
+        background=background,
+        clip_depth_mm=clip_depth_mm,
+        normals=normals,
+    )
+    picture = Image.fromarray(image, "RGB")
+    return picture.resize(base.size, Image.Resampling.BOX) if supersample > 1 else picture
+
+
+def shaded(
+    mesh: Mesh,
+    view: Camera,
+    colour: Colour,
+    *,
+    background: Colour = PAPER,
+    clip_depth_mm: float | None = None,
+    normals: Array | None = None,
+) -> tuple[NDArray[np.uint8], Array]:
+    """A mesh as (H, W, 3) colours and (H, W) depth in mm, inf where nothing is; see `render_mesh`.
+
+    With their depths several meshes can be laid over one another.
+    """
     depth, normal, back = _z_buffer(
         mesh, view, clip_depth_mm, vertex_normals(mesh) if normals is None else normals
     )
-    image = _shade(depth, normal, back, view, colour, background, clip_depth_mm)
-    picture = Image.fromarray(image, "RGB")
-    return picture.resize(base.size, Image.Resampling.BOX) if supersample > 1 else picture
+    return _shade(depth, normal, back, view, colour, background, clip_depth_mm), depth
 
 
 def vertex_normals(mesh: Mesh) -> Array:

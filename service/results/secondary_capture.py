@@ -11,9 +11,24 @@ from service.results.context import Origin, SourceContext, body_part, new_result
 
 
 def secondary_capture(
-    image: Image.Image, context: SourceContext, origin: Origin, *, level: str, kind: str, description: str
+    image: Image.Image,
+    context: SourceContext,
+    origin: Origin,
+    *,
+    level: str,
+    kind: str,
+    description: str,
+    series: str = "",
+    number: int = 1,
+    comment: str = "",
 ) -> Dataset:
-    """8-bit RGB capture of a picture.
+    """8-bit RGB capture of a picture, its pixels as they are.
+
+    Parameters
+    ----------
+    description : of the series.
+    series : several captures with the same name here share one series; empty, it is a series of its own.
+    number, comment : of the instance.
 
     Laterality stays absent: BodyPartExamined is an unpaired part (PS3.3 C.7.3.1). BurnedInAnnotation is YES
     because a picture may show text.
@@ -22,6 +37,12 @@ def secondary_capture(
     dataset = new_result(context, origin, kind, SecondaryCaptureImageStorage, "OT")
     dataset.SeriesNumber = 9004
     dataset.SeriesDescription = description[:64]
+    dataset.InstanceNumber = number
+    if series:
+        dataset.SeriesInstanceUID = origin.uid(series, "series")
+        dataset.SeriesNumber = 9005
+    if comment:
+        dataset.ImageComments = comment
     dataset.BodyPartExamined = body_part(level)
     dataset.ConversionType = "WSD"
     dataset.ImageType = ["DERIVED", "SECONDARY"]

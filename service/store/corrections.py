@@ -77,3 +77,9 @@ def effective(connection: Connection, scan: Scan) -> tuple[dict[str, Any] | None
         return scan.report, 0
     last = history[-1]
     return (scan.report if last.report is None else last.report), last.number
+
+
+def at_version(connection: Connection, scan: Scan, version: int) -> dict[str, Any] | None:
+    """The report of this version: 0 the automatic one, n what held from the n-th entry of the list on."""
+    made = next((c for c in of_scan(connection, scan.id) if c.number == version), None)
+    return scan.report if made is None or made.report is None else made.report

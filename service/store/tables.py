@@ -297,6 +297,21 @@ needle_corrections = Table(
     Column("report", JSON),  # what holds from here on; null: the automatic report again
 )
 
+#: Pictures of a scan with one version of its report; a stage of its own after the report.
+scan_pictures = Table(
+    "scan_pictures",
+    metadata,
+    Column("scan_id", _ID, ForeignKey("scans.id"), primary_key=True),
+    Column("report_version", Integer, primary_key=True),
+    Column("state", String(16), nullable=False),  # MAKING | READY | FAILED
+    Column("tries", Integer, nullable=False, default=1),
+    Column("error", JSON),
+    Column(
+        "pictures", JSON, nullable=False, default=list
+    ),  # [{name, kind, pedicle, title, path, sha256, ...}]
+    Column("updated_at", _TIME, nullable=False),
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

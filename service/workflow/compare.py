@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from service.store import blobs, cases, corrections, scans
 from service.store.scans import Scan
+from service.workflow import scan_pictures
 from service.workflow.correct import history_document
 from service.workflow.terminal import STATUS
 
@@ -56,10 +57,12 @@ def _row(connection: Connection, scan: Scan, last: dict[str, Mapping[str, Any]])
         "reason": (scan.error or {}).get("message"),
         "cement_ml": None,
         "needles": [],
+        "pictures": None,
         "corrections": history_document(history),
     }
     if report is None:
         return row
+    row["pictures"] = scan_pictures.document(connection, scan, version)
     if scan.state == "READY":
         row["verdict"] = report.get("verdict")
         row["automatic_verdict"] = (scan.report or {}).get("verdict")

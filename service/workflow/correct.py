@@ -14,11 +14,10 @@ from typing import Any
 from service.domain.people import Person, Role
 from service.errors import ConflictError, InputRefusedError, NotAllowedError
 from service.geometry.progress import silent
-from service.ports import JobRequest
 from service.store import audit, blobs, corrections, outbox, scans
 from service.store.corrections import Correction
 from service.store.database import reading, transaction
-from service.workflow import identity
+from service.workflow import identity, scan_pictures
 from service.workflow.acknowledge import shown_verdict
 from service.workflow.app import App
 
@@ -167,8 +166,7 @@ def _record(app: App, case_id: str, made: Correction) -> Correction:
                 "acknowledgement_withdrawn": bool(scan.acknowledged_by),
             },
         )
-        key = f"publish.scan.{scan.id}.{made.number}"
-        outbox.put(connection, [JobRequest(key, "publish_scan", scan.id, "io")], made.at)
+        outbox.put(connection, [scan_pictures.request(connection, app, scan.id, made.number)], made.at)
     return made
 
 

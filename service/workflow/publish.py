@@ -8,32 +8,49 @@ from typing import Any
 
 from service.domain.people import system
 from service.geometry.progress import silent
-from service.store import blobs, cases, corrections, outbox, scans, studies
+from service.store import blobs, cases, corrections, outbox, scan_pictures, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.workflow import deliver
 from service.workflow.app import App
 from service.workflow.build import fresh_folder
+from service.workflow.scan_pictures import of_argument
 
 
-def publish_scan(app: App, key: str, scan_id: str) -> None:
-    """Job: SR and PDF of one verification, by the figures that hold; a correction makes objects of their own."""
+def publish_scan(app: App, key: str, argument: str) -> None:
+    """Job: SR and PDF of one version of a scan's report, the PDF with its pictures where there are some."""
+    case, task = _scan_argument(app, argument)
+    _make_and_queue(app, case, key, task | {"what": "scan"})
+
+
+def publish_pictures(app: App, key: str, argument: str) -> None:
+    """Job: the pictures of one version of a scan's report, each a Secondary Capture."""
+    case, task = _scan_argument(app, argument)
+    _make_and_queue(app, case, key, task | {"what": "scan_pictures"})
+
+
+def _scan_argument(app: App, argument: str) -> tuple[Case, dict[str, Any]]:
+    scan_id, asked = of_argument(argument)
     with reading(app.engine) as connection:
         scan = scans.get(connection, scan_id)
         case = cases.get(connection, str(scan.case_id))
         oarm = studies.instances_of(connection, scan.study_uid)
-        report, version = corrections.effective(connection, scan)
-        history = corrections.of_scan(connection, scan.id)
-    argument = _common(app, case) | {
-        "what": "scan",
+        version = corrections.effective(connection, scan)[1] if asked is None else asked
+        report = corrections.at_version(connection, scan, version)
+        made = next((c for c in corrections.of_scan(connection, scan.id) if c.number == version), None)
+        pictures = scan_pictures.of_report(connection, scan_id, version)
+    return case, _common(app, case) | {
         "scan_id": scan_id,
         "scan_files": [i.path for i in oarm if not i.quarantined],
         "report_version": version,
         "report": json.dumps(report),
+        "pictures": [
+            {"path": str(p.path), "name": p.name, "title": p.title}
+            for p in (pictures.pictures if pictures else ())
+        ],
         # Not the present time: a repeated job must make the same objects.
-        "now": (history[-1].at if history else scan.updated_at).isoformat(),
+        "now": (made.at if made else scan.updated_at).isoformat(),
     }
-    _make_and_queue(app, case, key, argument)
 
 
 def publish_plan(app: App, key: str, case_id: str) -> None:

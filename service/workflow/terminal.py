@@ -12,6 +12,7 @@ from service.domain.case import CaseState
 from service.store import cases, corrections, scans, studies
 from service.store.cases import Case
 from service.store.scans import Scan
+from service.workflow import scan_pictures
 from service.workflow.acknowledge import cement_step
 from service.workflow.app import App
 
@@ -51,6 +52,7 @@ def _scan_part(connection: Connection, scan: Scan, case: Case) -> dict[str, Any]
     }
     if report is not None:
         part |= {"report": report, "report_version": version}
+        part["pictures"] = scan_pictures.document(connection, scan, version)
     if scan.error is not None:
         part |= {"reason": scan.error.get("message"), "next_step": scan.error.get("next_step")}
     elif scan.report is not None and scan.state == "NOT_MEASURABLE":

@@ -12,13 +12,12 @@ from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
 from service.errors import SpineprintError
 from service.geometry.progress import Progress
-from service.ports import JobRequest
 from service.store import audit, blobs, cases, scans, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.scans import Scan
 from service.store.studies import Study
-from service.workflow import completeness
+from service.workflow import completeness, scan_pictures
 from service.workflow.app import App
 
 #: Error codes that say something about the scan, as opposed to a failure of ours.
@@ -93,7 +92,8 @@ def verify(app: App, case: Case, key: str) -> None:
             actor=system("verification"),
             now=now,
             data={"scan": scan.id, "verdict": report.get("verdict") if report else None, "reason": reason},
-            jobs=[JobRequest(f"publish.scan.{scan.id}", "publish_scan", scan.id, "io")] if report else (),
+            # the report is out with this transaction; its pictures, and with them the results, come after it
+            jobs=[scan_pictures.request(connection, app, scan.id, 0)] if report else (),
         )
     if not measured:
         app.notifier.notify("scan", f"The O-arm scan gives no measurement: {reason}", case_code=case.code)

@@ -168,8 +168,7 @@ def test_undo_goes_back_one_step_only(rig: Rig, case_id: str, screen: Any) -> No
 def test_the_results_for_the_pacs_are_made_anew(rig: Rig, case_id: str, screen: Any) -> None:
     terminal, scan = screen("or_terminal"), measured(rig, case_id, [2.0, -8.0, -2.0])
     post(terminal, case_id, "", scan, needles=TO_TIP)
-    rig.relay()
-    rig.queue.work(rig.app, "publish_scan")
+    rig.run_jobs("scan_pictures", "publish_scan")
     argument = next(a for kind, a in reversed(rig.tasks.calls) if kind == "publish" and a["what"] == "scan")
     assert argument["report_version"] == 1
     assert json.loads(argument["report"])["needles"][0]["hand_set"]["tip"] is True

@@ -27,17 +27,28 @@ from service.bootstrap import open_app
 from service.config import Config
 from service.domain.case import CaseState
 from service.domain.people import Actor, Person, Role, acting
-from service.domain.plan import ModelSettings, Plan, Trajectory, Vent, VertebraFrame, plan_to_document
+from service.domain.plan import (
+    ModelSettings,
+    Plan,
+    Trajectory,
+    Vent,
+    VertebraFrame,
+    plan_from_document,
+    plan_to_document,
+)
 from service.domain.print_job import PrintState
 from service.errors import DeviceError
 from service.geometry.mesh import write_stl
+from service.geometry.metrics import signed_distance
 from service.geometry.progress import Progress
 from service.geometry.volume import Volume
 from service.imaging.nifti import write_nifti
 from service.ops.loops import Loop
 from service.ports import PrinterReading, PrinterState, ReceivedInstance
+from service.results.needle_sheet import Caption, needle_slices
+from service.results.needle_slices import Scene, grey_window
 from service.results.pictures import mesh_views
-from service.store import blobs, cases, prints, scans, sterile, studies, times
+from service.store import blobs, cases, prints, scan_pictures, scans, sterile, studies, times
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.store.tables import cases as case_table
@@ -55,6 +66,7 @@ from service.workflow.app import App
 from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
 from service.workflow.tasks.inspect_task import inspect_study
+from service.workflow.tasks.scan_pictures_task import shown_needles
 from tests.support_api import web_over
 from tests.support_app import HandNode
 from tests.support_dicom import ROOT, ct_slice, save
@@ -165,6 +177,22 @@ def make_ct(folder: Path, study: str, patient: str, name: str) -> Path:
         ds.PixelData = (np.where(inside, 500, 40) + 1024).astype("<i2").tobytes()
         save(ds, folder / f"{index:04d}.dcm")
     return folder
+
+
+def made_scene() -> Scene:
+    """The made bone and a scan of it in the same frame with a rod of metal where NEEDLE is."""
+    step, origin = 1.5, np.array(CENTRE) - (60.0, 60.0, 45.0)
+    k, j, i = np.meshgrid(np.arange(61), np.arange(81), np.arange(81), indexing="ij")
+    points = np.stack([i, j, k], axis=-1) * step + origin
+    inside = bone(points[..., 0], points[..., 1], points[..., 2])
+    tip, axis = np.array(NEEDLE["tip"]), np.array(NEEDLE["axis"]) / np.linalg.norm(NEEDLE["axis"])
+    along = np.clip((points - tip) @ axis, -80.0, 0.0)
+    metal = np.linalg.norm(points - tip - along[..., None] * axis, axis=-1) < 1.6
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = origin
+    scan = Volume(np.where(metal, 4000.0, np.where(inside, 500.0, 90.0)).astype(np.float32), affine)
+    outer = Volume(signed_distance(inside, (step, step, step)), affine)
+    return Scene(scan, np.eye(4), outer, FRAME, 2.8, grey_window(scan, np.eye(4), outer))
 
 
 @dataclass
@@ -320,6 +348,38 @@ class World:
                  "last_instance_at": at},
             )  # fmt: skip
         return uid
+
+    def ask_pictures(self, scan_id: str) -> None:
+        with transaction(self.app.engine) as connection:
+            scan_pictures.ask(connection, scan_id, 0, self.app.clock.now())
+
+    def lose_pictures(self, scan_id: str, why: str) -> None:
+        error = {"message": why, "next_step": "Have the disk checked."}
+        with transaction(self.app.engine) as connection:
+            scan_pictures.finish(connection, scan_id, 0, self.app.clock.now(), error=error)
+
+    def pictures(self, scan_id: str, report: Mapping[str, Any]) -> None:
+        """Pictures of this scan as the job leaves them, drawn for real over the made bone and a made scan."""
+        scene = made_scene()
+        caption = Caption("L1", "MADE", 1)
+        plan = plan_from_document(json.loads((self.model / "plan.json").read_text("utf-8")))
+        drawn = needle_slices(scene, shown_needles(report, plan), caption)
+        with reading(self.app.engine) as connection:
+            case_id = str(scans.get(connection, scan_id).case_id)
+        kept = []
+        for picture in drawn:
+            source = self.folder / f"{scan_id}-{picture.name}.png"
+            picture.image.save(source)
+            path, sha256, size = blobs.keep(source, self.app.case_folder(case_id), "scan-picture")
+            kept.append(
+                scan_pictures.ScanPicture(
+                    picture.name, picture.kind, picture.pedicle, picture.title, *picture.image.size, picture.plane,
+                    path, sha256, size,
+                )
+            )  # fmt: skip
+        with transaction(self.app.engine) as connection:
+            now = self.app.clock.now()
+            scan_pictures.finish(connection, scan_id, 0, now, pictures=tuple(kept))
 
     def put_to(self, case: Case, state: CaseState) -> None:
         """Where the journey would have taken it."""

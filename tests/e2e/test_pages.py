@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.domain.case import CaseState
@@ -380,12 +381,15 @@ def test_a_verdict_is_word_shape_and_colour(world: World, open_page: Opened, ver
 def test_the_cement_step_is_signed_for_at_the_rooms_screen(world: World, open_page: Opened) -> None:
     case = world.sliced("CEMENT^CARLA")
     both = {"needles": [pages_world.NEEDLE, pages_world.NEEDLE | {"pedicle": "right"}]}
-    world.scan(case, "READY", report=pages_world.verification("reposition") | both)
+    report = pages_world.verification("reposition") | both
+    scan = world.scan(case, "READY", report=report)
     world.put_to(case, CaseState.VERIFIED)
+    world.ask_pictures(scan)
     token = identity.add_token(world.app, "or-cement", ["or_terminal"], "test")
     page = open_page(f"/or/{case.id}?token={token}", size=(1920, 1080), faults_expected=True)
     form = "form[data-cement=locked]"
     page.wait_for_selector(form)
+    pictures_come_and_a_point_is_pointed_at(world, page, scan, report)
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (
         "a wall screen does not scroll"
     )
@@ -408,6 +412,64 @@ def test_the_cement_step_is_signed_for_at_the_rooms_screen(world: World, open_pa
     world.scan(case, "COMPUTING", stage="registering", fraction=0.2)
     page.wait_for_selector("[data-status=computing]")
     assert page.locator(form).count() == 0
+
+
+_VERIFICATION = """() => fetch(`/api/v1/cases/${document.body.dataset.case}/verification`, {
+  headers: { Authorization: `Bearer ${sessionStorage.getItem('spineprint-screen-token')}` },
+}).then((r) => r.json())"""
+
+
+def pictures_come_and_a_point_is_pointed_at(
+    world: World, page: Any, scan: str, report: dict[str, Any]
+) -> None:
+    """Beside the verdict the pictures are told to be made, fail, and come; then the tip is set by pointing at it."""
+    page.wait_for_selector("#pictures[data-state=making]")
+    assert "being drawn" in text(page, "#pictures")
+    world.lose_pictures(scan, "The scan cannot be read.")
+    page.wait_for_selector("#pictures[data-state=failed]")
+    assert "The scan cannot be read." in text(page, "#pictures") and "figures stand" in text(
+        page, "#pictures"
+    )
+    page.click("#pictures button:has-text('Draw them again')")
+    page.wait_for_selector("#pictures[data-state=making]")
+    world.pictures(scan, report)
+    page.wait_for_selector("[data-picture=left-sagittal][data-loaded=yes]")
+    page.wait_for_selector("[data-picture=left-axial][data-loaded=yes]")
+    for part in (".verdict", ".or-tile >> nth=1"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 1080, (
+            "verdict and slices are whole on the screen"
+        )
+    assert page.locator("[data-picture=left-axial]").bounding_box()["width"] > 500
+    page.click("[role=tab]:has-text('Right needle')")
+    page.wait_for_selector("[data-picture=right-axial][data-loaded=yes]")
+    page.click("[data-picture=right-axial]")
+    page.wait_for_selector(".or-full [data-loaded=yes] img")
+    assert "REPOSITION" in text(page, ".or-full") and "Right needle" in text(page, ".or-full-bar")
+    page.keyboard.press("Escape")
+    assert page.locator(".or-full").count() == 0
+    page.click(".or-correct summary")
+    page.click("button:has-text('Point on the slices')")
+    slice_ = page.locator("[data-slice=left-sagittal]")
+    page.wait_for_function("document.querySelector('[data-slice=left-sagittal] img').naturalWidth > 0")
+    shown = page.evaluate(_VERIFICATION)
+    plane = next(i["plane"] for i in shown["pictures"]["items"] if i["name"] == "left-sagittal")
+    tip, right, down = (np.array(v) for v in (report["needles"][0]["tip"], plane["right"], plane["down"]))
+    wanted = tip + 2.0 * right - 3.0 * down
+    column, row = ((wanted - plane["origin"]) @ v / plane["mm_per_pixel"] for v in (right, down))
+    box = slice_.bounding_box()
+    scale = box["width"] / (plane["x"] + plane["columns"])
+    slice_.click(position={"x": (plane["x"] + column) * scale, "y": (plane["y"] + row) * scale})
+    assert "moved 3.6 mm" in text(page, ".or-readout") and "as measured" in text(page, ".or-readout")
+    page.click("[data-take]")
+    would = text(page, ".or-would")
+    found = re.search(r"Tip to be set: ([LR]) ([\d.]+)\s+([PA]) ([\d.]+)\s+([SI]) ([\d.]+) mm", would)
+    assert found, would
+    told = [float(found[n + 1]) * (1 if found[n] in "LPS" else -1) for n in (1, 3, 5)]
+    assert told == pytest.approx(list(wanted), abs=0.25)
+    if folder := os.environ.get("SPINEPRINT_PICTURES"):
+        page.screenshot(path=f"{folder}/or-point.png")
+    page.click(".or-correct summary")
 
 
 # --- sterile services ---------------------------------------------------------------------------------------

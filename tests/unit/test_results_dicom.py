@@ -199,6 +199,17 @@ BUILDERS = {
     "sc": lambda: secondary_capture(
         picture(), CONTEXT, ORIGIN, level="L1", kind="overlay", description="Needle"
     ),
+    "sc-of-a-scan": lambda: secondary_capture(
+        picture(),
+        CONTEXT,
+        ORIGIN,
+        level="L1",
+        kind="picture-left-axial",
+        description="Needle check, pictures",
+        series="pictures",
+        number=2,
+        comment="Left needle, across, seen from the feet",
+    ),
 }
 
 
@@ -248,7 +259,7 @@ def test_uids_differ_in_every_seed() -> None:
     found = {stable_uid(*s) for s in seeds}
     assert len(found) == len(seeds)
     assert all(pydicom.uid.UID(u).is_valid and u.startswith("2.25.") for u in found)
-    assert {b().SOPInstanceUID for k, b in BUILDERS.items() if k != "sr-not-measurable"}.__len__() == 5
+    assert {b().SOPInstanceUID for k, b in BUILDERS.items() if k != "sr-not-measurable"}.__len__() == 6
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -474,4 +485,20 @@ def test_dcmtk_stores_every_object(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(10)
-    assert len(list(inbox.iterdir())) == 5
+    assert len(list(inbox.iterdir())) == 6
+
+
+def test_pictures_of_a_scan_share_a_series_and_keep_their_pixels() -> None:
+    first, second = (
+        secondary_capture(
+            picture(), CONTEXT, ORIGIN, level="L1", kind=f"picture-{name}", description="Pictures", series="pictures",
+            number=number,
+        )
+        for number, name in enumerate(("left-axial", "view"), 1)
+    )  # fmt: skip
+    assert (
+        first.SeriesInstanceUID == second.SeriesInstanceUID and first.SOPInstanceUID != second.SOPInstanceUID
+    )
+    assert [first.InstanceNumber, second.InstanceNumber] == [1, 2]
+    rgb = np.asarray(picture().convert("RGB"))
+    assert first.PixelData[: rgb.size] == rgb.tobytes()

@@ -7,14 +7,14 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from service.domain.people import Actor, Role, Scope
 from service.store.database import reading
 from service.web.access import AppDep, Caller, has_role, reader
 from service.web.polling import polled
-from service.workflow import acknowledge, compare, correct, intake, scans, terminal
+from service.workflow import acknowledge, compare, correct, intake, scan_pictures, scans, terminal
 
 router = APIRouter(prefix="/api/v1", tags=["verification"])
 TerminalDep = Annotated[Caller, Depends(reader(Scope.OR_TERMINAL))]
@@ -134,6 +134,26 @@ def undo_correction(case_id: str, body: Undo, app: AppDep, _caller: TerminalDep)
     """The newest correction that stands is taken back; both stay in the list."""
     made = correct.undo(app, case_id, body.scan_id, body.signature())
     return {"scan_id": made.scan_id, "number": made.number, "undoes": made.undoes}
+
+
+@router.get("/cases/{case_id}/verification/scans/{scan_id}/pictures/{report_version}/{name}")
+def get_picture(
+    case_id: str, scan_id: str, report_version: int, name: str, app: AppDep, _caller: TerminalDep
+) -> FileResponse:
+    """A picture of a scan with one version of its report; the list is in the verification and in its scans."""
+    picture = scan_pictures.file(app, case_id, scan_id, report_version, name)
+    # Pictures of a patient stay out of the browser's disk cache.
+    return FileResponse(
+        picture.path, media_type="image/png", filename=f"{name}.png", content_disposition_type="inline",
+        headers={"ETag": f'"{picture.sha256}"', "Cache-Control": "no-store"},
+    )  # fmt: skip
+
+
+@router.post("/cases/{case_id}/verification/scans/{scan_id}/pictures", status_code=202)
+def make_pictures_again(case_id: str, scan_id: str, app: AppDep, _caller: TerminalDep) -> dict[str, Any]:
+    """Pictures that failed are made once more; whoever may look at them may ask."""
+    scan_pictures.again(app, case_id, scan_id)
+    return {"scan_id": scan_id, "state": "making"}
 
 
 @router.post("/studies/{study_uid}/assign")

@@ -2,6 +2,7 @@
 
 import { $, adoptToken, busy, caseId, clock, duration, el, fill, fixed, plain, poll, post, progressBar, showProblem, svg, watchStaleness } from './core.js';
 
+import { setUpPictures, showPictures } from './or_pictures.js';
 import { follow, setUpScans } from './or_scans.js';
 
 adoptToken();
@@ -132,7 +133,7 @@ function draw() {
   fill(box, parts());
   // In a place of its own, drawn anew only for another verdict: the numbers above change also while somebody types here.
   const about = `${body.status} ${body.scan_id} ${body.cement_step} ${body.report_version}`;
-  follow(body);
+  follow(body); showPictures(body);
   if (about !== signingFor) { signingFor = about; signing.replaceChildren(...[signature()].filter(Boolean)); }
 }
 
@@ -147,4 +148,5 @@ setInterval(() => {
   if (body && body.status !== 'none') { if (['receiving', 'computing', 'ready'].includes(body.status)) under.textContent = parts()[0].querySelector('.under').textContent; else draw(); }
 }, 1000);
 setUpScans(signing, () => verification.now());
+setUpPictures($('#scans'), () => verification.now());
 watchStaleness();

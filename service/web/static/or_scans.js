@@ -1,6 +1,7 @@
 // Below the answer: all scans of the case in order, what each changed, and points of a needle set by hand.
 
 import { $, busy, caseId, clock, el, fixed, get, post } from './core.js';
+import { inWords, pick } from './or_pick.js';
 
 const box = el('div', { id: 'scans' }); const editor = el('div', { id: 'correction' });
 let seen = ''; let list = null; let now = null; let refresh = () => {};
@@ -13,7 +14,7 @@ export function setUpScans(before, again) { before.after(editor, box); refresh =
 // Called with every answer; asks for the list only when something in it can have changed.
 export async function follow(body) {
   now = body;
-  const about = `${body.scans} ${body.scan_id} ${body.status} ${body.report_version} ${body.cement_step}`;
+  const about = `${body.scans} ${body.scan_id} ${body.status} ${body.report_version} ${body.cement_step} ${(body.pictures || {}).state}`;
   if (about === seen) return;
   seen = about;
   if (!body.scans) { box.replaceChildren(); editor.replaceChildren(); return; }
@@ -67,9 +68,17 @@ function handSet() {
   const field = (label, attributes) => el('label', {}, el('span', {}, label), el('input', { autocomplete: 'off', ...attributes }));
   const side = el('select', { name: 'side' }, scan.needles.map((n) => el('option', { value: n.pedicle }, `${n.pedicle} needle`)));
   const moves = (which) => el('fieldset', {}, el('legend', {}, `${which === 'tip' ? 'Tip' : 'Entry'}, mm`), AXES.map(([name, label]) => field(label, { name: `${which}-${name}`, type: 'number', step: '0.1', min: -30, max: 30, value: 0 })));
-  const form = el('form', { class: 'cement' }, side, moves('tip'), moves('entry'), field('Why (no patient name)', { name: 'reason', required: '', maxlength: 500, class: 'wide' }),
+  const items = ((scan.pictures || {}).items || []).filter((item) => item.plane);
+  const needleNow = () => scan.needles.find((n) => n.pedicle === side.value);
+  const would = el('p', { class: 'or-would', role: 'status' });
+  const point = el('button', { type: 'button', class: 'or-point', onclick: () => pick(needleNow(), items, (set) => put(form, needleNow(), set, tell)) }, 'Point on the slices');
+  const form = el('form', { class: 'cement' }, side, items.length ? point : null, moves('tip'), moves('entry'), would, field('Why (no patient name)', { name: 'reason', required: '', maxlength: 500, class: 'wide' }),
     field('Name', { name: 'username', required: '' }), field('Password', { name: 'password', type: 'password', required: '' }),
     el('button', { type: 'submit', value: 'set' }, 'Set by hand'), scan.corrections.some((c) => c.stands) ? el('button', { type: 'submit', value: 'undo' }, 'Take the last one back') : null, el('div', { class: 'refused' }));
+  // What is going to be signed for, as points of the planning CT.
+  const tell = () => { const sent = points(scan, (name) => form.elements[name].value); would.textContent = ['tip', 'entry'].filter((n) => sent[n]).map((n) => `${n === 'tip' ? 'Tip' : 'Entry'} to be set: ${inWords(sent[n])} mm`).join(' · '); };
+  form.addEventListener('input', tell); side.addEventListener('change', () => { put(form, needleNow(), {}, tell); });
+  tell();
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     const value = (name) => form.elements[name].value; const path = `/api/v1/cases/${caseId}/verification/corrections`;
@@ -79,6 +88,24 @@ function handSet() {
     if (await busy(form, $('.refused', form), () => (undo ? post(`${path}/undo`, common) : post(path, { ...common, needles: [points(scan, value)] })))) refresh();
   });
   return el('details', { class: 'or-panel or-correct' }, el('summary', {}, 'Set tip or entry by hand'), el('p', { class: 'dim' }, 'For a surgeon who sees on the images that a point is wrong. The measured result stays on record, the figures are computed anew, and the verdict is then never “accurate”.'), form);
+}
+
+// The points pointed at, as shifts along the three directions of the form's fields.
+function put(form, needle, set, tell) {
+  const { left, superior } = list.frame;
+  for (const which of ['tip', 'entry']) {
+    const by = set[which] ? shares(set[which].map((v, i) => v - needle[which][i]), [needle.axis, left, superior]) : [0, 0, 0];
+    AXES.forEach(([name], i) => { form.elements[`${which}-${name}`].value = by[i].toFixed(1); });
+  }
+  tell();
+}
+
+// Shares of three directions, not at right angles, that add up to `move` (Cramer's rule).
+function shares(move, [a, b, c]) {
+  const cross = (u, v) => [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]];
+  const dot = (u, v) => u.reduce((sum, x, i) => sum + x * v[i], 0);
+  const whole = dot(a, cross(b, c));
+  return [dot(move, cross(b, c)) / whole, dot(a, cross(move, c)) / whole, dot(a, cross(b, move)) / whole];
 }
 
 function points(scan, value) {

@@ -20,6 +20,7 @@ _TASKS: Mapping[str, tuple[str, str]] = {
     "model": ("model_task", "model_task"),
     "verify": ("verify_task", "verify_task"),
     "correct": ("correct_task", "correct_task"),
+    "scan_pictures": ("scan_pictures_task", "scan_pictures_task"),
     "publish": ("publish_task", "publish_task"),
 }
 

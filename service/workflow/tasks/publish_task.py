@@ -27,12 +27,17 @@ from service.results.sr import build_sr
 
 
 def publish_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: what (`scan` | `plan`), case, ct_files, artifacts, out ... Result: objects [{file, kind, sop_uid}]."""
+    """Argument: what (`scan` | `scan_pictures` | `plan`), case, ct_files, artifacts, out ...
+
+    Result: objects [{file, kind, sop_uid}].
+    """
     progress("making the results", 0.0)
     headers = _headers(argument["ct_files"])
     context = SourceContext.from_headers(headers)
     plan = plan_from_document(json.loads(Path(argument["artifacts"]["plan"]["path"]).read_text("utf-8")))
     out = Path(argument["out"])
+    if argument["what"] == "scan_pictures":
+        return {"objects": _scan_captures(argument, context, plan, out)}
     if argument["what"] == "scan":
         return {"objects": _scan_results(argument, context, plan, out)}
     return {"objects": _plan_results(argument, context, headers, plan, out)}
@@ -41,8 +46,7 @@ def publish_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, A
 def _scan_results(
     argument: Mapping[str, Any], context: SourceContext, plan: Plan, out: Path
 ) -> list[dict[str, Any]]:
-    version = int(argument.get("report_version", 0))
-    origin = _origin(argument, f"scan-{argument['scan_id']}" + (f"-{version}" if version else ""))
+    origin = _scan_origin(argument)
     scan_context = SourceContext.from_headers(_headers(argument["scan_files"]))
     report = _with_lossy(json.loads(argument["report"]), context, scan_context)
     pdf = build_pdf_report(report, plan, _summary(argument, context), _pictures(argument))
@@ -54,6 +58,27 @@ def _scan_results(
     return [_save(kind, dataset, out) for kind, dataset in objects] + [
         {"file": "report.pdf", "kind": "report_pdf", "sop_uid": None}
     ]
+
+
+def _scan_captures(
+    argument: Mapping[str, Any], context: SourceContext, plan: Plan, out: Path
+) -> list[dict[str, Any]]:
+    """One Secondary Capture for each picture of the scan, all in one series."""
+    origin = _scan_origin(argument)
+    saved = []
+    for number, picture in enumerate(argument["pictures"], 1):
+        with Image.open(picture["path"]) as image:
+            dataset = secondary_capture(
+                image, context, origin, level=plan.level, kind=f"picture-{picture['name']}",
+                description="Needle check, pictures", series="pictures", number=number, comment=picture["title"],
+            )  # fmt: skip
+        saved.append(_save(f"scan_picture_{picture['name'].replace('-', '_')}", dataset, out))
+    return saved
+
+
+def _scan_origin(argument: Mapping[str, Any]) -> Origin:
+    version = int(argument.get("report_version", 0))
+    return _origin(argument, f"scan-{argument['scan_id']}" + (f"-{version}" if version else ""))
 
 
 def _plan_results(argument: Mapping[str, Any], context: SourceContext, headers: Sequence[pydicom.Dataset], plan: Plan,
@@ -104,6 +129,10 @@ def _summary(argument: Mapping[str, Any], context: SourceContext) -> CaseSummary
 
 
 def _pictures(argument: Mapping[str, Any]) -> list[Picture]:
+    scanned = [
+        Picture(Path(picture["path"]).read_bytes(), picture["title"])
+        for picture in argument.get("pictures") or ()
+    ]
     captions = {"views": "The model, four views and a cut", "slices": "Planned paths on the planning CT"}
     found = []
     for kind, caption in captions.items():
@@ -112,7 +141,7 @@ def _pictures(argument: Mapping[str, Any]) -> list[Picture]:
                 buffer = io.BytesIO()
                 image.convert("RGB").save(buffer, "PNG")
             found.append(Picture(buffer.getvalue(), caption))
-    return found
+    return [*scanned, *found]
 
 
 def _origin(argument: Mapping[str, Any], revision: str) -> Origin:
