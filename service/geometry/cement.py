@@ -74,6 +74,8 @@ class CementImage:
     volume_ml: float
     sigma_ml: float
     needle_excluded: bool
+    solid_hu: float
+    """Grey of solid cement on the planning CT's scale."""
 
 
 def find_cement(
@@ -118,7 +120,7 @@ def find_cement(
     contrast = np.maximum(solid_hu - before, np.float32(1.0))
     shares = _Shares((hu - before - streaks) / contrast, np.abs(streaks) / contrast)
     unsure_ml = np.pi * needle_radius_mm**2 * float(np.linalg.norm([sigma for _, sigma in ends])) / 1000.0
-    return _balanced(shares, ring, metal, unsure_ml, grid, settings)
+    return _balanced(shares, ring, metal, unsure_ml, solid_hu, grid, settings)
 
 
 def _of_needles(
@@ -331,6 +333,7 @@ def _balanced(
     ring: Mask,
     metal: Mask,
     unsure_ml: float,
+    solid_hu: float,
     grid: _Grid,
     settings: CementSettings,
 ) -> CementImage | None:
@@ -369,6 +372,7 @@ def _balanced(
         volume_ml=total,
         sigma_ml=sigma,
         needle_excluded=excluded,
+        solid_hu=solid_hu,
     )
 
 
