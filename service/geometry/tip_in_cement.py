@@ -52,7 +52,7 @@ class InCementSettings:
     independent_per_mm: float = 0.6
     """Independent samples of one curve; of three it is 1.8 (`needle_tip`)."""
     floor_mm: float = 0.5
-    """At first 0.3, with which 23 of 25 tips of the acceptance set of that bench were inside k = 2: bevels end short."""
+    """At first 0.3, with which 23 of 25 tips of that bench were inside k = 2 out of sample: bevels end short."""
 
 
 def lies_in_cement(
