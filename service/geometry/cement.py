@@ -55,7 +55,7 @@ class CementSettings:
     """One sigma of what is filled in around a needle, relative."""
     streak_share: float = 0.7
     """One sigma of what is set right for streaks, relative: the rim, where half of the volume is, is filled in. A
-    quarter at first, which 12 scans of the set `latest` showed to be too little."""
+    quarter at first, which the first run of the set `latest` of `bench/verify` showed to be too little."""
     soft_hu: float = 50.0
     streaks: StreakSettings = field(default_factory=StreakSettings)
 
