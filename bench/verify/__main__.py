@@ -8,12 +8,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.verify import accuracy, cement, heights, physics, refusals, service, speed, tips
+from bench.verify import accuracy, cement, heights, physics, refusals, service, speed, tips, tips_in_cement
 from bench.verify.cases import SEEDS
 from bench.verify.page import Tee, put
 
 _PARTS = {
     "tips": tips,
+    "tips_in_cement": tips_in_cement,
     "accuracy": accuracy,
     "cement": cement,
     "heights": heights,

@@ -34,7 +34,7 @@ from service.workflow.tasks.verify_task import settings_for
 from simulators.phantom import PhantomParameters, generate, write_study
 from simulators.phantom.distance import TrueDistance
 
-#: Sets with the wider choice of anatomies and of scans to be refused.
+#: Sets with the wider choice of scans to be refused.
 WIDER = ("later", "newer")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,14 @@ LATER: Mapping[str, PhantomParameters] = {
                                  columns=300, rows=300, increment_mm=0.8),
     "L3-dense": PhantomParameters(level="L3", wedge=0.05, seed=305, trabecular_mean_hu=150.0, cortex_mm=1.1),
     "L2-narrow": PhantomParameters(level="L2", wedge=0.3, seed=306, pedicle_width_mm=6.2),
+}  # fmt: skip
+
+#: For cement after the shadow of a needle had been dealt with, which scans of the other sets had shown.
+LATEST: Mapping[str, PhantomParameters] = {
+    "T12-dense": PhantomParameters(level="T12", wedge=0.1, seed=401, trabecular_mean_hu=155.0, cortex_mm=1.2),
+    "L1-tall": PhantomParameters(level="L1", wedge=0.2, seed=402, height_scale=1.05, trabecular_mean_hu=110.0),
+    "L2-porotic": PhantomParameters(level="L2", wedge=0.4, seed=403, trabecular_mean_hu=60.0, cortex_mm=0.7),
+    "L3-dense-wedge": PhantomParameters(level="L3", wedge=0.25, seed=404, trabecular_mean_hu=145.0, cortex_mm=1.1),
 }  # fmt: skip
 
 
@@ -121,6 +129,8 @@ def names(chosen: str) -> list[str]:
     if chosen == "tuning":
         return list(TUNING)
     found = [name for name, real in REAL.items() if (DATA / real.packed).is_file()]
+    if chosen == "latest":
+        return list(LATEST)
     return [*(LATER if chosen in WIDER else ACCEPTANCE), *found]
 
 
@@ -154,7 +164,7 @@ def load(name: str, work: Path) -> Anatomy:
 
 
 def parameters(name: str) -> PhantomParameters | None:
-    return TUNING.get(name) or ACCEPTANCE.get(name) or LATER.get(name)
+    return next((group[name] for group in (TUNING, ACCEPTANCE, LATER, LATEST) if name in group), None)
 
 
 def stranger(name: str, work: Path) -> Path:

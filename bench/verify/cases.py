@@ -19,7 +19,15 @@ Array = NDArray[np.float64]
 #: `fresh`: the acceptance anatomies in scans that nobody looked at before the last change of the software.
 #: `later`: other anatomies, other seeds and more kinds of scans to be refused.
 #: `newer`: those anatomies and kinds in other scans, drawn after what `later` had shown was mended.
-SEEDS = {"tuning": 7001, "acceptance": 9001, "fresh": 15013, "later": 20021, "newer": 26029}
+#: `latest`: once more other anatomies, for cement only, drawn when `fresh` and `later` had been looked at for it.
+SEEDS = {
+    "tuning": 7001,
+    "acceptance": 9001,
+    "fresh": 15013,
+    "later": 20021,
+    "newer": 26029,
+    "latest": 31033,
+}
 #: Points the software has no profile of, and those it has; two scans of three carry an unknown one.
 UNKNOWN_TIPS = ("trocar", "ogive", "cannula")
 KNOWN_TIPS = ("cone", "bevel", "diamond")

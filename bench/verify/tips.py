@@ -118,11 +118,11 @@ def tip_scan(seed: int, index: int) -> tuple[Needle, Volume, bool]:
         tip_length_mm=float(rng.uniform(2.0, 5.0)),
     )
     grid = scan_grid(settings, np.zeros(3))
-    grey, _ = make_image(_block(rng), [needle], [], settings, grid)
+    grey, _ = make_image(block(rng), [needle], [], settings, grid)
     return needle, Volume(grey, grid), clipped
 
 
-def _block(rng: np.random.Generator) -> Source:
+def block(rng: np.random.Generator) -> Source:
     """Marrow of uneven density in front, soft tissue behind, a dense plate between them."""
     step = 0.8
     size = 130

@@ -4,19 +4,21 @@ The scan's grey values are brought to the planning CT's scale by the registratio
 before is taken off. What is left, divided by the grey of solid cement, is each voxel's share of cement: summed over
 the cement and its blurred rim the shares balance, so no threshold sets the volume (geometry reference, section 6: a
 fixed one is off by up to 39 %). The needle is left out with the metal's halo; the ring of cement around it is
-filled in from its surroundings. Lengths mm, frames LPS, volumes ml.
+filled in from its surroundings, and its streaks are taken off (`service.geometry.cement_streaks`). Lengths mm,
+frames LPS, volumes ml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.geometry import pose
+from service.geometry.cement_streaks import StreakSettings, planes_of_metal, streak_field
 from service.geometry.metal import ScanView
 from service.geometry.needles import Axis, MetalLine, across
 from service.geometry.registration import Registration
@@ -51,7 +53,11 @@ class CementSettings:
     """One sigma of the grey of solid cement, relative."""
     ring_share: float = 0.12
     """One sigma of what is filled in around a needle, relative."""
+    streak_share: float = 0.7
+    """One sigma of what is set right for streaks, relative: the rim, where half of the volume is, is filled in. A
+    quarter at first, which the first run of the set `latest` of `bench/verify` showed to be too little."""
     soft_hu: float = 50.0
+    streaks: StreakSettings = field(default_factory=StreakSettings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,8 @@ class CementImage:
     volume_ml: float
     sigma_ml: float
     needle_excluded: bool
+    solid_hu: float
+    """Grey of solid cement on the planning CT's scale."""
 
 
 def find_cement(
@@ -105,18 +113,30 @@ def find_cement(
     if solid_hu is None:
         return None
     ends = [_end(axis, view, solid_hu, registration) for axis in axes]
-    behind = [line.behind(end) for line, (end, _) in zip(lines, ends, strict=True)]
-    ring = _any(
-        [(n.radial < reach) & (b > -settings.around_needle_mm) for n, b in zip(lines, behind, strict=True)],
-        hu.shape,
-    )
-    metal = _any(
-        [(n.radial < needle_radius_mm) & (b > 0) for n, b in zip(lines, behind, strict=True)], hu.shape
-    )
-    before = before + _local_offset(hu - before, solid_hu, ring, grid, settings)
-    share = (hu - before) / np.maximum(solid_hu - before, 1.0)
+    ring, metal = _of_needles(lines, [end for end, _ in ends], needle_radius_mm, hu.shape, settings)
+    places = _Places(hu - before, solid_hu, ring, grid)
+    before = before + _local_offset(hu - before, places, grid, settings)
+    planes = planes_of_metal(crop, [*axes, *others], settings.streaks)
+    streaks = _streaks(hu - before, solid_hu - before, places, planes, grid, settings)
+    contrast = np.maximum(solid_hu - before, np.float32(1.0))
+    shares = _Shares((hu - before - streaks) / contrast, np.abs(streaks) / contrast)
     unsure_ml = np.pi * needle_radius_mm**2 * float(np.linalg.norm([sigma for _, sigma in ends])) / 1000.0
-    return _balanced(share, ring, metal, unsure_ml, grid, settings)
+    return _balanced(shares, ring, metal, unsure_ml, solid_hu, grid, settings)
+
+
+def _of_needles(
+    lines: Sequence[_Line],
+    ends_mm: Sequence[float],
+    radius_mm: float,
+    shape: tuple[int, ...],
+    settings: CementSettings,
+) -> tuple[Mask, Mask]:
+    """(where a needle's blur forbids reading, the needles themselves)."""
+    reach, ahead = radius_mm + settings.around_needle_mm, settings.around_needle_mm
+    behind = [line.behind(end) for line, end in zip(lines, ends_mm, strict=True)]
+    both = list(zip(lines, behind, strict=True))
+    ring = _any([(line.radial < reach) & (b > -ahead) for line, b in both], shape)
+    return ring, _any([(line.radial < radius_mm) & (b > 0) for line, b in both], shape)
 
 
 class _Grid:
@@ -134,6 +154,14 @@ class _Grid:
 
     def eroded(self, mask: Mask, by_mm: float) -> Mask:
         return np.asarray(ndimage.distance_transform_edt(mask, self.spacing_kji) > by_mm)
+
+    def box_around(self, mask: Mask, by_mm: float) -> tuple[slice, slice, slice]:
+        """The part of the grid that holds what is set in `mask`, not empty, with a margin."""
+        where = np.argwhere(mask)
+        margin = np.ceil(by_mm / np.array(self.spacing_kji)).astype(int)
+        low, high = np.maximum(where.min(axis=0) - margin, 0), where.max(axis=0) + margin + 1
+        k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        return k, j, i
 
     def grown(self, mask: Mask, by_mm: float) -> Mask:
         return np.asarray(ndimage.distance_transform_edt(~mask, self.spacing_kji) <= by_mm)
@@ -218,20 +246,53 @@ def _solid(
     return float(np.median(hu[core]))
 
 
+class _Places:
+    """Where there is cement by its half-maximum and how far each voxel lies from it, mm; `readable` off the ring."""
+
+    def __init__(self, excess: NDArray[np.float32], solid_hu: float, ring: Mask, grid: _Grid) -> None:
+        self.cement = grid.blurred(excess, 0.4) > 0.5 * solid_hu
+        self.away = ndimage.distance_transform_edt(~self.cement, grid.spacing_kji)
+        self.readable = ~ring
+
+    def bone_beside(self, grid: _Grid, nearest_mm: float, width_mm: float) -> Mask:
+        """Bone inside the vertebra whose grey no cement blurs into."""
+        near = (self.away > nearest_mm) & (self.away <= nearest_mm + width_mm)
+        return np.asarray(near & self.readable & (grid.depth < -1.5))
+
+
 def _local_offset(
-    excess: NDArray[np.float32], solid_hu: float, ring: Mask, grid: _Grid, settings: CementSettings
+    excess: NDArray[np.float32], places: _Places, grid: _Grid, settings: CementSettings
 ) -> np.float32:
     """How much brighter the marrow beside the cement is than expected: cupping and shadows of dense things.
 
     The blurred rim is several times the cement's own volume, so 20 HU of it would be two percent.
     """
-    cement = grid.blurred(excess, 0.4) > 0.5 * solid_hu
-    inner, outer = settings.rim_mm, settings.rim_mm + 2.5
-    away = ndimage.distance_transform_edt(~cement, grid.spacing_kji)
-    shell = (away > inner) & (away <= outer) & ~ring & (grid.depth < -1.5)
+    shell = places.bone_beside(grid, settings.rim_mm, 2.5)
     if np.count_nonzero(shell) * grid.voxel_mm3 < 30.0:
         return np.float32(0.0)
     return np.float32(np.median(excess[shell]))
+
+
+def _streaks(
+    excess: NDArray[np.float32],
+    contrast: NDArray[np.float32],
+    places: _Places,
+    planes: Mask,
+    grid: _Grid,
+    settings: CementSettings,
+) -> NDArray[np.float32]:
+    """Grey that streaks of the needles add around the cement; 0 where no metal lies in the slice."""
+    found = np.zeros(excess.shape, dtype=np.float32)
+    cement = places.cement & planes[:, None, None]
+    if not cement.any():
+        return found
+    box = grid.box_around(cement, settings.rim_mm + settings.streaks.reach_mm)
+    deep = grid.eroded(places.cement[box], settings.streaks.deep_mm) & places.readable[box]
+    bone = places.bone_beside(grid, settings.rim_mm, settings.streaks.reach_mm)[box]
+    found[box] = streak_field(
+        excess[box], contrast[box], deep, bone, planes[box[0]], grid.spacing_kji, settings.streaks
+    )
+    return found
 
 
 def _end(axis: Axis, view: ScanView, solid_hu: float, registration: Registration) -> tuple[float, float]:
@@ -260,11 +321,20 @@ def _end(axis: Axis, view: ScanView, solid_hu: float, registration: Registration
     return (float(s[runs[0]]), 1.0) if runs else (0.0, 1.0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """Share of cement (K, J, I) as read, and how much of each was taken off or added for streaks."""
+
+    read: NDArray[np.float32]
+    corrected: NDArray[np.float32]
+
+
 def _balanced(
-    share: NDArray[np.float32],
+    shares: _Shares,
     ring: Mask,
     metal: Mask,
     unsure_ml: float,
+    solid_hu: float,
     grid: _Grid,
     settings: CementSettings,
 ) -> CementImage | None:
@@ -273,10 +343,10 @@ def _balanced(
     `unsure_ml` is one sigma of what needles displace, for not knowing exactly where they end.
     """
     known = (~ring).astype(np.float32)
-    around = grid.blurred(np.where(ring, np.float32(0.0), share), 1.2) / np.maximum(
+    around = grid.blurred(np.where(ring, np.float32(0.0), shares.read), 1.2) / np.maximum(
         grid.blurred(known, 1.2), 1e-3
     )
-    filled = np.where(ring, np.clip(around, 0.0, 1.0), share)
+    filled = np.where(ring, np.clip(around, 0.0, 1.0), shares.read)
     smooth = grid.blurred(filled.astype(np.float32), 0.4)
     solid = _bodies((smooth > 0.5) & ~metal, grid, settings)
     if not solid.any():
@@ -285,7 +355,13 @@ def _balanced(
     total = float(filled[region].sum()) * grid.crop.voxel_ml
     in_ring = float(np.abs(filled[region & ring]).sum()) * grid.crop.voxel_ml
     excluded = bool((metal & grid.grown(solid, settings.rim_mm)).any())
-    parts = [settings.plateau_share * total, settings.ring_share * in_ring, unsure_ml if excluded else 0.0]
+    corrected = float(shares.corrected[region & ~ring].sum()) * grid.crop.voxel_ml
+    parts = [
+        settings.plateau_share * total,
+        settings.ring_share * in_ring,
+        settings.streak_share * corrected,
+        unsure_ml if excluded else 0.0,
+    ]
     sigma = float(np.linalg.norm(parts))
     chosen = region.ravel()
     return CementImage(
@@ -297,6 +373,7 @@ def _balanced(
         volume_ml=total,
         sigma_ml=sigma,
         needle_excluded=excluded,
+        solid_hu=solid_hu,
     )
 
 

@@ -9,7 +9,7 @@ lies beside the axis. The spread of the answers that fit is the tip's uncertaint
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,21 +79,24 @@ def fit_tip(
     if np.sqrt(best[0]) > settings.max_residual[best[2].startswith("tube")]:
         return None
     # Neighbouring samples are blurred together: about two independent samples per millimetre of three curves.
-    independent = 1.8 * max(float(np.ptp(measured.s_mm)) - 4.0, 3.0)
+    tip = weigh(fits, 1.8 * max(float(np.ptp(measured.s_mm)) - 4.0, 3.0))
+    floor = settings.clipped_floor_mm if clipped else settings.floor_mm
+    return replace(tip, s_mm=tip.s_mm + settings.offset_mm, sigma_mm=float(np.hypot(tip.sigma_mm, floor)))
+
+
+def weigh(fits: list[tuple[float, float, str, float]], independent: float) -> Tip:
+    """Mean and spread of the places of all `fits` (mean squared misfit, place, shape, length) by how well they fit.
+
+    `independent` is the number of independent samples behind a misfit. Shape, length and residual are the best one's.
+    """
+    best = min(fits, key=lambda f: f[0])
     likelihood = np.array(
         [_prior(f[2], f[3]) * np.exp(-0.5 * independent * (f[0] / best[0] - 1.0)) for f in fits]
     )
     places = np.array([f[1] for f in fits])
     mean = float(np.average(places, weights=likelihood))
     spread = float(np.sqrt(np.average((places - mean) ** 2, weights=likelihood)))
-    floor = settings.clipped_floor_mm if clipped else settings.floor_mm
-    return Tip(
-        mean + settings.offset_mm,
-        float(np.hypot(spread, floor)),
-        best[2],
-        best[3],
-        float(np.sqrt(best[0])),
-    )
+    return Tip(mean, spread, best[2], best[3], float(np.sqrt(best[0])))
 
 
 def hidden(axis: Axis, *, clipped: bool, settings: TipSettings | None = None) -> bool:

@@ -287,6 +287,22 @@ def _around(scan: Volume, origin: Array, direction: Array, s: Array, settings: N
     return np.asarray(np.percentile(values, 85, axis=1) - usual)
 
 
+def along_axis(
+    scan: Volume, axis: Axis, settings: NeedleSettings | None = None
+) -> tuple[Array, Array, Array]:
+    """(places (S,) from the origin, grey near the axis, median grey of the ring around it) of the front 30 mm and
+    14 mm beyond; places outside the scan are left out."""
+    settings = settings or NeedleSettings()
+    s = np.arange(-30.0, 14.0, 0.25)
+    u, v = across(axis.direction)
+    a, b, disc, ring = _disc(settings)
+    points = axis.origin + s[:, None, None] * axis.direction + (a[:, None] * u + b[:, None] * v)[None]
+    values = scan.sample(points.reshape(-1, 3), outside=np.nan).reshape(len(s), -1)
+    seen = np.isfinite(values).all(axis=1)
+    core = values[:, disc] @ weights(a[disc], b[disc], settings.disc_mm)[1]
+    return s[seen], core[seen], np.median(values[:, ring], axis=1)[seen]
+
+
 def _lateral_blur(scan: Volume, origin: Array, direction: Array, s: Array, settings: NeedleSettings) -> float:
     """Sd of the scan's blur across the shaft. Sections are averaged first: noise would widen each one."""
     a, b, disc, _ = _disc(settings)

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.plan import Plan
-from service.domain.verification import Decision, NeedleReadings, Tolerances, Verdict, decide
+from service.domain.verification import Decision, NeedleReadings, Tolerances, decide
 from service.geometry import pose
-from service.geometry.cement import CementSettings, find_cement
+from service.geometry.cement import CementImage, CementSettings, find_cement
 from service.geometry.cement_places import CementReport, PlaceSettings, describe
 from service.geometry.heights import BodyHeights, body_heights
 from service.geometry.metal import MetalSettings, ScanView, read_scan
 from service.geometry.metrics import NeedleFigures, measure, outer_from_mask, side_of
-from service.geometry.needle_tip import TipSettings, fit_tip, hidden
+from service.geometry.needle_reasons import MOVED, cement_only, why_no_needle
+from service.geometry.needle_tip import Tip, TipSettings, fit_tip, hidden
 from service.geometry.needles import Axis, MetalLine, NeedleSettings, find_lines, fit_axis, smeared
 from service.geometry.plates import Body, plate_heights
 from service.geometry.progress import Progress, silent
@@ -29,6 +30,7 @@ from service.geometry.registration import Registration, RegistrationSettings, re
 from service.geometry.registration_check import GateSettings, refusal
 from service.geometry.registration_model import ModelSettings, VertebraModel, build_model
 from service.geometry.restoration import Restoration, RestorationSettings, measure_restoration
+from service.geometry.tip_in_cement import InCementSettings, fit_tip_in_cement, lies_in_cement
 from service.geometry.verification_document import to_document
 from service.geometry.volume import Volume
 
@@ -43,6 +45,7 @@ class VerificationSettings:
     gates: GateSettings = field(default_factory=GateSettings)
     needle: NeedleSettings = field(default_factory=NeedleSettings)
     tip: TipSettings = field(default_factory=TipSettings)
+    in_cement: InCementSettings = field(default_factory=InCementSettings)
     cement: CementSettings = field(default_factory=CementSettings)
     cement_places: PlaceSettings = field(default_factory=PlaceSettings)
     restoration: RestorationSettings = field(default_factory=RestorationSettings)
@@ -189,13 +192,13 @@ def verify(
     near, far = _lines(view, registration, outer, plan, settings)
     axes = [fit_axis(view.full, n, _ends(n, registration, plan)[0], settings.needle) for n in near]
     if any(smeared(axis, settings.needle) for axis in axes):
-        return _refused(_MOVED, "motion", registration, heights, view, watch)
-    covered = any(hidden(axis, clipped=view.grey.clipped, settings=settings.tip) for axis in axes)
-    needles = () if covered else _measure_all(axes, registration, view, outer, plan, settings)
-    watch.done("needles", 0.9)
+        return _refused(MOVED, "motion", registration, heights, view, watch)
+    watch.done("axes", 0.85)
     image = find_cement(
         view, model, registration, outer, axes, far, settings.cement, settings.needle.radius_mm
     )
+    covered, needles = _measure_all(axes, image, registration, view, outer, plan, settings)
+    watch.done("needles", 0.9)
     cement = None if image is None else describe(image, outer, plan, settings.cement_places)
     restored = None
     if cement is not None and heights is not None:
@@ -203,7 +206,7 @@ def verify(
             view, registration, bodies, heights, plan.vertebra_frame, settings.restoration
         )
     watch.done("cement", 0.98)
-    code, reason = ("", "") if needles else _why_no_needle(bool(near or far), bool(near), covered)
+    code, reason = ("", "") if needles else why_no_needle(bool(near or far), bool(near), covered)
     if not needles and cement is None:
         return _refused(reason, code, registration, heights, view, watch)
     decision = decide([_readings(n) for n in needles], settings.tolerances)
@@ -215,7 +218,7 @@ def verify(
         registration=registration,
         needles=needles,
         heights=heights,
-        decision=decision if needles else _cement_only(cement, reason),
+        decision=decision if needles else cement_only(cement, reason),
         clipped=view.grey.clipped,
         timings_s=watch.timings_s,
         cement=cement,
@@ -238,39 +241,6 @@ def _lines(
             near.append(line)
         # else: a lobe of cement with its strand is a line as well, but nobody put it in from the back
     return near, far
-
-
-def _cement_only(cement: CementReport | None, reason: str) -> Decision:
-    """A scan that shows cement but allows no statement about a needle: for a person to look at."""
-    leaks = () if cement is None else cement.leaks
-    found = tuple(f"Cement outside the bone: {leak.place}, {leak.volume_ml:.2f} ml." for leak in leaks)
-    text = " ".join(["Cement was measured; no needle was judged.", *found, reason])
-    return Decision(Verdict.REVIEW, text, found)
-
-
-_MOVED = (
-    "The needle's outline is smeared and wavy: the patient moved during the scan, or the needle is bent. Scan again "
-    "without motion."
-)
-
-
-def _why_no_needle(any_line: bool, any_near: bool, covered: bool) -> tuple[str, str]:
-    if covered:
-        return "tip_hidden", (
-            "Something denser than bone, such as cement, surrounds the front of the needle, so where it ends cannot "
-            "be told. Look at the images; the needle is measured before cement goes in."
-        )
-    if any_near:
-        return "needle_unclear", (
-            "A needle was found but its tip or side cannot be told apart: it ends outside the field, or two "
-            "needles share one pedicle. Look at the images."
-        )
-    if any_line:
-        return "needle_elsewhere", (
-            "The metal found does not reach the planned vertebra. Check the level, then place the needle and "
-            "scan again."
-        )
-    return "no_needle", "No needle was found in the scan. Scan again with the needle in place."
 
 
 def _refused(
@@ -326,32 +296,54 @@ def _from_behind(
 
 def _measure_all(
     axes: list[Axis],
+    image: CementImage | None,
     registration: Registration,
     view: ScanView,
     outer: Volume,
     plan: Plan,
     settings: VerificationSettings,
-) -> tuple[MeasuredNeedle, ...]:
-    """All needles, left before right; empty when any of them is unclear."""
-    found = [_measure_one(axis, registration, view, outer, plan, settings) for axis in axes]
-    measured = [needle for needle in found if needle is not None]
-    sides = [needle.figures.pedicle for needle in measured]
-    if len(measured) < len(found) or len(set(sides)) < len(sides):
-        return ()
-    return tuple(sorted(measured, key=lambda n: n.figures.pedicle))
+) -> tuple[bool, tuple[MeasuredNeedle, ...]]:
+    """(whether cement hides a tip, all needles, left before right); no needle when any of them is unclear."""
+    tips = [_tip(axis, image, registration, view, settings) for axis in axes]
+    if any(tip is None for _, tip in tips):
+        return any(covered for covered, tip in tips if tip is None), ()
+    found = [
+        _measured(axis, tip, registration, outer, plan, settings)
+        for axis, (_, tip) in zip(axes, tips, strict=True)
+        if tip is not None
+    ]
+    if len({needle.figures.pedicle for needle in found}) < len(found):
+        return False, ()
+    return False, tuple(sorted(found, key=lambda n: n.figures.pedicle))
 
 
-def _measure_one(
+def _tip(
     axis: Axis,
+    image: CementImage | None,
     registration: Registration,
     view: ScanView,
+    settings: VerificationSettings,
+) -> tuple[bool, Tip | None]:
+    """(whether the tip lies in something denser than bone, the tip if it can be told)."""
+    clipped = view.grey.clipped
+    if not hidden(axis, clipped=clipped, settings=settings.tip) and not lies_in_cement(
+        axis, image, registration.scan_from_preop, settings.in_cement
+    ):
+        return False, fit_tip(axis, clipped=clipped, settings=settings.tip, needle=settings.needle)
+    if clipped or image is None:
+        return True, None
+    grey = registration.intensity.gain * image.solid_hu + registration.intensity.offset
+    return True, fit_tip_in_cement(view.full, axis, grey, settings.in_cement, settings.needle)
+
+
+def _measured(
+    axis: Axis,
+    tip: Tip,
+    registration: Registration,
     outer: Volume,
     plan: Plan,
     settings: VerificationSettings,
-) -> MeasuredNeedle | None:
-    tip = fit_tip(axis, clipped=view.grey.clipped, settings=settings.tip, needle=settings.needle)
-    if tip is None:
-        return None
+) -> MeasuredNeedle:
     preop = registration.preop_from_scan
     place = pose.apply(preop, (axis.origin + tip.s_mm * axis.direction)[None])[0]
     direction = np.asarray(preop[:3, :3] @ axis.direction)

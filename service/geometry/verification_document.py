@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from service.geometry.heights import PLACES, BodyHeights
 from service.geometry.metrics import Breach
 from service.geometry.registration import Registration
 from service.geometry.restoration import Restoration
+from service.geometry.tip_in_cement import IN_CEMENT
 
 if TYPE_CHECKING:
     from service.geometry.verification import MeasuredNeedle, Verification
@@ -46,7 +48,7 @@ def to_document(result: Verification) -> dict[str, object]:
         "verdict": str(result.decision.verdict),
         "advice": advice,
         "findings": list(result.decision.findings),
-        "warnings": leak_warnings(result.cement),
+        "warnings": [*leak_warnings(result.cement), *_in_cement_warnings(result.needles)],
         "grey_values_clipped": result.clipped,
         "timings_s": {**result.timings_s, "total": round(sum(result.timings_s.values()), 3)},
     }
@@ -117,6 +119,20 @@ def leak_warnings(cement: CementReport | None) -> list[dict[str, str]]:
             "message": f"Cement outside the bone: {leak.place}, {leak.volume_ml:.2f} ml (type {leak.type}).",
         }
         for leak in (cement.leaks if cement is not None else ())
+    ]
+
+
+def _in_cement_warnings(needles: Sequence[MeasuredNeedle]) -> list[dict[str, str]]:
+    return [
+        {
+            "code": "tip_in_cement",
+            "message": (
+                f"The tip of the {needle.figures.pedicle} needle lies in cement: it is told from the fall of the grey "
+                "along the needle's axis alone, with the larger uncertainty stated."
+            ),
+        }
+        for needle in needles
+        if needle.tip_shape.endswith(IN_CEMENT)
     ]
 
 

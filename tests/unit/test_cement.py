@@ -164,7 +164,7 @@ def test_endplate_contact(world, low, high, contact):
     points = points[outer.sample(points, outside=50.0) < 0]
     share = np.ones(len(points))
     image = CementImage(points, share, share > 0.5, step**3 / 1000, np.eye(3) * step,
-                        len(points) * step**3 / 1000, 0.01, False)  # fmt: skip
+                        len(points) * step**3 / 1000, 0.01, False, 2300.0)  # fmt: skip
     report = describe(image, outer, plan)
     assert report.endplate_contact == contact
     assert report.in_body_ml == pytest.approx(report.volume_ml)
