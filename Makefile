@@ -23,9 +23,9 @@ demo: setup ## the whole journey on simulators; CT=dir LEVEL=T11 TARGET=x,y,z [A
 	  $(if $(CT),--ct "$(CT)") $(if $(LEVEL),--level "$(LEVEL)") $(if $(TARGET),--target="$(TARGET)") \
 	  $(if $(ABOVE),--above="$(ABOVE)") $(if $(BELOW),--below="$(BELOW)") $(if $(MASK),--mask "$(MASK)") $(DEMO_ARGS)
 
-# One worker more than the two cores: a journey waits for its service most of the time. Order: tests/conftest.py.
+# A worker for each of two cores: a journey's service, its model build and its slicer are busy enough. Order: tests/conftest.py.
 test: lint ## lint and all tests, on two cores
-	@$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder tests/e2e tests/contract tests/unit $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/contract tests/unit $(PYTEST_ARGS)
 
 lint: setup-test ## ruff, mypy strict, import directions
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
