@@ -87,7 +87,8 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
         journey.find_case(patient["study_instance_uid"])
         journey.on_look = look
         done.case = journey.run()
-        wait_for(lambda: len(stage.pacs_received()) >= 5, 60, "all results reaching the PACS")
+        # SEG, model, views; SR and document of the scan; its two slices and its 3-D picture
+        wait_for(lambda: len(stage.pacs_received()) >= 8, 120, "all results reaching the PACS")
         yield done
 
 
@@ -172,6 +173,16 @@ def test_the_needle_is_found_where_the_simulator_put_it(travelled: Travelled) ->
     assert np.degrees(np.arccos(min(1.0, cosine))) <= 1.0
 
 
+def test_the_scans_pictures_are_there_after_its_report(travelled: Travelled) -> None:
+    answer = travelled.service.get(f"/api/v1/cases/{travelled.case['id']}/verification", who="sara")
+    pictures, (needle,) = answer["pictures"], answer["report"]["needles"]
+    assert pictures["state"] == "ready", pictures
+    side = needle["pedicle"]
+    assert [p["name"] for p in pictures["items"]] == [f"{side}-sagittal", f"{side}-axial", "view"]
+    for picture in pictures["items"]:
+        assert travelled.service.fetch(picture["href"], who="sara").startswith(b"\x89PNG")
+
+
 def test_a_scan_of_another_patient_is_set_aside_and_changes_nothing(travelled: Travelled) -> None:
     before, after, scan = travelled.stranger
     assert (scan["kind"], scan["state"], scan["reason_code"]) == ("oarm", "UNMATCHED", "scan.other_patient")
@@ -191,8 +202,8 @@ def test_the_pacs_holds_valid_results_of_the_patients_own_study(travelled: Trave
     if shutil.which("dciodvfy") is None:
         pytest.skip("needs dciodvfy of dicom3tools")
     got = {r["modality"]: travelled.stage.out / "pacs" / r["file"] for r in travelled.stage.pacs_received()}
-    assert {"SR", "DOC", "SEG", "M3D"} <= set(got)
-    for kind in ("SR", "DOC", "SEG", "M3D"):
+    assert {"SR", "DOC", "SEG", "M3D", "OT"} <= set(got)
+    for kind in ("SR", "DOC", "SEG", "M3D", "OT"):
         checked = subprocess.run(["dciodvfy", got[kind]], capture_output=True, text=True, check=False)
         errors = [line for line in checked.stderr.splitlines() if line.startswith("Error")]
         assert not errors, (kind, errors)
