@@ -21,7 +21,7 @@ from simulators.demo.journey import ADMIN, Journey
 from tests.e2e.stages import WatchedStage, journey_on, running_stage, send_files, study_of, wait_for
 from tests.support_dicom import ROOT, patience, write_series
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 STATES = ["RECEIVING", "RECEIVED", "BUILDING", "PLAN_READY", "APPROVED", "SLICED", "PRINTING", "PRINTED",
           "QA_PASSED", "ISSUED", "USED", "VERIFYING", "VERIFIED", "CLOSED"]  # fmt: skip
