@@ -120,7 +120,8 @@ class _Demo:
         if self._truth:
             report = service.get(f"/api/v1/cases/{case['id']}/verification", who="sara")["report"]
             of_verification(figures, report, self._truth)
-            kinds = self._wait_for_pacs(5)
+            # SEG, model, views; two slices and a 3-D picture of the scan; then its report and document
+            kinds = self._wait_for_pacs(8)
             results = {"SR", "DOC"} <= {str(k) for k in kinds}
             figures.add("in the PACS", ", ".join(sorted(kinds)) or "nothing", results)
         if ended_early:
@@ -130,7 +131,7 @@ class _Demo:
         self._print_places(case)
         return 0 if figures.all_good else 1
 
-    def _wait_for_pacs(self, wanted: int, timeout_s: float = 60.0) -> list[str]:
+    def _wait_for_pacs(self, wanted: int, timeout_s: float = 120.0) -> list[str]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             kinds = [str(r.get("modality") or r.get("kind")) for r in self._stage.pacs_received()]
