@@ -22,7 +22,8 @@ import SimpleITK
 from scipy import ndimage, optimize
 from skimage import measure
 
-from bench.lumbar_shapes import LOWER_LEVELS, Source, lower_shape, spacing_ratio
+from bench.lumbar_shapes import LOWER_LEVELS, Source, lower_shape
+from bench.lumbar_table import spacing_ratio
 
 LABEL = {"T7": 37, "T8": 36, "T9": 35, "T10": 34, "T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29}
 SHIPPED = ("T8", "T9", "T10", "T11", "T12", "L1", "L2")
