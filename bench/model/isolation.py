@@ -23,14 +23,14 @@ NAME = "isolation"
 OTHER = "another patient's shapes"
 GROUPS = {"L1-L5": ("L1", "L2", "L3", "L4", "L5"), "T11-T12": ("T11", "T12"), "T10": ("T10",)}
 BARS = {"L1-L5": (0.92, 0.90), "T11-T12": (0.90, 0.88), "T10": (0.88, 0.0)}
-#: Averages in the template file that a level's own shape is part of.
+#: Averages in the template file that a level's own shape is part of, and shapes made from it.
 MEANS = {
     "T9": ["mean_T9_T11"],
     "T10": ["mean_T9_T11"],
     "T11": ["mean_T9_T11", "mean_T11_L1"],
     "T12": ["mean_T11_L1", "mean_T12_L2"],
-    "L1": ["mean_T11_L1", "mean_T12_L2"],
-    "L2": ["mean_T12_L2"],
+    "L1": ["mean_T11_L1", "mean_T12_L2", "L3", "L4", "L5"],
+    "L2": ["mean_T12_L2", "L3", "L4", "L5"],
 }
 
 

@@ -59,8 +59,8 @@ class FitSettings:
     margin_front_mm: float = 42.0
     margin_back_mm: float = 80.0
     margin_side_mm: float = 55.0
-    far_levels: tuple[str, ...] = ("L3", "L4", "L5")
-    """Levels without a template of their own: one more, wider round of the non-rigid fit."""
+    far_levels: tuple[str, ...] = ("L5",)
+    """Levels whose template is made from others and farthest from them: one more, wider round of the non-rigid fit."""
     least_gap_share: float = 0.8
     near_gap_share: float = 0.6
     """A neighbour searched without a point of its own that lies nearer than the first and not nearer than the second
@@ -144,7 +144,7 @@ def fit_spine(
 
 
 def stages_for(level: str, use: FitSettings) -> tuple[tuple[float, float, float], ...]:
-    """Rounds of the non-rigid fit: one more where the level has no template of its own."""
+    """Rounds of the non-rigid fit: one more where the template is only roughly like the level."""
     return FAR_STAGES if level in use.far_levels else STAGES
 
 
