@@ -79,6 +79,20 @@ LATEST: Mapping[str, PhantomParameters] = {
     "L3-dense-wedge": PhantomParameters(level="L3", wedge=0.25, seed=404, trabecular_mean_hu=145.0, cortex_mm=1.1),
 }  # fmt: skip
 
+#: For cement after strands were followed to their end and a needle's halo was learnt from its shaft, which `latest` had
+#: asked for. Run once.
+UNSEEN: Mapping[str, PhantomParameters] = {
+    "T11-dense": PhantomParameters(level="T11", wedge=0.15, seed=501, trabecular_mean_hu=150.0, cortex_mm=1.15),
+    "T12-narrow": PhantomParameters(level="T12", wedge=0.3, seed=502, pedicle_width_mm=6.4, trabecular_mean_hu=90.0),
+    "L1-scoliosis": PhantomParameters(level="L1", wedge=0.25, seed=503, scoliosis_deg=7.0),
+    "L2-dense": PhantomParameters(level="L2", wedge=0.05, seed=504, trabecular_mean_hu=150.0, cortex_mm=1.2),
+    "L3-porotic": PhantomParameters(level="L3", wedge=0.35, seed=505, trabecular_mean_hu=65.0, cortex_mm=0.7),
+}  # fmt: skip
+
+
+#: Sets of phantoms only.
+CEMENT_ONLY: Mapping[str, Mapping[str, PhantomParameters]] = {"latest": LATEST, "unseen": UNSEEN}
+
 
 @dataclass(frozen=True)
 class RealCt:
@@ -129,8 +143,8 @@ def names(chosen: str) -> list[str]:
     if chosen == "tuning":
         return list(TUNING)
     found = [name for name, real in REAL.items() if (DATA / real.packed).is_file()]
-    if chosen == "latest":
-        return list(LATEST)
+    if chosen in CEMENT_ONLY:
+        return list(CEMENT_ONLY[chosen])
     return [*(LATER if chosen in WIDER else ACCEPTANCE), *found]
 
 
@@ -164,7 +178,7 @@ def load(name: str, work: Path) -> Anatomy:
 
 
 def parameters(name: str) -> PhantomParameters | None:
-    return next((group[name] for group in (TUNING, ACCEPTANCE, LATER, LATEST) if name in group), None)
+    return next((group[name] for group in (TUNING, ACCEPTANCE, LATER, LATEST, UNSEEN) if name in group), None)
 
 
 def stranger(name: str, work: Path) -> Path:

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 #: `later`: other anatomies, other seeds and more kinds of scans to be refused.
 #: `newer`: those anatomies and kinds in other scans, drawn after what `later` had shown was mended.
 #: `latest`: once more other anatomies, for cement only, drawn when `fresh` and `later` had been looked at for it.
+#: `unseen`: the same again, drawn when `latest` had been looked at as well and what it showed was mended.
 SEEDS = {
     "tuning": 7001,
     "acceptance": 9001,
@@ -27,6 +28,7 @@ SEEDS = {
     "later": 20021,
     "newer": 26029,
     "latest": 31033,
+    "unseen": 37039,
 }
 #: Points the software has no profile of, and those it has; two scans of three carry an unknown one.
 UNKNOWN_TIPS = ("trocar", "ogive", "cannula")

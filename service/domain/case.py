@@ -54,6 +54,8 @@ class CaseEvent(enum.StrEnum):
     SCAN_ARRIVED = "scan_arrived"
     SCAN_MEASURED = "scan_measured"
     SCAN_NOT_MEASURABLE = "scan_not_measurable"
+    NEEDLE_SET_BY_HAND = "needle_set_by_hand"
+    NEEDLE_TAKEN_BACK = "needle_taken_back"
     RAISE_ATTENTION = "raise_attention"
     RESUME = "resume"
     CANCEL = "cancel"
@@ -153,6 +155,13 @@ RULES: Mapping[CaseEvent, Rule] = {
     CaseEvent.SCAN_ARRIVED: Rule((_S.ISSUED, _S.USED, _S.VERIFIED), _S.VERIFYING),
     CaseEvent.SCAN_MEASURED: Rule((_S.VERIFYING,), _S.VERIFIED),
     CaseEvent.SCAN_NOT_MEASURABLE: Rule((_S.VERIFYING,), _S.USED),
+    # A scan in which the vertebra was found and no needle: a surgeon points at it.
+    CaseEvent.NEEDLE_SET_BY_HAND: Rule(
+        (_S.USED,), _S.VERIFIED, frozenset({Role.SURGEON}), ("registration_is_trusted", "signed")
+    ),
+    CaseEvent.NEEDLE_TAKEN_BACK: Rule(
+        (_S.VERIFIED,), _S.USED, frozenset({Role.SURGEON}), ("no_needle_stands", "signed")
+    ),
     CaseEvent.RAISE_ATTENTION: Rule(_NOT_FINISHED, _S.NEEDS_ATTENTION),
     CaseEvent.RESUME: Rule((_S.NEEDS_ATTENTION,), None, PEOPLE),
     CaseEvent.CANCEL: Rule(
@@ -193,6 +202,8 @@ GUARD_TEXT: Mapping[str, str] = {
     "item_returned": "the pack was not returned unopened",
     "item_used": "the pack was not recorded as used",
     "item_discarded": "the model has not been recorded as discarded",
+    "registration_is_trusted": "the vertebra was not found in the scan with certainty, so no point can be set in it",
+    "no_needle_stands": "the scan has a needle that was measured or is still set by hand",
     "nothing_on_the_printer": "a print of this case may still be running; stop it or settle its outcome first",
 }
 

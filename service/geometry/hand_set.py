@@ -49,6 +49,8 @@ def with_hand_set(
 ) -> dict[str, Any]:
     """A copy of the report `document` with these needles corrected or added; verdict and advice follow.
 
+    The document may be one that says why nothing was measured, as long as it holds a trusted registration.
+
     The verdict is never better than `review`: points set by hand are the hand's, and the software vouches for none.
 
     Raises
@@ -65,6 +67,9 @@ def with_hand_set(
     told = [w for w in document.get("warnings") or [] if w.get("code") != "hand_set"]
     return {
         **document,
+        "status": "measured",
+        "reason": None,
+        "reason_code": None,
         "needles": ordered,
         "needles_reason": None,
         "needles_reason_code": None,

@@ -78,6 +78,11 @@ def acknowledge(connection: Connection, scan_id: str, *, by: str, at: datetime) 
     )
 
 
+def set_state(connection: Connection, scan_id: str, state: str) -> None:
+    """`updated_at` stays: it is when the automatic answer came."""
+    connection.execute(update(scans).where(scans.c.id == scan_id).values(state=state))
+
+
 def lock_again(connection: Connection, scan_id: str) -> None:
     """What was acknowledged holds no more; who had done so stays in the audit trail."""
     connection.execute(

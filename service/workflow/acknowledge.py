@@ -100,6 +100,21 @@ def shown_verdict(connection: Connection, case_id: str, scan_id: str) -> tuple[C
 
     Raises ConflictError: a newer scan (`verification.newer_scan`), no verdict (`verification.no_verdict`).
     """
+    case, newest = newest_scan(connection, case_id, scan_id)
+    if newest is None or newest.report is None or cement_step(case, newest) == "locked":
+        raise ConflictError(
+            "There is no verdict to sign or to correct.",
+            next_step="Wait for the measurement, or take another scan.",
+            code="verification.no_verdict",
+        )
+    return case, newest
+
+
+def newest_scan(connection: Connection, case_id: str, scan_id: str) -> tuple[Case, Scan | None]:
+    """The case and its newest scan, which is this very one or there is none.
+
+    Raises ConflictError: a newer scan (`verification.newer_scan`).
+    """
     case = cases.get(connection, case_id)
     newest = next(iter(scans.of_case(connection, case_id)), None)
     if newest is not None and newest.id != scan_id:
@@ -107,11 +122,5 @@ def shown_verdict(connection: Connection, case_id: str, scan_id: str) -> tuple[C
             "A newer scan has come since this one was shown.",
             next_step="Look at the newest scan and its verdict first.",
             code="verification.newer_scan",
-        )
-    if newest is None or newest.report is None or cement_step(case, newest) == "locked":
-        raise ConflictError(
-            "There is no verdict to sign or to correct.",
-            next_step="Wait for the measurement, or take another scan.",
-            code="verification.no_verdict",
         )
     return case, newest

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from service.store import blobs, cases, corrections, scans
 from service.store.scans import Scan
 from service.workflow import scan_pictures
-from service.workflow.correct import history_document
+from service.workflow.correct import can_be_set, history_document
 from service.workflow.terminal import STATUS
 
 _FIGURES = ("tip_to_target_mm", "depth_mm", "lateral_mm", "angle_deg", "entry_deviation_mm")
@@ -24,17 +24,23 @@ _FIGURES = ("tip_to_target_mm", "depth_mm", "lateral_mm", "angle_deg", "entry_de
 def document(connection: Connection, case_id: str) -> dict[str, Any]:
     """`scans` oldest first, each with its needles and `change` against the last scan that measured the needle.
 
-    `frame` are the axes in which a person moves a point (planning LPS); None before a plan exists.
+    `frame` are the axes in which a person moves a point (planning LPS); None before a plan exists. `by_hand` says
+    whether points of the newest scan can be set, `planned` holds the paths from which one starts where no needle was
+    found.
     """
     case = cases.get(connection, case_id)
     rows: list[dict[str, Any]] = []
     last: dict[str, Mapping[str, Any]] = {}
-    for number, scan in enumerate(reversed(scans.of_case(connection, case_id)), 1):
+    newest_first = scans.of_case(connection, case_id)
+    plan = _plan(connection, case_id)
+    for number, scan in enumerate(reversed(newest_first), 1):
         rows.append({"number": number, **_row(connection, scan, last)})
     return {
         "case_code": case.code,
         "level": case.level or None,
-        "frame": _frame(connection, case_id),
+        "frame": _frame(plan),
+        "by_hand": can_be_set(case, next(iter(newest_first), None)),
+        "planned": _planned(plan),
         "scans": rows,
     }
 
@@ -65,7 +71,8 @@ def _row(connection: Connection, scan: Scan, last: dict[str, Mapping[str, Any]])
     row["pictures"] = scan_pictures.document(connection, scan, version)
     if scan.state == "READY":
         row["verdict"] = report.get("verdict")
-        row["automatic_verdict"] = (scan.report or {}).get("verdict")
+        automatic = scan.report or {}
+        row["automatic_verdict"] = automatic.get("verdict") if automatic.get("status") == "measured" else None
     row["reason"] = report.get("reason") or report.get("needles_reason")
     row["cement_ml"] = (report.get("cement") or {}).get("volume_ml")
     for needle in report.get("needles") or ():
@@ -110,9 +117,27 @@ def _difference(before: float | None, now: float | None) -> float | None:
     return None if before is None or now is None else round(now - before, 3)
 
 
-def _frame(connection: Connection, case_id: str) -> dict[str, list[float]] | None:
-    plan = blobs.current(connection, case_id).get("plan")
-    if plan is None or not plan.path.is_file():
+def _plan(connection: Connection, case_id: str) -> dict[str, Any] | None:
+    kept = blobs.current(connection, case_id).get("plan")
+    if kept is None or not kept.path.is_file():
         return None
-    frame = json.loads(plan.path.read_text("utf-8"))["vertebra_frame"]
+    plan: dict[str, Any] = json.loads(kept.path.read_text("utf-8"))
+    return plan
+
+
+def _frame(plan: Mapping[str, Any] | None) -> dict[str, list[float]] | None:
+    if plan is None:
+        return None
+    frame = plan["vertebra_frame"]
     return {name: [float(v) for v in frame[name]] for name in ("left", "anterior", "superior")}
+
+
+def _planned(plan: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Each planned path as a needle that lies in it: `tip`, `entry` and `axis` (unit, entry to tip), planning LPS."""
+    paths = []
+    for path in (plan or {}).get("trajectories", ()):
+        tip, entry = ([float(v) for v in path[name]] for name in ("target", "entry"))
+        length = math.dist(tip, entry)
+        axis = [(t - e) / length for t, e in zip(tip, entry, strict=True)]
+        paths.append({"pedicle": path["pedicle"], "tip": tip, "entry": entry, "axis": axis})
+    return paths

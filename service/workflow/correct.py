@@ -1,5 +1,8 @@
 """A surgeon sets tip or entry of a needle by hand; who, when, from where, to where and why stay on record.
 
+Also where no needle was measured, as long as the vertebra was found in the scan (its registration passed its gates):
+then tip and entry are both pointed at, and the case has a verdict until the points are taken back.
+
 The automatic report is never changed. What holds is the newest entry of the list (`store.corrections`); taking one
 back adds an entry as well. A verdict that was acknowledged is locked again, because what was signed holds no more.
 """
@@ -11,14 +14,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from service.domain.people import Person, Role
+from sqlalchemy import Connection
+
+from service.domain.case import CaseEvent, CaseState
+from service.domain.people import Person, Role, acting
 from service.errors import ConflictError, InputRefusedError, NotAllowedError
 from service.geometry.progress import silent
-from service.store import audit, blobs, corrections, outbox, scans
+from service.store import audit, blobs, cases, corrections, outbox, scans
+from service.store.cases import Case
 from service.store.corrections import Correction
 from service.store.database import reading, transaction
+from service.store.scans import Scan
 from service.workflow import identity, scan_pictures
-from service.workflow.acknowledge import shown_verdict
+from service.workflow.acknowledge import cement_step, newest_scan, shown_verdict
 from service.workflow.app import App
 
 _LONGEST_REASON = 500
@@ -49,14 +57,14 @@ def correct(
     Raises
     ------
     NotAuthenticatedError, NotAllowedError : wrong password; not a surgeon.
-    ConflictError : no verdict to correct (`verification.no_verdict`), a newer scan (`verification.newer_scan`), or
-        somebody else's correction came in between (`verification.newer_report`).
+    ConflictError : neither a verdict nor a trusted registration (`verification.no_verdict`), a newer scan
+        (`verification.newer_scan`), or somebody else's correction came in between (`verification.newer_report`).
     InputRefusedError : no reason, no point, or a point that cannot be right (`verification.correction`).
     """
     person, reason = _signed(app, signature)
     _require_points(changes)
     with reading(app.engine) as connection:
-        _, scan = shown_verdict(connection, case_id, scan_id)
+        _, scan = _settable(connection, case_id, scan_id)
         before, version = corrections.effective(connection, scan)
         current = blobs.current(connection, case_id)
     if before is None:
@@ -83,7 +91,27 @@ def correct(
         undoes=None,
         report=report,
     )
-    return _record(app, case_id, made)
+    return _record(app, case_id, made, person)
+
+
+def can_be_set(case: Case, newest: Scan | None) -> bool:
+    """Whether points of the newest scan's needles can be set: it is registered, and nothing newer is under way."""
+    if newest is None or not _registered(newest):
+        return False
+    without = case.state is CaseState.USED and newest.state == "NOT_MEASURABLE"
+    return without or cement_step(case, newest) != "locked"
+
+
+def _settable(connection: Connection, case_id: str, scan_id: str) -> tuple[Case, Scan]:
+    case, newest = newest_scan(connection, case_id, scan_id)
+    if newest is not None and can_be_set(case, newest):
+        return case, newest
+    return shown_verdict(connection, case_id, scan_id)
+
+
+def _registered(scan: Scan) -> bool:
+    """Whether the automatic report stands behind a pose: it states its error only then."""
+    return ((scan.report or {}).get("registration") or {}).get("expected_tre_mm") is not None
 
 
 def undo(app: App, case_id: str, scan_id: str, signature: Signature) -> Correction:
@@ -115,7 +143,7 @@ def undo(app: App, case_id: str, scan_id: str, signature: Signature) -> Correcti
         undoes=last.number,
         report=earlier,
     )
-    return _record(app, case_id, made)
+    return _record(app, case_id, made, person)
 
 
 def _signed(app: App, signature: Signature) -> tuple[Person, str]:
@@ -138,10 +166,10 @@ def _require_points(changes: Sequence[NeedleChange]) -> None:
         raise _refused("A needle was given twice.", "Give each pedicle once.")
 
 
-def _record(app: App, case_id: str, made: Correction) -> Correction:
+def _record(app: App, case_id: str, made: Correction, person: Person) -> Correction:
     with transaction(app.engine) as connection:
         # Again inside: a scan or another correction may have come while the figures were computed.
-        case, scan = shown_verdict(connection, case_id, made.scan_id)
+        case, scan = _settable(connection, case_id, made.scan_id)
         if len(corrections.of_scan(connection, scan.id)) != made.number - 1:
             raise ConflictError(
                 "Somebody else corrected this scan at the same time.",
@@ -150,6 +178,7 @@ def _record(app: App, case_id: str, made: Correction) -> Correction:
             )
         corrections.append(connection, made)
         scans.lock_again(connection, scan.id)
+        _move(connection, case, scan, made, person)
         audit.append(
             connection,
             at=made.at,
@@ -168,6 +197,31 @@ def _record(app: App, case_id: str, made: Correction) -> Correction:
         )
         outbox.put(connection, [scan_pictures.request(connection, app, scan.id, made.number)], made.at)
     return made
+
+
+def _move(connection: Connection, case: Case, scan: Scan, made: Correction, person: Person) -> None:
+    """A scan in which no needle was measured has a verdict as long as one is set by hand."""
+    measured = (scan.report or {}).get("status") == "measured"
+    if scan.state == "NOT_MEASURABLE":
+        event, state = CaseEvent.NEEDLE_SET_BY_HAND, "READY"
+    elif made.report is None and not measured:
+        event, state = CaseEvent.NEEDLE_TAKEN_BACK, "NOT_MEASURABLE"
+    else:
+        return
+    scans.set_state(connection, scan.id, state)
+    cases.move(
+        connection,
+        case,
+        event,
+        actor=acting(person),
+        now=made.at,
+        guards={
+            "registration_is_trusted": _registered(scan),
+            "no_needle_stands": made.report is None,
+            "signed": True,
+        },
+        data={"scan": scan.id, "number": made.number, "reason": made.reason},
+    )
 
 
 def _from_to(before: dict[str, Any], after: dict[str, Any], change: NeedleChange) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from service.domain.case import CaseState
 from service.domain.plan import ModelSettings, Plan, Trajectory, VertebraFrame, plan_to_document
 from service.geometry.volume import Volume
 from service.imaging.nifti import write_nifti
-from service.store import audit, blobs, scans
+from service.store import audit, blobs, cases, scans
 from service.store.database import reading, transaction
+from service.store.tables import cases as case_table
 from tests.contract.test_acknowledge import ask, scanned, sign
 from tests.support_app import PASSWORD, Rig, bring
 from tests.unit.test_metrics import box_spine
@@ -205,6 +207,122 @@ def test_nothing_measured_cannot_be_corrected(rig: Rig, case_id: str, screen: An
     answer = post(terminal, case_id, "", scan, needles=TO_TIP)
     assert (answer.status_code, answer.json()["code"]) == (409, "verification.no_verdict")
     assert post(screen("board"), case_id, "", scan, needles=TO_TIP).status_code == 403
+
+
+def without_needle(rig: Rig, case_id: str, *, expected_tre_mm: float | None = 0.2) -> str:
+    """A scan as the verification job leaves it when it finds the vertebra and no needle, or not even that."""
+    scan = measured(rig, case_id, [2.0, -8.0, -2.0])
+    with transaction(rig.app.engine) as connection:
+        report = dict(scans.get(connection, scan).report or {}) | {
+            "status": "not_measurable",
+            "reason": "No needle was found in the scan.",
+            "reason_code": "no_needle",
+            "verdict": "review",
+            "needles": [],
+            "registration": {"expected_tre_mm": expected_tre_mm},
+        }
+        now = rig.app.clock.now()
+        scans.change(connection, scan, now, state="NOT_MEASURABLE", report=report)
+        connection.execute(
+            update(case_table).where(case_table.c.id == case_id).values(state=CaseState.USED.value)
+        )
+    return scan
+
+
+def state_of(rig: Rig, case_id: str) -> CaseState:
+    with reading(rig.app.engine) as connection:
+        return cases.get(connection, case_id).state
+
+
+BOTH = [{"pedicle": "left", "tip": TIP, "entry": [19.0, 28.5, 6.4]}]
+
+
+def test_a_needle_that_was_not_found_is_pointed_at_signed_for_and_taken_back(
+    rig: Rig, case_id: str, screen: Any
+) -> None:
+    terminal, scan = screen("or_terminal"), without_needle(rig, case_id)
+    before = ask(terminal, case_id)
+    assert (before["status"], before["cement_step"]) == ("not_measurable", "locked")
+    half = post(terminal, case_id, "", scan, needles=TO_TIP)
+    assert (half.status_code, half.json()["code"]) == (422, "verification.correction")
+    assert state_of(rig, case_id) is CaseState.USED
+    made = post(terminal, case_id, "", scan, needles=BOTH)
+    assert made.status_code == 201, made.text
+    shown = ask(terminal, case_id)
+    assert (shown["status"], shown["report_version"], "reason" in shown) == ("ready", 1, False)
+    assert (shown["report"]["status"], shown["report"]["verdict"]) == ("measured", "review")
+    assert shown["report"]["needles"][0]["hand_set"] == {"tip": True, "entry": True}
+    assert shown["answered_at"] == before["answered_at"]
+    assert (state_of(rig, case_id), shown["cement_step"]) == (CaseState.VERIFIED, "needs_acknowledgement")
+    assert sign(terminal, case_id, scan, report_version=1, note="seen on both slices").status_code == 200
+    (row,) = listed(terminal, case_id)
+    assert (row["verdict"], row["automatic_verdict"]) == ("review", None)
+    assert row["corrections"][0]["changes"][0]["from"] is None
+    assert post(terminal, case_id, "/undo", scan, reason="another rod").status_code == 201
+    back = ask(terminal, case_id)
+    assert (back["status"], back["cement_step"]) == ("not_measurable", "locked")
+    assert back["reason"] == "No needle was found in the scan."
+    assert state_of(rig, case_id) is CaseState.USED
+    assert post(terminal, case_id, "", scan, needles=BOTH).status_code == 201, "and set again"
+    with reading(rig.app.engine) as connection:
+        rows = [r for r in audit.history(connection, f"case:{case_id}") if "needle" in r.event]
+    assert [r.event for r in rows if r.event.startswith("needle_")] == [
+        "needle_set_by_hand",
+        "needle_corrected",
+        "needle_taken_back",
+        "needle_correction_undone",
+        "needle_set_by_hand",
+        "needle_corrected",
+    ]
+    assert {r.actor for r in rows} == {"surgeon"}
+    assert (rows[0].data["from"], rows[0].data["to"], rows[0].data["reason"]) == (
+        "USED",
+        "VERIFIED",
+        "seen on the images",
+    )
+
+
+def test_undoing_one_of_two_corrections_keeps_the_verdict(rig: Rig, case_id: str, screen: Any) -> None:
+    terminal, scan = screen("or_terminal"), without_needle(rig, case_id)
+    post(terminal, case_id, "", scan, needles=BOTH)
+    post(terminal, case_id, "", scan, needles=TO_TIP)
+    post(terminal, case_id, "/undo", scan)
+    assert (ask(terminal, case_id)["status"], state_of(rig, case_id)) == ("ready", CaseState.VERIFIED)
+    post(terminal, case_id, "/undo", scan)
+    assert (ask(terminal, case_id)["status"], state_of(rig, case_id)) == ("not_measurable", CaseState.USED)
+
+
+def test_without_a_trusted_registration_no_needle_can_be_pointed_at(
+    rig: Rig, case_id: str, screen: Any
+) -> None:
+    terminal, scan = screen("or_terminal"), without_needle(rig, case_id, expected_tre_mm=None)
+    answer = post(terminal, case_id, "", scan, needles=BOTH)
+    assert (answer.status_code, answer.json()["code"]) == (409, "verification.no_verdict")
+    assert state_of(rig, case_id) is CaseState.USED
+    assert terminal.get(f"/api/v1/cases/{case_id}/verification/scans").json()["by_hand"] is False
+
+
+@pytest.mark.parametrize("state", [s for s in CaseState if s is not CaseState.USED])
+def test_a_needle_is_pointed_at_only_while_the_case_waits_for_a_scan(
+    rig: Rig, case_id: str, screen: Any, state: CaseState
+) -> None:
+    terminal, scan = screen("or_terminal"), without_needle(rig, case_id)
+    with transaction(rig.app.engine) as connection:
+        connection.execute(update(case_table).where(case_table.c.id == case_id).values(state=state.value))
+    answer = post(terminal, case_id, "", scan, needles=BOTH)
+    assert (answer.status_code, answer.json()["code"]) == (409, "verification.no_verdict")
+    assert state_of(rig, case_id) is state
+
+
+def test_the_planned_paths_are_where_one_starts(rig: Rig, case_id: str, screen: Any) -> None:
+    terminal = screen("or_terminal")
+    without_needle(rig, case_id)
+    body = terminal.get(f"/api/v1/cases/{case_id}/verification/scans").json()
+    assert body["by_hand"] is True
+    (path,) = body["planned"]
+    assert (path["pedicle"], path["tip"], path["entry"]) == ("left", [2, -8, -2], [18, 28, 6])
+    way = np.subtract(path["tip"], path["entry"])
+    assert path["axis"] == pytest.approx(way / np.linalg.norm(way))
 
 
 def test_scans_of_a_case_side_by_side(rig: Rig, case_id: str, screen: Any) -> None:

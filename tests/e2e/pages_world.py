@@ -65,6 +65,7 @@ from service.workflow import (
 from service.workflow.app import App
 from service.workflow.jobs import raise_attention
 from service.workflow.node_watch import NodeWatch
+from service.workflow.tasks.correct_task import correct_task
 from service.workflow.tasks.inspect_task import inspect_study
 from service.workflow.tasks.scan_pictures_task import shown_needles
 from tests.support_api import web_over
@@ -210,6 +211,8 @@ class World:
     def run_task(self, kind: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         if kind == "inspect_study":
             return inspect_study(argument, progress)
+        if kind == "correct":
+            return correct_task(argument, progress)
         out = Path(argument["out"])
         if kind == "model":
             for name in build.PRODUCTS:

@@ -450,16 +450,7 @@ def pictures_come_and_a_point_is_pointed_at(
     assert page.locator(".or-full").count() == 0
     page.click(".or-correct summary")
     page.click("button:has-text('Point on the slices')")
-    slice_ = page.locator("[data-slice=left-sagittal]")
-    page.wait_for_function("document.querySelector('[data-slice=left-sagittal] img').naturalWidth > 0")
-    shown = page.evaluate(_VERIFICATION)
-    plane = next(i["plane"] for i in shown["pictures"]["items"] if i["name"] == "left-sagittal")
-    tip, right, down = (np.array(v) for v in (report["needles"][0]["tip"], plane["right"], plane["down"]))
-    wanted = tip + 2.0 * right - 3.0 * down
-    column, row = ((wanted - plane["origin"]) @ v / plane["mm_per_pixel"] for v in (right, down))
-    box = slice_.bounding_box()
-    scale = box["width"] / (plane["x"] + plane["columns"])
-    slice_.click(position={"x": (plane["x"] + column) * scale, "y": (plane["y"] + row) * scale})
+    wanted = point_at(page, "left-sagittal", report["needles"][0]["tip"], 2.0, -3.0)
     assert "moved 3.6 mm" in text(page, ".or-readout") and "as measured" in text(page, ".or-readout")
     page.click("[data-take]")
     would = text(page, ".or-would")
@@ -470,6 +461,59 @@ def pictures_come_and_a_point_is_pointed_at(
     if folder := os.environ.get("SPINEPRINT_PICTURES"):
         page.screenshot(path=f"{folder}/or-point.png")
     page.click(".or-correct summary")
+
+
+def point_at(page: Any, name: str, start: Any, right_mm: float, down_mm: float) -> Any:
+    """Click on a slice this far from where `start` is shown; the point of the planning CT that this is."""
+    slice_ = page.locator(f"[data-slice={name}]")
+    page.wait_for_function(f"document.querySelector('[data-slice={name}] img').naturalWidth > 0")
+    shown = page.evaluate(_VERIFICATION)
+    plane = next(i["plane"] for i in shown["pictures"]["items"] if i["name"] == name)
+    right, down = (np.array(plane[v]) for v in ("right", "down"))
+    wanted = np.array(start) + right_mm * right + down_mm * down
+    column, row = ((wanted - plane["origin"]) @ v / plane["mm_per_pixel"] for v in (right, down))
+    box = slice_.bounding_box()
+    scale = box["width"] / (plane["x"] + plane["columns"])
+    slice_.click(position={"x": (plane["x"] + column) * scale, "y": (plane["y"] + row) * scale})
+    return wanted
+
+
+def test_a_needle_that_was_not_found_is_pointed_at_on_the_slices(world: World, open_page: Opened) -> None:
+    case = world.sliced("POINT^PETRA")
+    report = pages_world.verification("review", measured=False)
+    scan = world.scan(case, "NOT_MEASURABLE", report=report)
+    world.put_to(case, CaseState.USED)
+    world.ask_pictures(scan)
+    world.pictures(scan, report)
+    token = identity.add_token(world.app, "or-point", ["or_terminal"], "test")
+    page = open_page(f"/or/{case.id}?token={token}", size=(1920, 1080), faults_expected=True)
+    page.wait_for_selector("[data-status=not_measurable]")
+    page.click(".or-correct summary")
+    assert "The vertebra was found in this scan, but no needle." in text(page, ".or-correct")
+    page.fill(".or-correct [name=username]", "lin")
+    page.fill(".or-correct [name=reason]", "a faint rod is seen")
+    page.fill(".or-correct [name=password]", PASSWORD)
+    page.click(".or-correct button[value=set]")
+    page.wait_for_selector(".or-correct .problem")
+    assert "No point was given." in text(page, ".or-correct .problem"), "the plan is no point that was seen"
+    page.click("button:has-text('Point on the slices')")
+    plan = json.loads((world.model / "plan.json").read_text("utf-8"))["trajectories"][0]
+    assert text(page, ".or-readout").count("as planned: point at it") == 2
+    tip = point_at(page, "left-sagittal", plan["target"], 2.0, -3.0)
+    page.click("[data-which=entry]")
+    point_at(page, "left-sagittal", plan["entry"], 1.0, 2.0)
+    assert "as planned" not in text(page, ".or-readout")
+    page.click("[data-take]")
+    page.fill(".or-correct [name=password]", PASSWORD)
+    if folder := os.environ.get("SPINEPRINT_PICTURES"):
+        page.screenshot(path=f"{folder}/or-not-found.png")
+    page.click(".or-correct button[value=set]")
+    page.wait_for_selector("[data-status=ready]")
+    assert "set by hand" in text(page, "#status") and "REVIEW" in text(page, ".verdict")
+    needle = page.evaluate(_VERIFICATION)["report"]["needles"][0]
+    assert needle["tip"] == pytest.approx(list(tip), abs=0.25)
+    assert world.case(case.id).state is CaseState.VERIFIED
+    page.wait_for_selector("form[data-cement=locked]")
 
 
 # --- sterile services ---------------------------------------------------------------------------------------

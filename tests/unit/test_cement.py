@@ -104,6 +104,36 @@ def test_the_needle_in_the_cement_is_not_counted_and_its_tip_is_not_told(world):
     assert found.cement.volume_ml == pytest.approx(ball_ml(6.5) - needle_ml, rel=0.05)
 
 
+@pytest.mark.parametrize("ahead_mm", [0.0, 1.5])
+def test_cement_around_a_needle_that_ends_in_it_is_counted_up_to_the_needle(world, ahead_mm):
+    """The tip lies near the ball's middle, so that a fifth of the cement lies within 3 mm of the shaft."""
+    made = scene.needle_along(world[1], "left")
+    middle, radius, step = made.tip + ahead_mm * made.axis, 5.0, 0.1
+    side = np.arange(-radius, radius, step) + step / 2
+    points = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+    points = points[np.linalg.norm(points, axis=1) < radius] + middle
+    true_ml = np.count_nonzero(made.sdf(points) > 0) * step**3 / 1000
+    ball = [(tuple(middle), radius)]
+    found = measured(world, scene.scan(world[0], [made], preop_from_scan=TRUTH, cement=ball, **SMALL))
+    assert found.cement.volume_ml == pytest.approx(true_ml, rel=0.025)
+
+
+def test_a_strand_that_leaves_cement_beside_the_needle_is_followed_to_its_end(world):
+    """Where it begins it lies in the needle's blur, so what is seen as cement first is the ball alone."""
+    made = scene.needle_along(world[1], "left")
+    middle, start = made.tip + 2.0 * made.axis, made.tip - 2.5 * made.axis
+    places = start + np.arange(0.0, 26.0, 0.25)[:, None] * np.array([1.0, 0.0, 0.0])
+    drop = start + np.array([26.0, 0.0, 0.0])
+    balls = [(tuple(middle), 5.0), *((tuple(p), 1.0) for p in places), (tuple(drop), 2.2)]
+    found = measured(world, scene.scan(world[0], [made], preop_from_scan=TRUTH, cement=balls, **SMALL))
+    outside = world[0].target_sdf(places) > PlaceSettings().leak_mm
+    strand_mm = 0.25 * np.count_nonzero(outside & (places[:, 0] < drop[0] - 2.2))
+    leaked = sum(leak.volume_ml for leak in found.cement.leaks)
+    # The soft edges of many balls add up, so the strand is somewhat thicker than one of them.
+    least = ball_ml(2.2) + np.pi * strand_mm / 1000
+    assert 0.95 * least < leaked < 1.3 * least
+
+
 def test_another_patient_with_cement_is_still_refused(world):
     stranger = scene.Patient.make(9)
     scan = scene.scan(stranger, preop_from_scan=TRUTH, cement=[(FRONT, 6.0)], **SMALL)

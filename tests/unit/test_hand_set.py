@@ -98,6 +98,23 @@ def test_points_that_cannot_be_right_are_refused(automatic, outer, change, words
     assert refused.value.code == "verification.correction"
 
 
+def test_a_scan_without_a_measured_needle_is_measured_by_the_points_set(automatic, outer):
+    refused = {
+        **automatic,
+        "status": "not_measurable",
+        "reason": "No needle was found in the scan.",
+        "reason_code": "no_needle",
+        "needles": [],
+        "verdict": "review",
+    }
+    made = with_hand_set(refused, plan(PLANNED), outer, [HandSet("left", TIP, ENTRY)])
+    assert (made["status"], made["reason"], made["reason_code"]) == ("measured", None, None)
+    assert made["needles"][0]["tip_to_target_mm"] == pytest.approx(1.6310, abs=1e-3)
+    assert made["needles"][0]["hand_set"] == {"tip": True, "entry": True}
+    assert made["verdict"] == "review"
+    assert refused["status"] == "not_measurable", "the start is unchanged"
+
+
 def test_without_a_trusted_registration_nothing_is_related_to_the_plan(automatic, outer):
     loose = {**automatic, "registration": {"expected_tre_mm": None}}
     with pytest.raises(InputRefusedError, match="registration"):

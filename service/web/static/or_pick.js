@@ -36,7 +36,7 @@ export function pick(needle, items, done) {
   function draw() {
     choice.querySelectorAll('button').forEach((b) => b.setAttribute('aria-selected', String(b.dataset.which === which)));
     for (const view of views) view.marks.replaceChildren(...Object.keys(NAMES).filter((name) => points[name]).flatMap((name) => mark(pixelOf(view.plane, points[name]), name, name === which)));
-    readout.replaceChildren(...Object.keys(NAMES).filter((name) => points[name]).map((name) => el('span', {}, `${NAMES[name]}: ${inWords(points[name])} mm${moved(name) > 0.05 ? `, moved ${fixed(moved(name))} mm` : ', as measured'}`)));
+    readout.replaceChildren(...Object.keys(NAMES).filter((name) => points[name]).map((name) => el('span', {}, `${NAMES[name]}: ${inWords(points[name])} mm${moved(name) > 0.05 ? `, moved ${fixed(moved(name))} mm` : needle.fromPlan ? ', as planned: point at it' : ', as measured'}`)));
   }
   const slices = items.filter((item) => item.plane && item.pedicle === needle.pedicle).map((item) => {
     const image = el('img', { alt: item.title }); const marks = svg('g');

@@ -36,7 +36,7 @@ function comparison() {
   if (list.scans.length < 2) return null;
   const cells = (...values) => values.map((v) => el('td', {}, v));
   const rows = list.scans.flatMap((scan) => {
-    const head = [el('th', { scope: 'row' }, `${scan.number}`), el('td', {}, clock(new Date(scan.last_image_at))), el('td', {}, scan.verdict ? WORD[scan.verdict] || scan.verdict : scan.status.replace('_', ' '), scan.report_version && scan.automatic_verdict !== scan.verdict ? el('small', {}, ` automatic: ${scan.automatic_verdict}`) : null)];
+    const head = [el('th', { scope: 'row' }, `${scan.number}`), el('td', {}, clock(new Date(scan.last_image_at))), el('td', {}, scan.verdict ? WORD[scan.verdict] || scan.verdict : scan.status.replace('_', ' '), scan.report_version && scan.automatic_verdict !== scan.verdict ? el('small', {}, ` automatic: ${scan.automatic_verdict || 'not measurable'}`) : null)];
     if (!scan.needles.length) return [el('tr', {}, head, el('td', { colspan: 6 }, scan.cement_ml !== null ? `cement ${fixed(scan.cement_ml, 2)} ml` : scan.reason || ''))];
     return scan.needles.map((n) => { const c = n.change || {}; return el('tr', {}, head.map((h) => h.cloneNode(true)), cells(`${n.pedicle}${n.hand_set ? ', set by hand' : ''}`, `${told(n.tip_to_target_mm)} ± ${told(n.uncertainty_mm)}${signed(c.tip_to_target_mm)}`, `${told(n.lateral_mm)}${signed(c.lateral_mm)}`, `${told(n.angle_deg, '°')}${signed(c.angle_deg)}`, n.breach_grade || '—', moved(n.change))); });
   });
@@ -64,19 +64,21 @@ function shifted(needle, point, by) {
 
 function handSet() {
   const scan = list.scans[list.scans.length - 1];
-  if (now.status !== 'ready' || scan.scan_id !== now.scan_id || !list.frame || !scan.needles.length) return null;
+  // Where no needle was found one starts from the planned path, and points at tip and entry both.
+  const needles = [...scan.needles, ...list.planned.filter((path) => !scan.needles.some((n) => n.pedicle === path.pedicle)).map((path) => ({ ...path, fromPlan: true }))];
+  if (!list.by_hand || !['ready', 'not_measurable'].includes(now.status) || scan.scan_id !== now.scan_id || !list.frame || !needles.length) return null;
   const field = (label, attributes) => el('label', {}, el('span', {}, label), el('input', { autocomplete: 'off', ...attributes }));
-  const side = el('select', { name: 'side' }, scan.needles.map((n) => el('option', { value: n.pedicle }, `${n.pedicle} needle`)));
+  const side = el('select', { name: 'side' }, needles.map((n) => el('option', { value: n.pedicle }, `${n.pedicle} needle${n.fromPlan ? ', not found' : ''}`)));
   const moves = (which) => el('fieldset', {}, el('legend', {}, `${which === 'tip' ? 'Tip' : 'Entry'}, mm`), AXES.map(([name, label]) => field(label, { name: `${which}-${name}`, type: 'number', step: '0.1', min: -30, max: 30, value: 0 })));
   const items = ((scan.pictures || {}).items || []).filter((item) => item.plane);
-  const needleNow = () => scan.needles.find((n) => n.pedicle === side.value);
+  const needleNow = () => needles.find((n) => n.pedicle === side.value);
   const would = el('p', { class: 'or-would', role: 'status' });
   const point = el('button', { type: 'button', class: 'or-point', onclick: () => pick(needleNow(), items, (set) => put(form, needleNow(), set, tell)) }, 'Point on the slices');
   const form = el('form', { class: 'cement' }, side, items.length ? point : null, moves('tip'), moves('entry'), would, field('Why (no patient name)', { name: 'reason', required: '', maxlength: 500, class: 'wide' }),
     field('Name', { name: 'username', required: '' }), field('Password', { name: 'password', type: 'password', required: '' }),
     el('button', { type: 'submit', value: 'set' }, 'Set by hand'), scan.corrections.some((c) => c.stands) ? el('button', { type: 'submit', value: 'undo' }, 'Take the last one back') : null, el('div', { class: 'refused' }));
   // What is going to be signed for, as points of the planning CT.
-  const tell = () => { const sent = points(scan, (name) => form.elements[name].value); would.textContent = ['tip', 'entry'].filter((n) => sent[n]).map((n) => `${n === 'tip' ? 'Tip' : 'Entry'} to be set: ${inWords(sent[n])} mm`).join(' · '); };
+  const tell = () => { const sent = points(needleNow(), (name) => form.elements[name].value); would.textContent = ['tip', 'entry'].filter((n) => sent[n]).map((n) => `${n === 'tip' ? 'Tip' : 'Entry'} to be set: ${inWords(sent[n])} mm`).join(' · '); };
   form.addEventListener('input', tell); side.addEventListener('change', () => { put(form, needleNow(), {}, tell); });
   tell();
   form.addEventListener('submit', async (event) => {
@@ -85,9 +87,9 @@ function handSet() {
     const common = { scan_id: scan.scan_id, username: value('username'), password: value('password'), reason: value('reason') };
     form.elements.password.value = '';
     const undo = event.submitter && event.submitter.value === 'undo';
-    if (await busy(form, $('.refused', form), () => (undo ? post(`${path}/undo`, common) : post(path, { ...common, needles: [points(scan, value)] })))) refresh();
+    if (await busy(form, $('.refused', form), () => (undo ? post(`${path}/undo`, common) : post(path, { ...common, needles: [points(needleNow(), value)] })))) refresh();
   });
-  return el('details', { class: 'or-panel or-correct' }, el('summary', {}, 'Set tip or entry by hand'), el('p', { class: 'dim' }, 'For a surgeon who sees on the images that a point is wrong. The measured result stays on record, the figures are computed anew, and the verdict is then never “accurate”.'), form);
+  return el('details', { class: 'or-panel or-correct' }, el('summary', {}, 'Set tip or entry by hand'), el('p', { class: 'dim' }, scan.needles.length ? 'For a surgeon who sees on the images that a point is wrong. The measured result stays on record, the figures are computed anew, and the verdict is then never “accurate”.' : 'The vertebra was found in this scan, but no needle. A surgeon who sees one on the slices can point at its tip and its entry, both; the figures come from these points, and the verdict is never “accurate”. That nothing was measured stays on record.'), form);
 }
 
 // The points pointed at, as shifts along the three directions of the form's fields.
@@ -108,12 +110,12 @@ function shares(move, [a, b, c]) {
   return [dot(move, cross(b, c)) / whole, dot(a, cross(move, c)) / whole, dot(a, cross(b, move)) / whole];
 }
 
-function points(scan, value) {
-  const needle = scan.needles.find((n) => n.pedicle === value('side')); const sent = { pedicle: needle.pedicle };
+function points(needle, value) {
+  const sent = { pedicle: needle.pedicle };
   for (const which of ['tip', 'entry']) {
     const by = Object.fromEntries(AXES.map(([name]) => [name, Number(value(`${which}-${name}`)) || 0]));
     if (Object.values(by).some((v) => v) && needle[which]) sent[which] = shifted(needle, needle[which], by);
   }
-  // Nothing was moved: the points shown are confirmed by hand.
-  return sent.tip || sent.entry ? sent : { ...sent, tip: needle.tip };
+  // Nothing was moved: the points shown are confirmed by hand. A planned path is no point that somebody has seen.
+  return needle.fromPlan || sent.tip || sent.entry ? sent : { ...sent, tip: needle.tip };
 }
