@@ -50,8 +50,9 @@ def vent_openness(vent: VentHole, lines: Beads, rim: Rim | None = None) -> VentO
 
     `rim` is where it opens (`rim_of`); without it the mouth is square to the axis.
     """
-    mouth, outward = np.asarray(vent.mouth, float), np.asarray(vent.outward, float)
+    outward = np.asarray(vent.outward, float)
     rim = rim or flat_rim(outward)
+    mouth = np.asarray(vent.mouth, float) + rim.height_mm * outward
     low, high = -(vent.depth_mm + _BEHIND_WALL_MM), _OUTSIDE_MM
     reach = vent.radius_mm + _WALL_SEARCH_MM + 1.0 + max(high, -low)
     near = (
@@ -60,13 +61,12 @@ def vent_openness(vent: VentHole, lines: Beads, rim: Rim | None = None) -> VentO
     start, end, deep = cut_along(
         lines.start[near] - mouth, lines.end[near] - mouth, outward, low, np.full(len(near), high)
     )
-    in_rim = rim.height_mm * outward
     behind_rim = np.where(lines.comes_off[near], -MOUTH_STEP_MM, np.inf)
-    start, end, inside = cut_along(start - in_rim, end - in_rim, rim.normal, -np.inf, behind_rim)
+    start, end, inside = cut_along(start, end, rim.normal, -np.inf, behind_rim)
     inside &= deep
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
-    near, start, end = near[inside], start[inside] + in_rim, end[inside] + in_rim
+    near, start, end = near[inside], start[inside], end[inside]
     distance = _from_axis(start, end, outward)
     free = distance - lines.width[near] / 2.0
     worst = int(np.argmin(free))

@@ -62,6 +62,24 @@ def test_plastic_of_the_part_counts_on_both_sides_of_the_rim() -> None:
     assert vent_openness(VENT, part, rim).free_radius == pytest.approx(1.0)
 
 
+def test_the_wall_is_looked_for_below_the_rim_where_the_plans_mouth_stood_on_a_spike() -> None:
+    """The hole takes the spike away: its mouth lies deeper than the surface was where the vent was planned."""
+    planned = VentHole((0.0, 0.0, 1.4), VENT.outward, RADIUS_MM, 2.0)
+    rim = rim_of(np.asarray(planned.mouth), UP, RADIUS_MM, plate(0.0))
+    z = np.arange(-2.0, 0.0, 0.2)
+    beside = np.column_stack([np.full_like(z, RADIUS_MM + 0.3), np.full_like(z, -1.0), z])
+    wall = Beads(
+        beside,
+        beside + [0.0, 2.0, 0.0],
+        np.full_like(z, 0.4),
+        np.zeros(len(z), dtype=bool),
+        np.arange(len(z)),
+    )
+    found = vent_openness(planned, wall, rim)
+    assert found.walled_fraction == 1.0
+    assert found.free_radius == pytest.approx(RADIUS_MM + 0.1)
+
+
 def test_a_hole_at_the_edge_of_the_part_is_taken_as_square() -> None:
     """Half of its rim hangs over the edge, where there is no surface to feel."""
     rim = rim_of(np.array([15.2, 0.0, 0.0]), UP, RADIUS_MM, plate(0.0))
