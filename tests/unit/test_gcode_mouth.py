@@ -70,7 +70,7 @@ def test_the_wall_is_looked_for_below_the_rim_where_the_plans_mouth_stood_on_a_s
     beside = np.column_stack([np.full_like(z, RADIUS_MM + 0.3), np.full_like(z, -1.0), z])
     wall = Beads(
         beside,
-        beside + [0.0, 2.0, 0.0],
+        beside + np.array([0.0, 2.0, 0.0]),
         np.full_like(z, 0.4),
         np.zeros(len(z), dtype=bool),
         np.arange(len(z)),
