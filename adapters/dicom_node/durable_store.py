@@ -32,13 +32,13 @@ from typing import Protocol
 
 import xxhash
 
-from adapters.dicom_node.direct_io import BLOCK, flag_for, room, write_ending, write_whole
+from adapters.dicom_node.direct_io import BLOCK, HUGE_PAGE, flag_for, room, write_ending, write_whole
 from adapters.dicom_node.part10 import InstanceFacts, envelope, read_facts, read_meta
 from adapters.dicom_node.stored_files import storage_error, sync_directory, write_parts
 from service.errors import InputRefusedError, StorageError
 from service.ports import ReceivedInstance
 
-_SCRATCH_BYTES = 1 << 20
+_SCRATCH_BYTES = HUGE_PAGE - BLOCK
 _AMPLE_BYTES, _AMPLE_S = 2 << 30, 0.1
 """With twice so much room nothing that comes within so long can fill it, and the disk is not asked each time."""
 _log = logging.getLogger("spineprint.dicom")

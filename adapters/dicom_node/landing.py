@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import xxhash
 
-from adapters.dicom_node.direct_io import BLOCK, room
+from adapters.dicom_node.direct_io import BLOCK, HUGE_PAGE, room
 from adapters.dicom_node.part10 import InstanceFacts
 from adapters.dicom_node.segment_files import Record
 from adapters.dicom_node.segments import BigRecord, SegmentLog
@@ -16,7 +16,7 @@ RoomCheck = Callable[[int], None]
 """Raises StorageError when so many more bytes do not fit."""
 MOST_IN_MEMORY = 8 << 20
 """Per association; a CT image is 0.5 MB, an enhanced CT some hundred."""
-_FIRST_BYTES = 1 << 20
+_FIRST_BYTES = HUGE_PAGE - BLOCK
 _ROOM_STEP = 64 << 20
 
 

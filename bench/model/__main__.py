@@ -1,4 +1,4 @@
-"""python -m bench.model isolation wedge phantom solid gcode broken speed | all [--write]: JSON and docs/accuracy.md.
+"""python -m bench.model PART [PART ...] | all [--write]: figures as JSON, and in docs/accuracy.md.
 
 Exit code 1 when an acceptance line is not met. Real CT comes from $SPINEPRINT_DATA.
 """
@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.model import broken, gcode, isolation, phantom, solid, speed, wedge
+from bench.model import broken, gcode, isolation, phantom, shapes, solid, speed, wedge
 from bench.model.report import acceptance, write_section
 
-_PARTS = {module.NAME: module for module in (isolation, wedge, phantom, solid, gcode, broken, speed)}
+_PARTS = {module.NAME: module for module in (shapes, isolation, wedge, phantom, solid, gcode, broken, speed)}
 
 
 def main() -> int:

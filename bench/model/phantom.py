@@ -94,7 +94,7 @@ def seeds_of(scan: Scanned) -> Seeds:
     return Seeds(*points)
 
 
-def isolated(scan: Scanned, *, with_points: bool | None = None, corrected: bool = False) -> Isolation:
+def isolated(scan: Scanned, *, with_points: bool | None = None, corrected: bool = True) -> Isolation:
     """A body that has lost half its height is refused without the four endplate points."""
     marked = scan.phantom.parameters.wedge >= POINTS_FROM_WEDGE if with_points is None else with_points
     if (scan.name, marked) not in _FOUND:
@@ -122,7 +122,7 @@ def _marked(scan: Scanned) -> EndplatePoints:
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--variants", default="", help="names, semicolon between (default: all)")
-    parser.add_argument("--corrected", action="store_true", help="the surface at the bone's edge")
+    parser.add_argument("--uncorrected", action="store_true", help="the 226 HU surface as it is")
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
@@ -140,10 +140,10 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     for name in chosen(options):
         scan = scanned(name)
         marked = scan.phantom.parameters.wedge >= POINTS_FROM_WEDGE
-        rows.append(one_variant(scan, with_points=marked, corrected=options.corrected))
+        rows.append(one_variant(scan, with_points=marked, corrected=not options.uncorrected))
         _show(rows[-1])
         if marked:
-            again = one_variant(scan, with_points=False, corrected=options.corrected)
+            again = one_variant(scan, with_points=False, corrected=not options.uncorrected)
             rows.append(again | {"counts": False})
             _show(rows[-1])
     return {"rows": rows}
@@ -153,7 +153,7 @@ def _show(row: dict[str, Any]) -> None:
     print("  " + ", ".join(f"{k} {v}" for k, v in row.items() if k != "reasons"), flush=True)
 
 
-def one_variant(scan: Scanned, *, with_points: bool, corrected: bool = False) -> dict[str, Any]:
+def one_variant(scan: Scanned, *, with_points: bool, corrected: bool = True) -> dict[str, Any]:
     about: dict[str, Any] = {
         "variant": scan.name + (", four points" if with_points else ""),
         "out_of_sample": scan.name in OUT_OF_SAMPLE,

@@ -61,7 +61,7 @@ def _cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, Calla
     def chosen(name: str) -> bool:
         return name.startswith(wanted)
 
-    for variant in phantom.chosen(options) if options.variants else phantom.VARIANTS:
+    for variant in phantom.chosen(options):
         if chosen(f"phantom {variant}"):
             yield f"phantom {variant}", partial(phantom.isolated_again, variant)
     if not all(one.startswith("phantom") for one in wanted):
@@ -148,7 +148,7 @@ def lines(result: dict[str, Any]) -> list[Line]:
             f" (not: {', '.join(bad)})" if bad else ""
         )
         found.append(Line(text, measured + _span(rows, key), not bad))
-    wanted_cases = len(phantom.VARIANTS) + PLANNED_REAL
+    wanted_cases = len(phantom.EVERY) + PLANNED_REAL
     found.append(
         Line(
             "every case run", f"{len(result['rows'])} of {wanted_cases}", len(result["rows"]) == wanted_cases

@@ -25,6 +25,7 @@ from service.gcode.expected import (
 )
 from service.gcode.header import Header, parse_header
 from service.gcode.layer_area import layer_areas
+from service.gcode.mouth import Rim, rim_of
 from service.gcode.reader import FloatArray, Gcode, read_gcode
 from service.gcode.vents import VentHole, judge_vents, vent_openness
 
@@ -87,7 +88,7 @@ def audit_read(
     )
     wanted = [c if isinstance(c, Channel) else Channel(*c) for c in channels]
     measured = [openness(channel, lines) for channel in wanted]
-    vented = [vent_openness(vent, lines) for vent in vents]
+    vented = [vent_openness(vent, lines, _rim(vent, corners)) for vent in vents]
     found: list[Finding] = [
         *checks.check_header(header, expected),
         *checks.check_comments(gcode, forbidden_words),
@@ -113,6 +114,10 @@ def audit_read(
             ],
         },
     )
+
+
+def _rim(vent: VentHole, corners: FloatArray) -> Rim:
+    return rim_of(np.asarray(vent.mouth, float), np.asarray(vent.outward, float), vent.radius_mm, corners)
 
 
 def _judge_channel(

@@ -80,7 +80,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
     direction = (target - entry) / max(length, 1e-9)
     stop = entry + direction * max(length - channel.radius_mm, length / 2.0)
     reach = channel.radius_mm + _WALL_SEARCH_MM + 1.0
-    near = _touches_box(lines, np.minimum(entry, stop) - reach, np.maximum(entry, stop) + reach)
+    near = _touches_box(lines, np.minimum(entry, stop) - reach, np.maximum(entry, stop) + reach).nonzero()[0]
     support = lines.comes_off[near]
     start, end, inside = cut_along(
         lines.start[near] - entry,
@@ -89,7 +89,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
         -np.inf,
         np.where(support, -MOUTH_STEP_MM, np.inf),
     )
-    near, support = near.nonzero()[0][inside], support[inside]
+    near, support = near[inside], support[inside]
     start, end = start[inside] + entry, end[inside] + entry
     if not start.size:
         return Openness(float("inf"), float("inf"), float("inf"), 0, 0.0)
@@ -108,7 +108,7 @@ def openness(channel: Channel, lines: Beads) -> Openness:
 
 def cut_along(
     start: FloatArray, end: FloatArray, axis: FloatArray, low: float, high: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Segments cut to low <= position along the axis <= high (each its own), and which have anything in between."""
     t0, t1 = start @ axis, end @ axis
     rise = np.where(np.abs(t1 - t0) < 1e-9, 1e-9, t1 - t0)

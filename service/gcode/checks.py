@@ -44,6 +44,8 @@ _MEAN_WIDTH_MM = (0.2, 0.6)
 # Gap filling between walls reaches 0.95 mm in 4.13 files of a vertebra.
 _WIDEST_LINE_MM = 1.2
 _SHORT_MOVE_MM = 0.3
+_SHORT_PATH_MM = 5.0
+"""A layer with less path of the part is the tip of a point, whose few lines the slicer thins out."""
 _EMPTY_TOP_LAYERS = 2
 _LAYER_COUNT_TOLERANCE = 2.5
 # A line ends short of a pointed tip; it never lies outside the model by more than the slicer's rounding.
@@ -322,8 +324,9 @@ def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool
         return
     plastic = np.bincount(gcode.layer[model], gcode.extruded[model] * scale)
     path = np.bincount(gcode.layer[model], length[model])
-    mean = plastic[path > 0] / path[path > 0]
-    if mean.min() < _MEAN_WIDTH_MM[0] or mean.max() > _MEAN_WIDTH_MM[1]:
+    enough = path > _SHORT_PATH_MM
+    mean = plastic[enough] / path[enough]
+    if mean.size and (mean.min() < _MEAN_WIDTH_MM[0] or mean.max() > _MEAN_WIDTH_MM[1]):
         yield Finding(
             "extrusion.width", f"Mean line widths reach {mean.min():.2f} to {mean.max():.2f} mm in a layer."
         )

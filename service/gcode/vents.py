@@ -9,6 +9,7 @@ import numpy as np
 
 from service.gcode.channel import MOUTH_STEP_MM, Beads, Point, cut_along
 from service.gcode.expected import ExpectedPrint, Finding
+from service.gcode.mouth import Rim, flat_rim
 from service.gcode.reader import FloatArray
 
 _OUTSIDE_MM = 1.0
@@ -36,7 +37,7 @@ class VentOpenness:
     """`free_radius` (mm): from the axis to the edge of the nearest line, inf when none is near; `line`: its number.
 
     Looked at are lines from 1 mm outside to 1 mm behind the wall; support and brim, which come off, from a layer's
-    step behind the mouth. `walled_fraction`: share of the wall's depth with the part round the hole.
+    step behind the rim of the mouth. `walled_fraction`: share of the wall's depth with the part round the hole.
     """
 
     free_radius: float
@@ -44,16 +45,25 @@ class VentOpenness:
     walled_fraction: float
 
 
-def vent_openness(vent: VentHole, lines: Beads) -> VentOpenness:
-    """Measure one vent. Every line in it counts: of the part, supports, brim and the cavity's filler."""
-    mouth, outward = np.asarray(vent.mouth, float), np.asarray(vent.outward, float)
+def vent_openness(vent: VentHole, lines: Beads, rim: Rim | None = None) -> VentOpenness:
+    """Measure one vent. Every line in it counts: of the part, supports, brim and the cavity's filler.
+
+    `rim` is where it opens (`rim_of`); without it the mouth is square to the axis.
+    """
+    outward = np.asarray(vent.outward, float)
+    rim = rim or flat_rim(outward)
+    mouth = np.asarray(vent.mouth, float) + rim.height_mm * outward
     low, high = -(vent.depth_mm + _BEHIND_WALL_MM), _OUTSIDE_MM
     reach = vent.radius_mm + _WALL_SEARCH_MM + 1.0 + max(high, -low)
     near = (
         np.abs((lines.start + lines.end) / 2.0 - mouth).max(axis=1) < reach + _longest_half(lines)
     ).nonzero()[0]
-    highs = np.where(lines.comes_off[near], -MOUTH_STEP_MM, high)
-    start, end, inside = cut_along(lines.start[near] - mouth, lines.end[near] - mouth, outward, low, highs)
+    start, end, deep = cut_along(
+        lines.start[near] - mouth, lines.end[near] - mouth, outward, low, np.full(len(near), high)
+    )
+    behind_rim = np.where(lines.comes_off[near], -MOUTH_STEP_MM, np.inf)
+    start, end, inside = cut_along(start, end, rim.normal, -np.inf, behind_rim)
+    inside &= deep
     if not inside.any():
         return VentOpenness(float("inf"), 0, 0.0)
     near, start, end = near[inside], start[inside], end[inside]

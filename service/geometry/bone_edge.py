@@ -31,10 +31,9 @@ class SurfaceSettings:
     smoothing_mm: float = 0.35
     smoothing_of_voxel: float = 0.22
     """Least smoothing as a share of the longest voxel edge: a thick-slice scan holds no finer detail."""
-    correct_bias: bool = False
+    correct_bias: bool = True
     """Move the threshold's surface to the bone's edge where the CT shows the cortex well enough (`cortex_edge`): a
-    fixed threshold lies in the blur outside the bone and makes the model fatter than the bone. Not the default until it
-    is measured on phantoms it was not developed on and on the verification."""
+    fixed threshold lies in the blur outside the bone and makes the model fatter than the bone."""
     cortex: CortexSettings = field(default_factory=CortexSettings)
     close_mm: float = 1.0
     """Pores and tunnels narrower than twice this are closed (vessel holes, thin cortex)."""

@@ -116,11 +116,6 @@ def limited(
     return np.maximum(shift_mm, -np.maximum(depth - use.least_wall_mm, 0.0) / 2.0)
 
 
-def moved(vertices: Array, faces: Faces, shift_mm: Array, grid_mm: float) -> tuple[Array, Faces]:
-    """The surface with its vertices moved along their normals."""
-    return vertices + (shift_mm / grid_mm)[:, None] * vertex_normals(vertices, faces), faces
-
-
 def _profiles(hu: Grid, places: Array, normals: Array, grid_mm: float, use: SheetSettings) -> Grid:
     """HU (N, M) along the normals."""
     along = (use.offsets_mm / grid_mm)[None, :, None]

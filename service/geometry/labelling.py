@@ -83,8 +83,10 @@ def grow_processes(
     start = solid_of(soft)[box]
     own, theirs = start.copy(), (neighbour_distance[box] < 0) & ~start
     _spread(own, theirs, bone, steps=round(settings.process_reach_mm / evidence.step_mm))
-    tips = ndimage.binary_opening(own & ~start)
+    # Filled before whiskers are taken off: the thin walls of a process would go with them, and its marrow stay open.
+    tips = own & ~start
     tips |= _marrow_of_tips(tips, start, evidence.step_mm) & ~theirs
+    tips = ndimage.binary_opening(tips)
     grown = soft.copy()
     grown[box] = np.maximum(soft[box], ndimage.gaussian_filter((tips | start).astype(np.float32), 0.6))
     grown[box][~(tips | start)] = np.minimum(grown[box], 0.499)[~(tips | start)]

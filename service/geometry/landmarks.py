@@ -336,7 +336,7 @@ def _pedicle(local: _Local, canal: _Canal, side: Literal[1, -1]) -> Pedicle | No
             sections.append(section)
     if len(sections) < 3:
         return None
-    data = np.array(sections)
+    data = np.array(sections[: _before_processes([section[3] for section in sections])])
     area = ndimage.gaussian_filter1d(data[:, 3], 1.0, mode="nearest")
     # A pedicle is often a tube of nearly constant section: the mean over its narrow part does not jump.
     narrow = np.exp(-(area - area.min()) / (0.08 * area.min()))
@@ -347,6 +347,16 @@ def _pedicle(local: _Local, canal: _Canal, side: Literal[1, -1]) -> Pedicle | No
     centre = local.lps(np.array([x, y, z]))
     name: Literal["left", "right"] = "left" if side > 0 else "right"
     return Pedicle(name, centre, axis, float(width), float(height))
+
+
+def _before_processes(areas: list[float]) -> int:
+    """How many sections lie before the processes part, where the area falls at once: one alone may be a small one."""
+    lowest = highest = areas[0]
+    for number, area in enumerate(areas):
+        if highest > 1.4 * lowest and area < 0.75 * highest:
+            return number
+        lowest, highest = (area, area) if area < lowest else (lowest, max(highest, area))
+    return len(areas)
 
 
 def _pedicle_section(

@@ -104,9 +104,16 @@ def without_holes(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def point_mesh_distance(points: Array, vertices: Array, faces: NDArray[np.int32]) -> Array:
     """(N,) unsigned distances of points (N, 3) to a triangle mesh."""
-    square = igl.point_mesh_squared_distance(
+    return nearest_on_mesh(points, vertices, faces)[0]
+
+
+def nearest_on_mesh(
+    points: Array, vertices: Array, faces: NDArray[np.int32]
+) -> tuple[Array, NDArray[np.int64]]:
+    """(N,) unsigned distances of points (N, 3) to a triangle mesh, and (N,) the face each is nearest to."""
+    square, face, _ = igl.point_mesh_squared_distance(
         np.ascontiguousarray(points, dtype=np.float64),
         np.ascontiguousarray(vertices, dtype=np.float64),
         np.ascontiguousarray(faces, dtype=np.int64),
-    )[0]
-    return np.asarray(np.sqrt(square))
+    )
+    return np.sqrt(square), np.asarray(face, dtype=np.int64)

@@ -9,7 +9,6 @@ and both are blended over 1-2 mm. That surface is then moved to the edge of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 
 import cc3d
 import numpy as np
@@ -20,8 +19,8 @@ from skimage import measure
 from service.errors import GeometryError
 from service.geometry.anatomy import SurfaceTaken
 from service.geometry.bone_edge import SurfaceSettings, find_edge
-from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited, moved
-from service.geometry.mesh_grid import inside_grid, point_mesh_distance, signed_edt
+from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited
+from service.geometry.mesh_grid import nearest_on_mesh, point_mesh_distance, signed_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
@@ -77,9 +76,7 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     )
     if use.correct_bias and cortex.shift_mm is not None:
         shift_mm = limited(*triangles, cortex.shift_mm, solid, use.grid_mm, use.cortex)
-        triangles = moved(*triangles, shift_mm, use.grid_mm)
-        solid = _one_body(_filled(triangles, solid.shape))
-        triangles = _bounding(triangles, solid)
+        triangles, solid = _moved(triangles, shift_mm, solid, use)
         taken = SurfaceTaken("bone_edge", -float(shift_mm.mean()), 0.0)
     field = Volume(_metric(triangles, solid, use), grid.lps_from_ijk, ct.frame_of_reference_uid)
     return OuterSurface(field, edge.share_without_threshold, cortex, taken)
@@ -156,25 +153,23 @@ def _isosurface(surface: Grid, solid: Mask) -> Triangles:
     return vertices.astype(np.float64), faces.astype(np.int32)
 
 
-def _filled(triangles: Triangles, shape: tuple[int, ...]) -> Mask:
-    """The voxels within a closed surface; a fold does not turn inside out."""
-    vertices, faces = triangles
-    # The order of the axes turned round mirrors the surface, and so the winding of its faces.
-    return inside_grid(vertices[:, ::-1], np.ascontiguousarray(faces[:, ::-1]), shape)
+def _moved(
+    triangles: Triangles, shift_mm: NDArray[np.float64], solid: Mask, use: SurfaceSettings
+) -> tuple[Triangles, Mask]:
+    """The surface at the distance from itself that each place is to be moved by: such a surface cannot fold.
 
-
-def _bounding(triangles: Triangles, solid: Mask) -> Triangles:
-    """Without faces that bound nothing: of islands dropped, of voids filled, folds that lie in the bone."""
+    (Vertices moved along their normals cross each other in grooves.)
+    """
     vertices, faces = triangles
-    place = np.rint(vertices[faces].mean(axis=1)).astype(np.intp)
-    first = None
-    mixed = np.zeros(len(faces), dtype=bool)
-    for step in product((-1, 0, 1), repeat=3):
-        k, j, i = np.clip(place + step, 0, np.array(solid.shape) - 1).T
-        inside = solid[k, j, i]
-        first = inside if first is None else first
-        mixed |= inside != first
-    return vertices, np.ascontiguousarray(faces[mixed])
+    reach_mm = float(np.abs(shift_mm).max()) + 2.0 * use.grid_mm
+    distance = signed_edt(solid, (use.grid_mm,) * 3)
+    band = np.abs(distance) < reach_mm
+    places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
+    exact, face = nearest_on_mesh(places, vertices * use.grid_mm, faces)
+    by_face = shift_mm[faces].mean(axis=1)
+    distance[band] = np.where(solid[band], -exact, exact) - by_face[face]
+    inside = _one_body(distance < 0)
+    return _isosurface(distance, inside), inside
 
 
 def _metric(triangles: Triangles, solid: Mask, use: SurfaceSettings) -> Grid:

@@ -24,7 +24,7 @@ Grid = NDArray[np.float32]
 
 #: Rounds of the non-rigid fit: smoothing over the surface from, to (sd, mm), and first reach (mm).
 STAGES = ((12.0, 6.0, 6.0), (6.0, 3.5, 4.0))
-#: One wide round before them, for levels that have no template of their own.
+#: One wide round before them, for levels whose template is only roughly like them.
 FAR_STAGES = ((24.0, 12.0, 8.0), *STAGES)
 #: In the non-rigid fit the scan is asked at every so-manieth vertex; all of them are moved.
 ASK_EVERY = 2

@@ -59,8 +59,8 @@ class FitSettings:
     margin_front_mm: float = 42.0
     margin_back_mm: float = 80.0
     margin_side_mm: float = 55.0
-    far_levels: tuple[str, ...] = ("L3", "L4", "L5")
-    """Levels without a template of their own: one more, wider round of the non-rigid fit."""
+    far_levels: tuple[str, ...] = ("L5",)
+    """Levels whose template is made from others and farthest from them: one more, wider round of the non-rigid fit."""
     least_gap_share: float = 0.8
     near_gap_share: float = 0.6
     """A neighbour searched without a point of its own that lies nearer than the first and not nearer than the second
@@ -68,6 +68,8 @@ class FitSettings:
     random_seed: int = 20260101
     exclude_templates: tuple[str, ...] = ()
     """Names of templates not to use, so that a patient is never measured with his own shape."""
+    templates: tuple[Template, ...] = ()
+    """Shapes to fit instead of those that ship; none: those that ship."""
     one_seed_prior: PosePrior = field(
         default_factory=lambda: PosePrior(pitch_deg=15.0, roll_deg=10.0, log_scale_up=0.15)
     )
@@ -117,7 +119,9 @@ def fit_spine(
     low, high = _region(level, seeds, use)
     evidence = gather_evidence(ct, low, high)
     progress("searching the vertebra", 0.05)
-    templates = templates_for(level, count=use.target_templates, exclude=use.exclude_templates)
+    templates = templates_for(
+        level, count=use.target_templates, exclude=use.exclude_templates, among=use.templates
+    )
     candidates = search_target(evidence, level, seeds, templates, use)
     progress("searching its neighbours", 0.2)
     neighbours = in_threads(
@@ -140,7 +144,7 @@ def fit_spine(
 
 
 def stages_for(level: str, use: FitSettings) -> tuple[tuple[float, float, float], ...]:
-    """Rounds of the non-rigid fit: one more where the level has no template of its own."""
+    """Rounds of the non-rigid fit: one more where the template is only roughly like the level."""
     return FAR_STAGES if level in use.far_levels else STAGES
 
 
@@ -290,7 +294,9 @@ def _best_from(
 def _neighbour_templates(
     level: str, step: int, candidates: Sequence[PlacedShape], use: FitSettings
 ) -> list[Template]:
-    own = templates_for(neighbour_level(level, step), count=1, exclude=use.exclude_templates)
+    own = templates_for(
+        neighbour_level(level, step), count=1, exclude=use.exclude_templates, among=use.templates
+    )
     mixed = [*own, *(c.template for c in candidates)]
     unique = list({t.name: t for t in mixed}.values())
     return unique[: use.neighbour_templates]

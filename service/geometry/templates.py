@@ -9,7 +9,7 @@ of the vertebral body (centroid of the part deeper than 0.6 of the greatest insi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -56,8 +56,12 @@ def shipped_templates() -> tuple[Template, ...]:
         )
 
 
-def templates_for(level: str, *, count: int, exclude: Iterable[str] = ()) -> tuple[Template, ...]:
+def templates_for(
+    level: str, *, count: int, exclude: Iterable[str] = (), among: Sequence[Template] = ()
+) -> tuple[Template, ...]:
     """The `count` templates nearest in level, nearest first (ties: the lower, larger one first).
+
+    `among`: to choose from instead of those that ship.
 
     Raises
     ------
@@ -72,7 +76,7 @@ def templates_for(level: str, *, count: int, exclude: Iterable[str] = ()) -> tup
         )
     place = SPINE.index(level)
     banned = frozenset(exclude)
-    usable = [t for t in shipped_templates() if t.name not in banned]
+    usable = [t for t in among or shipped_templates() if t.name not in banned]
     if not usable:
         raise GeometryError("No vertebra shape is left to fit.", code="geometry.level")
     usable.sort(key=lambda t: (abs(SPINE.index(t.level) - place), -SPINE.index(t.level)))

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.dicom_node import durable_store, segments
+from adapters.dicom_node import landing as landing_module
 from adapters.dicom_node.direct_io import flag_for, room
 from adapters.dicom_node.durable_store import DurableStore, Kept, Outcome, dataset_bytes
 from adapters.dicom_node.landing import MOST_IN_MEMORY, Landing
@@ -29,6 +30,8 @@ from service.errors import StorageError
 from tests.support_dicom import CT_IMAGE, ROOT, wait_until
 
 SEGMENT = 16 * BLOCK
+SCRATCH, FIRST = durable_store._SCRATCH_BYTES, landing_module._FIRST_BYTES
+"""What a store copies in one piece, and what a landing holds before it grows."""
 
 
 def facts(number: int, data: bytes) -> InstanceFacts:
@@ -105,7 +108,9 @@ def test_records_of_an_earlier_version_are_found_by_their_sha256(
 
 
 @pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, (1 << 20) - 1, (1 << 20) + 1, MOST_IN_MEMORY + 7])
+@pytest.mark.parametrize(
+    "size", [1, 4095, 4096, 4097, SCRATCH - 1, SCRATCH, SCRATCH + 1, 2 * SCRATCH + 1, MOST_IN_MEMORY + 7]
+)
 def test_the_file_of_a_record_holds_its_bytes_and_ends_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, direct: bool
 ) -> None:
@@ -324,7 +329,8 @@ def land(landing: Landing, about: InstanceFacts, data: bytes, piece: int) -> Rec
 
 
 @pytest.mark.parametrize(
-    "size", [1, 4096, (1 << 20) + 1, MOST_IN_MEMORY, MOST_IN_MEMORY + 1, 3 * MOST_IN_MEMORY + 5]
+    "size",
+    [1, 4096, FIRST, FIRST + 1, 2 * FIRST + 1, MOST_IN_MEMORY, MOST_IN_MEMORY + 1, 3 * MOST_IN_MEMORY + 5],
 )
 def test_what_lands_in_pieces_is_what_was_sent(tmp_path: Path, size: int) -> None:
     log = SegmentLog(tmp_path / "segments", segment_bytes=SEGMENT, spare_segments=0)

@@ -11,11 +11,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from service.gcode import checks
 from service.gcode.audit import AuditReport, Channel, ExpectedPrint, audit_gcode
+from service.gcode.reader import read_gcode
 from service.ports import SliceSettings
 from tests.support_gcode import ENTRY, RADIUS, TARGET, SlicedPart, sliced_part
 
 SECRET = "Mustermann"
+EXPECTED = ExpectedPrint.from_settings(SliceSettings())
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +33,7 @@ def good(sliced) -> tuple[str, ...]:
 
 def audit(sliced: SlicedPart, path=None, **changes) -> AuditReport:
     arguments = {
-        "expected": ExpectedPrint.from_settings(SliceSettings()),
+        "expected": EXPECTED,
         "part_mesh": sliced.part,
         "channels": [(ENTRY, TARGET, RADIUS)],
         "forbidden_words": [SECRET],
@@ -350,6 +353,26 @@ def test_a_line_through_the_channel_is_the_only_thing_found(sliced, good, tmp_pa
     spoilt = tmp_path / "spoilt.gcode"
     spoilt.write_text("\n".join(blocked_channel(list(good), random.Random(3))) + "\n")
     assert codes(audit(sliced, spoilt)) == {"channel.blocked"}
+
+
+@pytest.mark.parametrize(("path_mm", "found"), [(0.4, False), (8.0, True)])
+def test_only_a_layer_with_some_path_is_judged_by_its_mean_width(good, tmp_path, path_mm, found):
+    """The tip of a point is a few tenths of a millimetre of thin line; a whole layer as thin is a fault."""
+    last = max(i for i, t in enumerate(good) if re.search(r"^G1 .*E[\d.]+", t))
+    counter = float(re.search(r"E([\d.]+)", good[last])[1])
+    push = path_mm * 0.14 * 0.2 / EXPECTED.filament_mm2
+    tip = [
+        ";LAYER:65",
+        ";TYPE:WALL-OUTER",
+        ";MESH:part.stl",
+        "G0 F9000 X110 Y105 Z13.2",
+        f"G1 F1800 X{110 + path_mm} Y105 E{counter + push:.5f}",
+    ]
+    path = tmp_path / "tip.gcode"
+    path.write_text("\n".join([*good[: last + 1], *tip, *good[last + 1 :]]) + "\n")
+    gcode = read_gcode(path)
+    widths = checks._line_widths(gcode, EXPECTED, gcode.is_printed_line)
+    assert [f.code for f in widths] == (["extrusion.width"] if found else [])
 
 
 @pytest.mark.parametrize("mutation", [one_wall_missing, nozzle_dives], ids=lambda item: item.__name__)

@@ -11,7 +11,7 @@ from skimage.measure import euler_number
 from service.errors import GeometryError
 from service.geometry.anatomy import Seeds
 from service.geometry.bone_edge import SurfaceSettings
-from service.geometry.isolation import Isolation, isolate_vertebra, isolation_from_mask
+from service.geometry.isolation import Isolation, IsolationSettings, isolate_vertebra, isolation_from_mask
 from service.geometry.isolation_checks import GateSettings, between_levels
 from service.geometry.outer_surface import OuterSurface, outer_surface
 from service.geometry.templates import shipped_templates, templates_for
@@ -19,6 +19,8 @@ from service.geometry.volume import Volume
 from tests.unit.vertebra_model import ModelVertebra
 
 MODEL = ModelVertebra()
+AS_IT_IS = IsolationSettings(surface=SurfaceSettings(correct_bias=False))
+"""The 226 HU surface, not moved to the edge of the bone."""
 
 
 @lru_cache(maxsize=1)
@@ -31,12 +33,12 @@ def scan() -> tuple[Volume, Volume]:
 
 @lru_cache(maxsize=1)
 def from_mask() -> Isolation:
-    return isolation_from_mask(*scan(), "L1")
+    return isolation_from_mask(*scan(), "L1", settings=AS_IT_IS)
 
 
 @lru_cache(maxsize=1)
 def plain_surface() -> OuterSurface:
-    return outer_surface(*scan())
+    return outer_surface(*scan(), settings=AS_IT_IS.surface)
 
 
 def offset_from_the_true_edge(field: Volume) -> np.ndarray:
@@ -89,7 +91,7 @@ def test_inside_is_solid_and_one_body_with_room_around() -> None:
 def test_mask_on_another_grid_gives_the_same_bone() -> None:
     ct, mask = scan()
     flipped = Volume(mask.values[:, ::-1, ::-1].copy(), mask.lps_from_ijk @ _flip(mask))
-    other = isolation_from_mask(ct, flipped, "L1")
+    other = isolation_from_mask(ct, flipped, "L1", settings=AS_IT_IS)
     mine = from_mask()
     assert other.outer.values.shape == mine.outer.values.shape
     assert np.abs(other.outer.values - mine.outer.values).max() < 0.05

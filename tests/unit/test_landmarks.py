@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import igl
 import numpy as np
 import pytest
 
 from service.errors import GeometryError
 from service.geometry.landmarks import find_landmarks
+from service.geometry.templates import templates_for
 from service.geometry.volume import Volume
 from tests.unit.vertebra_model import ModelVertebra, tilted_axes
 
@@ -53,6 +55,30 @@ def test_wedge_shows_in_heights_and_plates_and_the_frame_stays_sensible() -> Non
     # The mean of the two normals lies half-way (facts sheet, section 3).
     assert degrees_between(found.frame.superior, (0, 0, 1)) == pytest.approx(tilt / 2, abs=1.5)
     assert degrees_between(found.frame.left, (1, 0, 0)) < 1.0
+
+
+def fifth_with_a_parted_arch() -> Volume:
+    """The shipped L5 with a wide gap through its arch on the right: the upper process stands alone."""
+    template = templates_for("L5", count=1)[0]
+    half = np.array([50.0, 66.0, 34.0])
+    z, y, x = np.meshgrid(*(np.arange(-h, h + 1.0) for h in half[::-1]), indexing="ij")
+    values = igl.signed_distance(
+        np.column_stack([x.ravel(), y.ravel(), z.ravel()]),
+        template.vertices,
+        template.faces.astype(np.int64),
+        sign_type=igl.SIGNED_DISTANCE_TYPE_FAST_WINDING_NUMBER,
+    )[0].reshape(x.shape)
+    values[(x < -4.0) & (y > 22.0) & (np.abs(z - 7.0) < 6.0)] = 2.0
+    affine = np.eye(4)
+    affine[:3, 3] = -half
+    return Volume(values.astype(np.float32), affine)
+
+
+def test_a_process_that_stands_alone_behind_the_pedicle_is_not_taken_for_it() -> None:
+    left, right = find_landmarks(fifth_with_a_parted_arch(), "L5").pedicles
+    assert (left.side, right.side) == ("left", "right")
+    assert right.centre * [-1, 1, 1] == pytest.approx(left.centre, abs=1.5)
+    assert right.width_mm == pytest.approx(left.width_mm, abs=1.5)
 
 
 def test_frame_is_right_handed() -> None:

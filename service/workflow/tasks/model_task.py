@@ -122,7 +122,7 @@ def _require_confidence(isolation: Isolation, bar: float) -> None:
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watch: _Watch) -> Isolation:
     level = str(argument["level"])
-    corrected = (argument.get("settings") or {}).get("surface", "threshold") == "corrected"
+    corrected = (argument.get("settings") or {}).get("surface", "corrected") == "corrected"
     settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
     if argument.get("mask"):
         mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
