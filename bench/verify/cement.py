@@ -14,6 +14,7 @@ from bench.verify.accuracy import print_cement
 from bench.verify.cases import cement_cases
 from bench.verify.judge import accuracy_row
 from bench.verify.runner import run_all
+from service.geometry.tip_in_cement import IN_CEMENT
 
 WITHIN = 0.05
 
@@ -48,4 +49,17 @@ def report(rows: Sequence[dict[str, Any]]) -> bool:
             f"{'PASS' if good else 'FAIL'}  cement volume within 5 %: {within} of {len(rows)} (largest {largest:.1f} %)"
         )
     print(f"{'PASS' if untold == 0 else 'FAIL'}  volume told: {len(told)} of {len(rows)}")
+    _print_tips(rows)
     return good
+
+
+def _print_tips(rows: Sequence[dict[str, Any]]) -> None:
+    """Needles whose tip was told in the cement of these scans: told apart, for nothing is asked of them here."""
+    tips = [n for r in rows for n in r.get("found", ()) if not n["missed"] and n["shape"].endswith(IN_CEMENT)]
+    if tips:
+        along = np.array([n["along_mm"] for n in tips])
+        inside = sum(n["inside"]["tip"] for n in tips)
+        print(
+            f"tips told in cement: {len(tips)}, along the axis {along.mean():+.2f} ± {along.std():.2f} mm "
+            f"({along.min():+.2f} to {along.max():+.2f}), inside k = 2: {inside} of {len(tips)}"
+        )

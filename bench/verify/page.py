@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-_KEPT = ("|", "PASS", "FAIL", "grade ", "not measurable:", "stated ", "skipped:")
+_KEPT = ("|", "PASS", "FAIL", "grade ", "not measurable:", "stated ", "skipped:", "error mean", "tips told")
 
 
 class Tee(io.TextIOBase):
