@@ -20,12 +20,16 @@ from service.errors import GeometryError
 from service.geometry.anatomy import SurfaceTaken
 from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited
+from service.geometry.filters import gaussian, gradient_magnitude
 from service.geometry.mesh_grid import nearest_on_mesh, point_mesh_distance, signed_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Triangles = tuple[NDArray[np.float64], NDArray[np.int32]]
+
+#: Farther than this from the mask's boundary no surface is looked for.
+CAP_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     soft = _mask_distance(mask, grid, use)
     edge = find_edge(hu, soft, use)
     guide = soft - edge.offset
-    slope = np.maximum(ndimage.gaussian_gradient_magnitude(hu, 0.5 / use.grid_mm) / use.grid_mm, 40.0)
+    slope = np.maximum(gradient_magnitude(hu, 0.5 / use.grid_mm) / use.grid_mm, 40.0)
     threshold = np.clip((np.float32(use.threshold_hu) - hu) / slope, -3.0, 3.0)
     weight = edge.weight
     # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
@@ -66,7 +70,7 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     surface = np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
     surface = _pores_closed(surface, use)
     blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
-    surface = ndimage.gaussian_filter(surface, blur / use.grid_mm)
+    surface = gaussian(surface, blur / use.grid_mm)
     solid = _one_body(surface < 0)
     triangles = _isosurface(surface, solid)
     how = use.cortex if use.correct_bias else replace(use.cortex, every=use.cortex.every_to_measure)
@@ -76,21 +80,15 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     )
     if use.correct_bias and cortex.shift_mm is not None:
         shift_mm = limited(*triangles, cortex.shift_mm, solid, use.grid_mm, use.cortex)
-        triangles, solid = _moved(triangles, shift_mm, solid, use)
+        triangles, solid = moved_surface(triangles, shift_mm, solid, use)
         taken = SurfaceTaken("bone_edge", -float(shift_mm.mean()), 0.0)
     field = Volume(_metric(triangles, solid, use), grid.lps_from_ijk, ct.frame_of_reference_uid)
     return OuterSurface(field, edge.share_without_threshold, cortex, taken)
 
 
 def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volume, Grid]:
-    index = np.argwhere(mask.values)
-    if not len(index):
-        raise GeometryError(
-            "The mask of the vertebra is empty.",
-            next_step="Give a mask in which the vertebra's voxels are not zero.",
-            code="geometry.empty_mask",
-        )
-    low, high = index.min(axis=0)[::-1] - 0.5, index.max(axis=0)[::-1] + 0.5
+    box = _box_of(mask)[::-1]
+    low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
     corners = np.array([[low, high][(n >> a) & 1][a] for n in range(8) for a in range(3)]).reshape(8, 3)
     points = mask.to_lps(corners)
     start = np.floor((points.min(axis=0) - use.margin_mm) / use.grid_mm) * use.grid_mm
@@ -104,25 +102,39 @@ def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volum
     return Volume(np.broadcast_to(np.float32(0), shape), hu.lps_from_ijk), hu.values
 
 
+def _box_of(mask: Volume) -> tuple[slice, slice, slice]:
+    """Bounding box (k, j, i) of the mask's voxels."""
+    found = ndimage.find_objects((mask.values != 0).view(np.uint8))
+    if not found:
+        raise GeometryError(
+            "The mask of the vertebra is empty.",
+            next_step="Give a mask in which the vertebra's voxels are not zero.",
+            code="geometry.empty_mask",
+        )
+    k, j, i = found[0]
+    return k, j, i
+
+
 def _mask_distance(mask: Volume, grid: Volume, use: SurfaceSettings) -> Grid:
     """Signed distance to the mask's boundary on the working grid, without the stairs of its voxels."""
-    index = np.argwhere(mask.values)
-    pad = [int(np.ceil(10.0 / s)) for s in mask.spacing_mm[::-1]]
-    low = np.maximum(index.min(axis=0) - pad, 0)
-    high = np.minimum(index.max(axis=0) + 1 + pad, mask.values.shape)
+    box = _box_of(mask)
+    # Room for all distances within the cap; beyond it there are no others.
+    pad = [int(np.ceil(CAP_MM / s)) + 1 for s in mask.spacing_mm[::-1]]
+    low = [max(s.start - p, 0) for s, p in zip(box, pad, strict=True)]
+    high = [min(s.stop + p, n) for s, p, n in zip(box, pad, mask.values.shape, strict=True)]
     part = mask.crop((low[2], low[1], low[0]), (high[2], high[1], high[0]))
     # Outside the mask's own array it is not bone: one layer of nothing keeps the boundary closed there.
     solid = np.pad(part.values != 0, 1)
     affine = part.lps_from_ijk.copy()
     affine[:3, 3] = part.to_lps(np.array([[-1.0, -1.0, -1.0]]))[0]
     spacing = mask.spacing_mm[::-1]
-    distance = np.clip(signed_edt(solid, spacing), -6.0, 6.0)
+    distance = np.clip(signed_edt(solid, spacing), -CAP_MM, CAP_MM)
     shape = (grid.values.shape[0], grid.values.shape[1], grid.values.shape[2])
     resampled = Volume(distance, affine).resampled(
-        grid.lps_from_ijk[:3, 3], grid.lps_from_ijk[:3, :3], shape, order=1, outside=6.0
+        grid.lps_from_ijk[:3, 3], grid.lps_from_ijk[:3, :3], shape, order=1, outside=CAP_MM
     )
     blur = [max(0.6, 0.45 * s) / use.grid_mm for s in spacing]
-    return np.asarray(ndimage.gaussian_filter(resampled.values, blur), dtype=np.float32)
+    return gaussian(resampled.values, blur)
 
 
 def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:
@@ -153,7 +165,7 @@ def _isosurface(surface: Grid, solid: Mask) -> Triangles:
     return vertices.astype(np.float64), faces.astype(np.int32)
 
 
-def _moved(
+def moved_surface(
     triangles: Triangles, shift_mm: NDArray[np.float64], solid: Mask, use: SurfaceSettings
 ) -> tuple[Triangles, Mask]:
     """The surface at the distance from itself that each place is to be moved by: such a surface cannot fold.
@@ -161,9 +173,12 @@ def _moved(
     (Vertices moved along their normals cross each other in grooves.)
     """
     vertices, faces = triangles
-    reach_mm = float(np.abs(shift_mm).max()) + 2.0 * use.grid_mm
+    low, high = float(shift_mm.min()), float(shift_mm.max())
+    # Where the new surface may pass, and one voxel to both sides with what the voxel distance may be off.
+    around_mm = 1.9 * use.grid_mm
     distance = signed_edt(solid, (use.grid_mm,) * 3)
-    band = np.abs(distance) < reach_mm
+    band = (distance > low - around_mm) & (distance < high + around_mm)
+    distance -= np.where(distance < low, np.float32(low), np.float32(high))
     places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
     exact, face = nearest_on_mesh(places, vertices * use.grid_mm, faces)
     by_face = shift_mm[faces].mean(axis=1)
