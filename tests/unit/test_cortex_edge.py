@@ -12,7 +12,7 @@ from scipy import ndimage
 from service.geometry.blurred_sheet import Blur, SheetSettings, estimate_blur, fit_sheets
 from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.cortex_edge import CortexSettings, find_cortex_edge, limited
-from service.geometry.outer_surface import moved_surface
+from service.geometry.outer_surface import moved
 from service.workflow.tasks.verify_task import settings_for
 
 USE = SheetSettings()
@@ -173,8 +173,8 @@ def test_moved_surface_lies_where_it_was_sent_and_keeps_one_inside(shift_mm: tup
     outwards = vertices - np.array([30, 28, 32])
     share = 0.5 + 0.5 * outwards[:, 2] / np.linalg.norm(outwards, axis=1)
     wanted = shift_mm[0] + share * (shift_mm[1] - shift_mm[0])
-    (moved, _), inside = moved_surface((vertices, faces), wanted, ball < 0, SurfaceSettings())
-    away = moved - np.array([30, 28, 32])
+    field, inside = moved((vertices, faces), wanted, ball < 0, ball.copy(), SurfaceSettings())
+    away = marching_cubes(field, 0.0)[0] - np.array([30, 28, 32])
     share = 0.5 + 0.5 * away[:, 2] / np.linalg.norm(away, axis=1)
     reached = 0.5 * np.linalg.norm(away, axis=1) - 9.2
     np.testing.assert_allclose(reached, shift_mm[0] + share * (shift_mm[1] - shift_mm[0]), atol=0.06)
