@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.geometry.cortex_edge import CortexSettings
+from service.geometry.filters import gaussian
+from service.geometry.parallel import in_threads
 
 Array = NDArray[np.float64]
 Grid = NDArray[np.float32]
 
 STEP_MM = 0.25
+#: Profiles taken by one thread before the next piece: their samples stay in the cache.
+ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -53,74 +57,87 @@ def find_edge(hu: Grid, soft: Grid, use: SurfaceSettings) -> Edge:
     """Walk along the normals of the boundary `soft == 0` (signed distance, mm): outwards while it is bone, else
     inwards until it is. Contact with other bone shows as no fall below the threshold, and stays undefined."""
     near = np.abs(soft) < 0.75
-    profile, inward = _profiles(hu, soft, near, use)
-    found = _crossing(profile, np.full(len(profile), use.threshold_hu), inward)
+    places = np.argwhere(near)
+
+    def part(rows: slice) -> Array:
+        return _offsets(hu, soft, places[rows], use)
+
+    cuts = [slice(n, n + ROWS_AT_ONCE) for n in range(0, len(places), ROWS_AT_ONCE)]
+    found = np.concatenate(in_threads(part, cuts)) if cuts else np.zeros(0)
     known = np.isfinite(found)
     on_surface = np.abs(soft[near]) < 0.3
     share = float(1.0 - known[on_surface].mean()) if on_surface.any() else 1.0
     spread = _Spread(near, known, use)
-    offset = spread.carried(np.where(known, found, 0.0), 0.0)
+    offset = spread.carried(np.where(known, found, 0.0))
     return Edge(offset * spread.weight, spread.weight, share)
 
 
-def _profiles(
-    hu: Grid, soft: Grid, near: NDArray[np.bool_], use: SurfaceSettings
-) -> tuple[NDArray[np.float64], int]:
-    """HU along the outward normal of each boundary voxel (N, M), every `STEP_MM`, and the index of the boundary."""
-    places = np.argwhere(near)
-    gradient = np.stack([np.gradient(soft, axis=a)[near] for a in range(3)], axis=1)
+def _offsets(hu: Grid, soft: Grid, places: NDArray[np.intp], use: SurfaceSettings) -> Array:
+    """Offset (N,) mm of the edge along the outward normal of each boundary voxel (N, 3); NaN where there is none."""
+    gradient = _gradient_at(soft, places)
     normal = gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
-    inward, outward = round(use.search_inward_mm / STEP_MM), round(use.search_outward_mm / STEP_MM)
-    offsets = STEP_MM * np.arange(-inward, outward + 1)
-    base = places - soft[near][:, None] * normal / use.grid_mm
-    where = base[:, None, :] + offsets[None, :, None] * normal[:, None, :] / use.grid_mm
-    values = ndimage.map_coordinates(hu, where.reshape(-1, 3).T, order=1, mode="nearest")
-    return values.reshape(len(places), len(offsets)).astype(np.float64), inward
+    base = places - soft[tuple(places.T)][:, None] * normal / use.grid_mm
 
+    def above(rows: NDArray[np.bool_], steps: NDArray[np.int_]) -> Array:
+        """HU over the threshold (N, M) so many steps outwards of the boundary."""
+        along = (STEP_MM / use.grid_mm) * steps[None, :, None]
+        where = base[rows, None, :] + along * normal[rows, None, :]
+        values = ndimage.map_coordinates(hu, where.reshape(-1, 3).T, order=1, mode="nearest")
+        return np.asarray(values.reshape(-1, len(steps)).astype(np.float64) - use.threshold_hu)
 
-def _crossing(profile: Array, level: Array, inward: int) -> Array:
-    """Offset (N,) mm at which each profile falls below its level; NaN where it does not."""
-    above = profile - level[:, None]
-    found = np.full(len(profile), np.nan)
-    bone_here = above[:, inward] >= 0
-    for k in range(inward):  # from deep to the boundary, so that the outermost rise wins
-        a, b = above[:, k], above[:, k + 1]
-        rise = ~bone_here & (a >= 0) & (b < 0)
-        found = np.where(rise, STEP_MM * (k - inward + a / np.maximum(a - b, 1e-6)), found)
-    for k in range(profile.shape[1] - 2, inward - 1, -1):
-        a, b = above[:, k], above[:, k + 1]
-        fall = bone_here & (a >= 0) & (b < 0)
-        found = np.where(fall, STEP_MM * (k - inward + a / np.maximum(a - b, 1e-6)), found)
+    everywhere = np.ones(len(places), dtype=bool)
+    bone = above(everywhere, np.zeros(1, dtype=int))[:, 0] >= 0
+    found = np.full(len(places), np.nan)
+    outwards = above(bone, np.arange(round(use.search_outward_mm / STEP_MM) + 1))
+    found[bone] = STEP_MM * _first_fall(outwards)
+    inwards = above(~bone, -np.arange(round(use.search_inward_mm / STEP_MM) + 1))
+    found[~bone] = -STEP_MM * _first_fall(-inwards)
     return found
 
 
+def _first_fall(profile: Array) -> Array:
+    """Where (N,), in steps, each profile (N, M) first falls through zero; NaN where it does not."""
+    falls = (profile[:, :-1] >= 0) & (profile[:, 1:] < 0)
+    k, row = np.argmax(falls, axis=1), np.arange(len(profile))
+    before, after = profile[row, k], profile[row, k + 1]
+    return np.where(falls[row, k], k + before / np.maximum(before - after, 1e-6), np.nan)
+
+
+def _gradient_at(values: Grid, places: NDArray[np.intp]) -> Grid:
+    """`np.gradient` per voxel at the voxels (N, 3) alone, (N, 3)."""
+    out = np.empty(places.shape, dtype=values.dtype)
+    for axis, size in enumerate(values.shape):
+        after, before = places.copy(), places.copy()
+        np.minimum(after[:, axis] + 1, size - 1, out=after[:, axis])
+        np.maximum(before[:, axis] - 1, 0, out=before[:, axis])
+        width = np.maximum(after[:, axis] - before[:, axis], 1).astype(values.dtype)
+        out[:, axis] = (values[tuple(after.T)] - values[tuple(before.T)]) / width
+    return out
+
+
 class _Spread:
-    """Carries values from the boundary band to the space around it, smoothed along the surface."""
+    """Carries values from the boundary band to the space around it, smoothed along the surface.
+
+    Beyond 4 mm from the band weight and values are zero: no surface is sought there.
+    """
 
     def __init__(self, near: NDArray[np.bool_], known: NDArray[np.bool_], use: SurfaceSettings) -> None:
         self._near, self._sigma = near, 1.0 / use.grid_mm
-        band = np.zeros(near.shape, dtype=np.float32)
-        trust = band.copy()
-        band[near], trust[near] = 1.0, known
-        total = ndimage.gaussian_filter(band, self._sigma)
-        self._trust = ndimage.gaussian_filter(trust, self._sigma)
+        total = self._spread(np.ones(len(known)))
+        self._trust = self._spread(known.astype(np.float64))
         # Ramp: fully trusted from three quarters known, not at all below one quarter (blend of about 1-2 mm).
-        weight = np.clip((self._trust / np.maximum(total, 1e-6) - 0.25) / 0.5, 0.0, 1.0).astype(np.float32)
-        far = total < 1e-5
-        self._nearest = (
-            tuple(ndimage.distance_transform_edt(far, return_distances=False, return_indices=True))
-            if far.any()
-            else None
+        self.weight: Grid = np.clip((self._trust / np.maximum(total, 1e-6) - 0.25) / 0.5, 0.0, 1.0).astype(
+            np.float32
         )
-        self.weight = self._reaching(weight)
 
-    def carried(self, values: Array, otherwise: float) -> Grid:
-        """Mean of the known values (zero where unknown) near each point; `otherwise` where none is near."""
+    def carried(self, values: Array) -> Grid:
+        """Mean of the known values (zero where unknown) near each point."""
+        field = self._spread(values)
+        return np.asarray(
+            np.where(self._trust > 1e-6, field / np.maximum(self._trust, 1e-6), np.float32(0.0))
+        )
+
+    def _spread(self, values: Array) -> Grid:
         field = np.zeros(self._near.shape, dtype=np.float32)
         field[self._near] = values
-        field = ndimage.gaussian_filter(field, self._sigma)
-        mean = np.where(self._trust > 1e-6, field / np.maximum(self._trust, 1e-6), np.float32(otherwise))
-        return self._reaching(mean.astype(np.float32))
-
-    def _reaching(self, values: Grid) -> Grid:
-        return values if self._nearest is None else np.asarray(values[self._nearest])
+        return gaussian(field, self._sigma)

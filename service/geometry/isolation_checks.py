@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage import measure
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Landmarks, Quality, Seeds
@@ -183,17 +183,15 @@ def surface_measures(
 ) -> dict[str, float]:
     """What the surface and its mask say of themselves; units in the names."""
     field = surface.field
-    index = np.argwhere(mask.values)[:, ::-1].astype(np.float64)
-    at = ct.to_ijk(mask.to_lps(index))
-    top = np.array(ct.values.shape[::-1]) - 1
+    solid = field.values < 0
     # Face-, edge- and vertex-consistent Euler number of the solid: 1 body - tunnels + voids.
-    euler = int(measure.euler_number(field.values < 0, connectivity=1))
+    euler = euler_number(solid)
     return {
-        "volume_ml": round(float(np.count_nonzero(field.values < 0)) * field.voxel_ml, 2),
+        "volume_ml": round(float(np.count_nonzero(solid)) * field.voxel_ml, 2),
         "share_without_threshold": round(surface.share_without_threshold, 4),
         "surface_moved_mm": round(surface.taken.moved_mm, 4),
         **_edge_measures(surface.edge),
-        "edge_voxels": float(np.any((at < 0.5) | (at > top - 0.5), axis=1).sum()),
+        "edge_voxels": float(_edge_voxels(ct, mask)),
         "tunnels": float(1 - euler),
         "metal_ml": metal_ml(ct, mask, gates),
     }
@@ -213,9 +211,36 @@ def _edge_measures(edge: CortexEdge) -> dict[str, float]:
     return found
 
 
+def euler_number(solid: NDArray[np.bool_]) -> int:
+    """Bodies - tunnels + voids of the solid (Z, Y, X) whose voxels hang together by their faces.
+
+    Corners - edges + squares - cubes of the lattice of its voxel centres.
+    """
+    total = 0
+    for axes in product((False, True), repeat=3):
+        part = solid
+        for axis in np.flatnonzero(axes):
+            lines = np.moveaxis(part, axis, 0)
+            part = np.moveaxis(lines[1:] & lines[:-1], 0, axis)
+        total += (-1) ** sum(axes) * int(np.count_nonzero(part))
+    return total
+
+
+def _first_voxel(ct: Volume, mask: Volume) -> NDArray[np.intp]:
+    """(3,) index (k, j, i) in the CT of the first voxel of a mask that lies on the CT's voxels."""
+    return np.asarray(np.rint(ct.to_ijk(mask.to_lps(np.zeros((1, 3))))[0])[::-1].astype(np.intp))
+
+
+def _edge_voxels(ct: Volume, mask: Volume) -> int:
+    """How many voxels of the mask lie in the outermost layers of the scan."""
+    sizes = zip(_first_voxel(ct, mask), ct.values.shape, strict=True)
+    inner = tuple(slice(max(0, 1 - first), max(0, size - 1 - first)) for first, size in sizes)
+    return int(np.count_nonzero(mask.values) - np.count_nonzero(mask.values[inner]))
+
+
 def metal_ml(ct: Volume, mask: Volume, gates: GateSettings) -> float:
     """Volume of what is too dense for bone within the mask's own grid, which lies on the CT's voxels."""
-    i, j, k = np.rint(ct.to_ijk(mask.to_lps(np.zeros((1, 3))))[0]).astype(int)
+    k, j, i = _first_voxel(ct, mask)
     depth, rows, columns = mask.values.shape
     part = ct.values[k : k + depth, j : j + rows, i : i + columns]
     return round(float(np.count_nonzero(part > gates.metal_hu)) * ct.voxel_ml, 3)

@@ -136,10 +136,11 @@ def _marrow_of_tips(
     for axis in range(3):
         sections, out = np.moveaxis(every, axis, 0), np.moveaxis(marrow, axis, 0)
         for n in np.flatnonzero(np.moveaxis(tips, axis, 0).any(axis=(1, 2))):
-            labels, count = ndimage.label(ndimage.binary_fill_holes(sections[n]) & ~sections[n])
-            sizes = np.bincount(labels.ravel(), minlength=count + 1)
-            sizes[0] = 0
-            out[n] |= (sizes > 0)[labels] & (sizes * step_mm**2 <= most_mm2)[labels]
+            labels = cc3d.connected_components(np.pad(~sections[n], 1, constant_values=True), connectivity=4)
+            sizes = np.bincount(labels.ravel())
+            hole = (sizes > 0) & (sizes * step_mm**2 <= most_mm2)
+            hole[[0, labels[0, 0]]] = False  # the section itself, and what lies around it
+            out[n] |= hole[labels[1:-1, 1:-1]]
     return np.asarray(ndimage.binary_closing(marrow | every, iterations=1) & near & ~start)
 
 

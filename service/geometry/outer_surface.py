@@ -8,6 +8,7 @@ and both are blended over 1-2 mm. That surface is then moved to the edge of the 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cc3d
@@ -18,14 +19,18 @@ from skimage import measure
 
 from service.errors import GeometryError
 from service.geometry.anatomy import SurfaceTaken
-from service.geometry.bone_edge import SurfaceSettings, find_edge
+from service.geometry.bone_edge import Edge, SurfaceSettings, find_edge
 from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited
+from service.geometry.filters import gaussian, gradient_magnitude
 from service.geometry.mesh_grid import nearest_on_mesh, point_mesh_distance, signed_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Triangles = tuple[NDArray[np.float64], NDArray[np.int32]]
+
+#: Farther than this from the mask's boundary no surface is looked for.
+CAP_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,42 +60,48 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
     """
     use = settings or SurfaceSettings()
     grid, hu = _working_grid(ct, mask, use)
-    soft = _mask_distance(mask, grid, use)
-    edge = find_edge(hu, soft, use)
-    guide = soft - edge.offset
-    slope = np.maximum(ndimage.gaussian_gradient_magnitude(hu, 0.5 / use.grid_mm) / use.grid_mm, 40.0)
-    threshold = np.clip((np.float32(use.threshold_hu) - hu) / slope, -3.0, 3.0)
-    weight = edge.weight
-    # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
-    # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
-    surface = np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
-    surface = _pores_closed(surface, use)
-    blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
-    surface = ndimage.gaussian_filter(surface, blur / use.grid_mm)
-    solid = _one_body(surface < 0)
-    triangles = _isosurface(surface, solid)
     how = use.cortex if use.correct_bias else replace(use.cortex, every=use.cortex.every_to_measure)
-    cortex = find_cortex_edge(hu, *triangles, _slice_normal(ct), use.grid_mm, how)
-    taken = SurfaceTaken(
-        "threshold", 0.0, cortex.bias_mm, cortex.why or "The threshold's surface was asked for."
-    )
-    if use.correct_bias and cortex.shift_mm is not None:
-        shift_mm = limited(*triangles, cortex.shift_mm, solid, use.grid_mm, use.cortex)
-        triangles, solid = _moved(triangles, shift_mm, solid, use)
-        taken = SurfaceTaken("bone_edge", -float(shift_mm.mean()), 0.0)
-    field = Volume(_metric(triangles, solid, use), grid.lps_from_ijk, ct.frame_of_reference_uid)
+    # Beside what waits for one core alone; neither needs the other.
+    with ThreadPoolExecutor(1) as beside:
+        slope = beside.submit(gradient_magnitude, hu, 0.5 / use.grid_mm)
+        soft = _mask_distance(mask, grid, use)
+        edge = find_edge(hu, soft, use)
+        surface = _pores_closed(_at_the_threshold(hu, soft, edge, slope.result() / use.grid_mm, use), use)
+        blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
+        surface = gaussian(surface, blur / use.grid_mm)
+        solid = _one_body(surface < 0)
+        distance = beside.submit(signed_edt, solid, (use.grid_mm,) * 3)
+        triangles = _isosurface(surface, solid)
+        cortex = find_cortex_edge(hu, *triangles, _slice_normal(ct), use.grid_mm, how)
+        taken = SurfaceTaken(
+            "threshold", 0.0, cortex.bias_mm, cortex.why or "The threshold's surface was asked for."
+        )
+        if use.correct_bias and cortex.shift_mm is not None:
+            shift_mm = limited(*triangles, cortex.shift_mm, solid, use.grid_mm, use.cortex)
+            surface, solid = moved(triangles, shift_mm, solid, distance.result(), use)
+            distance = beside.submit(signed_edt, solid, (use.grid_mm,) * 3)
+            triangles = _isosurface(surface, solid)
+            taken = SurfaceTaken("bone_edge", -float(shift_mm.mean()), 0.0)
+        values = _metric(triangles, solid, distance.result(), use)
+    field = Volume(values, grid.lps_from_ijk, ct.frame_of_reference_uid)
     return OuterSurface(field, edge.share_without_threshold, cortex, taken)
 
 
+def _at_the_threshold(hu: Grid, soft: Grid, edge: Edge, slope: Grid, use: SurfaceSettings) -> Grid:
+    """Signed distance (mm) to the threshold where the CT crosses it near the mask's boundary, else to that boundary.
+
+    slope : HU per mm.
+    """
+    guide, weight = soft - edge.offset, edge.weight
+    threshold = np.clip((np.float32(use.threshold_hu) - hu) / np.maximum(slope, 40.0), -3.0, 3.0)
+    # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
+    # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
+    return np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
+
+
 def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volume, Grid]:
-    index = np.argwhere(mask.values)
-    if not len(index):
-        raise GeometryError(
-            "The mask of the vertebra is empty.",
-            next_step="Give a mask in which the vertebra's voxels are not zero.",
-            code="geometry.empty_mask",
-        )
-    low, high = index.min(axis=0)[::-1] - 0.5, index.max(axis=0)[::-1] + 0.5
+    box = _box_of(mask)[::-1]
+    low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
     corners = np.array([[low, high][(n >> a) & 1][a] for n in range(8) for a in range(3)]).reshape(8, 3)
     points = mask.to_lps(corners)
     start = np.floor((points.min(axis=0) - use.margin_mm) / use.grid_mm) * use.grid_mm
@@ -104,25 +115,39 @@ def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volum
     return Volume(np.broadcast_to(np.float32(0), shape), hu.lps_from_ijk), hu.values
 
 
+def _box_of(mask: Volume) -> tuple[slice, slice, slice]:
+    """Bounding box (k, j, i) of the mask's voxels."""
+    found = ndimage.find_objects((mask.values != 0).view(np.uint8))
+    if not found:
+        raise GeometryError(
+            "The mask of the vertebra is empty.",
+            next_step="Give a mask in which the vertebra's voxels are not zero.",
+            code="geometry.empty_mask",
+        )
+    k, j, i = found[0]
+    return k, j, i
+
+
 def _mask_distance(mask: Volume, grid: Volume, use: SurfaceSettings) -> Grid:
     """Signed distance to the mask's boundary on the working grid, without the stairs of its voxels."""
-    index = np.argwhere(mask.values)
-    pad = [int(np.ceil(10.0 / s)) for s in mask.spacing_mm[::-1]]
-    low = np.maximum(index.min(axis=0) - pad, 0)
-    high = np.minimum(index.max(axis=0) + 1 + pad, mask.values.shape)
+    box = _box_of(mask)
+    # Room for all distances within the cap; beyond it there are no others.
+    pad = [int(np.ceil(CAP_MM / s)) + 1 for s in mask.spacing_mm[::-1]]
+    low = [max(s.start - p, 0) for s, p in zip(box, pad, strict=True)]
+    high = [min(s.stop + p, n) for s, p, n in zip(box, pad, mask.values.shape, strict=True)]
     part = mask.crop((low[2], low[1], low[0]), (high[2], high[1], high[0]))
     # Outside the mask's own array it is not bone: one layer of nothing keeps the boundary closed there.
     solid = np.pad(part.values != 0, 1)
     affine = part.lps_from_ijk.copy()
     affine[:3, 3] = part.to_lps(np.array([[-1.0, -1.0, -1.0]]))[0]
     spacing = mask.spacing_mm[::-1]
-    distance = np.clip(signed_edt(solid, spacing), -6.0, 6.0)
+    distance = np.clip(signed_edt(solid, spacing), -CAP_MM, CAP_MM)
     shape = (grid.values.shape[0], grid.values.shape[1], grid.values.shape[2])
     resampled = Volume(distance, affine).resampled(
-        grid.lps_from_ijk[:3, 3], grid.lps_from_ijk[:3, :3], shape, order=1, outside=6.0
+        grid.lps_from_ijk[:3, 3], grid.lps_from_ijk[:3, :3], shape, order=1, outside=CAP_MM
     )
     blur = [max(0.6, 0.45 * s) / use.grid_mm for s in spacing]
-    return np.asarray(ndimage.gaussian_filter(resampled.values, blur), dtype=np.float32)
+    return gaussian(resampled.values, blur)
 
 
 def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:
@@ -153,29 +178,33 @@ def _isosurface(surface: Grid, solid: Mask) -> Triangles:
     return vertices.astype(np.float64), faces.astype(np.int32)
 
 
-def _moved(
-    triangles: Triangles, shift_mm: NDArray[np.float64], solid: Mask, use: SurfaceSettings
-) -> tuple[Triangles, Mask]:
+def moved(
+    triangles: Triangles, shift_mm: NDArray[np.float64], solid: Mask, distance: Grid, use: SurfaceSettings
+) -> tuple[Grid, Mask]:
     """The surface at the distance from itself that each place is to be moved by: such a surface cannot fold.
 
     (Vertices moved along their normals cross each other in grooves.)
+
+    Parameters
+    ----------
+    distance : signed voxel distance of `solid`, mm; overwritten and handed out as the field of the new surface.
     """
     vertices, faces = triangles
-    reach_mm = float(np.abs(shift_mm).max()) + 2.0 * use.grid_mm
-    distance = signed_edt(solid, (use.grid_mm,) * 3)
-    band = np.abs(distance) < reach_mm
+    low, high = float(shift_mm.min()), float(shift_mm.max())
+    # Where the new surface may pass, and one voxel to both sides with what the voxel distance may be off.
+    around_mm = 1.9 * use.grid_mm
+    band = (distance > low - around_mm) & (distance < high + around_mm)
+    distance -= np.where(distance < low, np.float32(low), np.float32(high))
     places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
     exact, face = nearest_on_mesh(places, vertices * use.grid_mm, faces)
     by_face = shift_mm[faces].mean(axis=1)
     distance[band] = np.where(solid[band], -exact, exact) - by_face[face]
-    inside = _one_body(distance < 0)
-    return _isosurface(distance, inside), inside
+    return distance, _one_body(distance < 0)
 
 
-def _metric(triangles: Triangles, solid: Mask, use: SurfaceSettings) -> Grid:
-    """True distances: exact to the triangles in a band, voxel distances beyond, capped."""
+def _metric(triangles: Triangles, solid: Mask, distance: Grid, use: SurfaceSettings) -> Grid:
+    """True distances: exact to the triangles in a band, voxel distances (`distance`, overwritten) beyond, capped."""
     vertices, faces = triangles
-    distance = signed_edt(solid, (use.grid_mm,) * 3)
     band = (distance > -use.exact_inside_mm) & (distance < use.exact_outside_mm)
     places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
     exact = point_mesh_distance(places, vertices * use.grid_mm, faces)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -41,62 +40,7 @@ def taking_turns() -> Iterator[Callable[[Callable[[T], object], Iterable[T]], No
         yield turn
 
 
-def affine_resampled(
-    values: NDArray[Any],
-    matrix: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    *,
-    order: int,
-    outside: float,
-) -> NDArray[np.float32]:
-    """`scipy.ndimage.affine_transform` in slabs of the new array's first axis; (K, J, I) float32.
-
-    Parameters
-    ----------
-    matrix : (3, 3) index from index, or its diagonal (3,), which is much faster.
-    """
-    # here, because the daemon imports this module for its types and resamples nothing itself
-    from scipy import ndimage
-
-    if order > 1:
-        values = _spline_coefficients(values, order)
-    out = np.empty(shape, dtype=np.float32)
-
-    def fill(slab: slice) -> None:
-        start = matrix[:, 0] if matrix.ndim == 2 else np.array([matrix[0], 0.0, 0.0])
-        ndimage.affine_transform(
-            values,
-            matrix,
-            offset=offset + slab.start * start,
-            output_shape=out[slab].shape,
-            output=out[slab],
-            order=order,
-            mode="constant",
-            cval=outside,
-            prefilter=False,
-        )
-
-    in_threads(fill, slabs(shape[0], out.size))
-    return out
-
-
-def _spline_coefficients(values: NDArray[Any], order: int) -> NDArray[np.float64]:
-    """What `affine_transform` would make of `values` before it asks them at places between samples."""
-    from scipy import ndimage
-
-    out: NDArray[np.float64] = values.astype(np.float64)
-    for axis in range(3):
-        _along(
-            out,
-            out,
-            axis,
-            lambda part, to, at: ndimage.spline_filter1d(part, order, at, output=to, mode="constant"),
-        )
-    return out
-
-
-def _along(
+def along_axis(
     source: NDArray[Any],
     out: NDArray[Any],
     axis: int,

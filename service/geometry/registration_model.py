@@ -14,6 +14,7 @@ from scipy import ndimage
 from skimage import measure
 
 from service.errors import GeometryError
+from service.geometry.filters import gaussian
 from service.geometry.mesh_grid import unsigned_edt
 from service.geometry.volume import Volume
 
@@ -94,7 +95,7 @@ def build_model(ct: Volume, mask: Volume, settings: ModelSettings | None = None)
     crop = ct.crop_to_lps_box(box, half)
     sigma = [settings.smoothing_mm / s for s in crop.spacing_mm[::-1]]
     smooth = Volume(
-        ndimage.gaussian_filter(np.clip(crop.values.astype(np.float32), *HU_RANGE), sigma),
+        gaussian(np.clip(crop.values.astype(np.float32), *HU_RANGE), sigma),
         crop.lps_from_ijk,
         ct.frame_of_reference_uid,
     )
@@ -123,7 +124,6 @@ def build_model(ct: Volume, mask: Volume, settings: ModelSettings | None = None)
 def _depth(mask: Volume, grid: Volume) -> Volume:
     """Signed distance (mm, negative inside) to the mask's surface on the grid of `grid`."""
     spacing = grid.spacing_mm
-    k, j, i = np.indices(grid.values.shape).reshape(3, -1)
     if np.allclose(mask.lps_from_ijk[:3, :3], grid.lps_from_ijk[:3, :3]):
         corner = np.round(mask.to_ijk(grid.to_lps(np.zeros((1, 3))))[0]).astype(int)
         inside = np.zeros(grid.values.shape, dtype=bool)
@@ -135,13 +135,14 @@ def _depth(mask: Volume, grid: Volume) -> Volume:
             source.append(slice(start + offset, max(start, stop) + offset))
         inside[tuple(target)] = mask.values[tuple(source)] > 0
     else:
+        k, j, i = np.indices(grid.values.shape).reshape(3, -1)
         inside = mask.sample(grid.to_lps(np.stack([i, j, k], axis=1)), outside=0.0).reshape(
             grid.values.shape
         ) > (0.5)
     sampling = spacing[::-1]
     signed = unsigned_edt(~inside, sampling) - unsigned_edt(inside, sampling)
     # The two transforms meet half a voxel off the boundary on both sides; a light blur joins them.
-    signed = ndimage.gaussian_filter(signed, [0.6 / s for s in sampling])
+    signed = gaussian(signed, [0.6 / s for s in sampling])
     return Volume(signed, grid.lps_from_ijk)
 
 
@@ -162,12 +163,16 @@ def _texture(smooth: Volume, depth: Volume, settings: ModelSettings) -> tuple[Ar
     if len(where) > settings.intensity_points:
         chosen = np.random.default_rng(22).choice(len(where), settings.intensity_points, replace=False)
         where = where[chosen]
-    fine, wide = (
-        ndimage.gaussian_filter(smooth.values, [width / s for s in smooth.spacing_mm[::-1]])
-        for width in settings.marrow_band_mm
-    )
-    band = fine - wide
-    return smooth.to_lps(where[:, ::-1]), band[tuple(where.T)].astype(np.float64)
+    if not len(where):
+        return np.zeros((0, 3)), np.zeros(0)
+    # Only what the widest filter sees from these points.
+    spacing = np.array(smooth.spacing_mm[::-1])
+    reach = np.ceil(5.0 * max(settings.marrow_band_mm) / spacing).astype(int)
+    low = np.maximum(where.min(axis=0) - reach, 0)
+    seen = smooth.values[tuple(slice(a, b) for a, b in zip(low, where.max(axis=0) + reach + 1, strict=True))]
+    at = tuple((where - low).T)
+    fine, wide = (gaussian(seen, list(width / spacing))[at] for width in settings.marrow_band_mm)
+    return smooth.to_lps(where[:, ::-1]), (fine - wide).astype(np.float64)
 
 
 def _surface(depth: Volume, settings: ModelSettings) -> tuple[Array, Array]:
@@ -209,6 +214,9 @@ def _coarse(smooth: Volume, depth: Volume, settings: ModelSettings) -> tuple[Vol
     pick = tuple(slice(None, None, s) for s in steps)
     affine = smooth.lps_from_ijk.copy()
     affine[:3, :3] = affine[:3, :3] * steps[::-1]
-    blurred = ndimage.gaussian_filter(smooth.values, sigma)[pick]
+    blurred = smooth.values
+    for axis in range(3):  # each axis thinned out before the next one is filtered
+        blurred = ndimage.gaussian_filter1d(blurred, sigma[axis], axis)
+        blurred = np.ascontiguousarray(blurred[(slice(None),) * axis + (pick[axis],)])
     weight = np.clip((settings.coarse_zone_mm - depth.values[pick]) / 3.0, 0, 1).astype(np.float32)
     return Volume(blurred, affine), Volume(weight, affine)

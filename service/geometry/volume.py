@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError
-from service.geometry.parallel import affine_resampled
+from service.geometry.resampling import affine_resampled
 
 Array = NDArray[np.float64]
 

@@ -56,7 +56,7 @@ _LONG_TEXT = 64 << 10
 _LONG_NUMBERS = 1 << 20
 _TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBER_VRS = frozenset(("FD", "FL", "SL", "SS", "UL", "US", "AT"))
-_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _DEFERRED_BYTES = 16 << 20
 _PARSED_LATE = frozenset(tag_for_keyword(word) for word in (
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SegmentSequence",

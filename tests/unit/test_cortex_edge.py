@@ -12,6 +12,7 @@ from scipy import ndimage
 from service.geometry.blurred_sheet import Blur, SheetSettings, estimate_blur, fit_sheets
 from service.geometry.bone_edge import SurfaceSettings, find_edge
 from service.geometry.cortex_edge import CortexSettings, find_cortex_edge, limited
+from service.geometry.outer_surface import moved
 from service.workflow.tasks.verify_task import settings_for
 
 USE = SheetSettings()
@@ -160,3 +161,22 @@ def test_verification_takes_the_bias_off_a_thresholded_model_only(
     report.write_text(json.dumps({"isolation": isolation}), "utf-8")
     assert settings_for({"model_report": str(report)}).bone_edge_mm == wanted_mm
     assert settings_for({}).bone_edge_mm == 0.18
+
+
+@pytest.mark.parametrize("shift_mm", [(1.6, 1.6), (-1.6, -1.6), (-0.9, 1.3)], ids=["out", "in", "either way"])
+def test_moved_surface_lies_where_it_was_sent_and_keeps_one_inside(shift_mm: tuple[float, float]) -> None:
+    from skimage.measure import marching_cubes
+
+    at = np.indices((60, 56, 64)).astype(np.float32) - np.array([30, 28, 32])[:, None, None, None]
+    ball = 0.5 * np.sqrt((at**2).sum(axis=0)) - np.float32(9.2)
+    vertices, faces, _, _ = marching_cubes(ball, 0.0)
+    outwards = vertices - np.array([30, 28, 32])
+    share = 0.5 + 0.5 * outwards[:, 2] / np.linalg.norm(outwards, axis=1)
+    wanted = shift_mm[0] + share * (shift_mm[1] - shift_mm[0])
+    field, inside = moved((vertices, faces), wanted, ball < 0, ball.copy(), SurfaceSettings())
+    away = marching_cubes(field, 0.0)[0] - np.array([30, 28, 32])
+    share = 0.5 + 0.5 * away[:, 2] / np.linalg.norm(away, axis=1)
+    reached = 0.5 * np.linalg.norm(away, axis=1) - 9.2
+    np.testing.assert_allclose(reached, shift_mm[0] + share * (shift_mm[1] - shift_mm[0]), atol=0.06)
+    inside_mm3 = 0.125 * np.count_nonzero(inside)
+    assert inside_mm3 == pytest.approx(4 / 3 * np.pi * (9.2 + np.mean(shift_mm)) ** 3, rel=0.06)

@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from skimage.measure import euler_number
+from skimage import measure
 
 from service.errors import GeometryError
 from service.geometry.anatomy import Seeds
 from service.geometry.bone_edge import SurfaceSettings
 from service.geometry.isolation import Isolation, IsolationSettings, isolate_vertebra, isolation_from_mask
-from service.geometry.isolation_checks import GateSettings, between_levels
+from service.geometry.isolation_checks import GateSettings, between_levels, euler_number, surface_measures
 from service.geometry.outer_surface import OuterSurface, outer_surface
 from service.geometry.templates import shipped_templates, templates_for
 from service.geometry.volume import Volume
@@ -67,10 +67,29 @@ def test_corrected_surface_is_selectable_and_lies_nearer_to_the_edge() -> None:
     # These edges are no Gaussians and the voxels are coarse for them, so that the fit overshoots.
     assert np.mean(np.abs(offset)) < 0.7 * np.mean(plain)
     assert np.mean(plain) - np.mean(offset) == pytest.approx(corrected.taken.moved_mm, abs=0.1)
-    openings = [
-        int(1 - euler_number(f.values < 0, connectivity=1)) for f in (from_mask().outer, corrected.field)
-    ]
+    openings = [int(1 - euler_number(f.values < 0)) for f in (from_mask().outer, corrected.field)]
     assert openings[1] <= openings[0]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_euler_number_is_that_of_scikit_image(share: float) -> None:
+    solid = np.random.default_rng(7).random((9, 14, 11)) < share
+    for part in (solid, solid[:1], np.pad(solid, 2), np.zeros_like(solid)):
+        assert euler_number(part) == measure.euler_number(part, connectivity=1)
+
+
+def test_voxels_in_the_outermost_layers_of_the_scan_are_counted() -> None:
+    ct, mask = scan()
+    whole = from_mask()
+    assert whole.quality.measures["edge_voxels"] == 0
+    k, j, i = (slice(int(n.min()), int(n.max()) + 1) for n in np.nonzero(mask.values))
+    cut = ct.crop((i.start, j.start + 3, k.start), (ct.values.shape[2], ct.values.shape[1], k.stop - 4))
+    part = mask.crop((i.start, j.start + 3, k.start), (ct.values.shape[2], ct.values.shape[1], k.stop - 4))
+    surface = outer_surface(cut, part, settings=AS_IT_IS.surface)
+    counted = surface_measures(cut, part, surface, GateSettings())["edge_voxels"]
+    border = np.ones(part.values.shape, dtype=bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    assert counted == np.count_nonzero(part.values[border]) > 0
 
 
 def test_field_is_a_distance_near_the_surface() -> None:

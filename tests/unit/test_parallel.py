@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from service.geometry.evidence import QuickField
-from service.geometry.parallel import WORTH_SAMPLES, affine_resampled, in_threads, slabs
+from service.geometry.parallel import WORTH_SAMPLES, in_threads, slabs
+from service.geometry.resampling import affine_resampled
 
 TURN = np.array([[0.9, 0.1, 0.0], [-0.1, 0.8, 0.2], [0.05, -0.1, 1.1]])
 
