@@ -10,14 +10,12 @@ from scipy import ndimage
 
 from service.geometry.cortex_edge import CortexSettings
 from service.geometry.filters import gaussian
-from service.geometry.parallel import in_threads
+from service.geometry.parallel import by_rows
 
 Array = NDArray[np.float64]
 Grid = NDArray[np.float32]
 
 STEP_MM = 0.25
-#: Profiles taken by one thread before the next piece: their samples stay in the cache.
-ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,7 @@ def find_edge(hu: Grid, soft: Grid, use: SurfaceSettings) -> Edge:
     near = np.abs(soft) < 0.75
     places = np.argwhere(near)
 
-    def part(rows: slice) -> Array:
-        return _offsets(hu, soft, places[rows], use)
-
-    cuts = [slice(n, n + ROWS_AT_ONCE) for n in range(0, len(places), ROWS_AT_ONCE)]
-    found = np.concatenate(in_threads(part, cuts)) if cuts else np.zeros(0)
+    found = by_rows(lambda rows: _offsets(hu, soft, places[rows], use), len(places))
     known = np.isfinite(found)
     on_surface = np.abs(soft[near]) < 0.3
     share = float(1.0 - known[on_surface].mean()) if on_surface.any() else 1.0

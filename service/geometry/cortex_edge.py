@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from service.geometry.blurred_sheet import Blur, SheetFit, SheetSettings, estimate_blur, fit_sheets
-from service.geometry.parallel import in_threads
+from service.geometry.parallel import by_rows
 from service.geometry.shape_fit import vertex_normals
 
 Array = NDArray[np.float64]
@@ -125,8 +125,7 @@ def _profiles(hu: Grid, places: Array, normals: Array, grid_mm: float, use: Shee
         found = ndimage.map_coordinates(hu, at.reshape(-1, 3).T, order=1, mode="nearest", output=np.float32)
         return np.asarray(found.reshape(at.shape[:2]))
 
-    cuts = [slice(n, n + 20_000) for n in range(0, len(places), 20_000)]
-    return np.concatenate(in_threads(part, cuts))
+    return by_rows(part, len(places))
 
 
 def _rise(profiles: Grid, use: SheetSettings) -> float:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -20,12 +21,20 @@ R = TypeVar("R")
 WORKERS = 2
 #: Samples below which starting a thread costs more than it saves.
 WORTH_SAMPLES = 200_000
+#: Rows of a table taken at once, which bounds the memory for what is made of each.
+ROWS_AT_ONCE = 20_000
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`[work(item) for item in items]`, two at a time, in the same order; the first error is raised."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(work, items))
+
+
+def by_rows(work: Callable[[slice], NDArray[Any]], count: int) -> NDArray[Any]:
+    """`work(slice(0, count))`, an array whose first axis are the rows, made of some rows at a time."""
+    cuts = [slice(n, min(n + ROWS_AT_ONCE, count)) for n in range(0, max(count, 1), ROWS_AT_ONCE)]
+    return np.concatenate(in_threads(work, cuts))
 
 
 @contextmanager

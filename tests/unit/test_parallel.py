@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from service.geometry.evidence import QuickField
-from service.geometry.parallel import WORTH_SAMPLES, in_threads, slabs
+from service.geometry.parallel import ROWS_AT_ONCE, WORTH_SAMPLES, by_rows, in_threads, slabs
 from service.geometry.resampling import affine_resampled
 
 TURN = np.array([[0.9, 0.1, 0.0], [-0.1, 0.8, 0.2], [0.05, -0.1, 1.1]])
@@ -32,6 +32,12 @@ def test_slabs_cover_everything_once_and_few_samples_stay_in_one() -> None:
     assert slabs(7, WORTH_SAMPLES - 1) == [slice(0, 7)]
     for length in (2, 7, 100):
         assert [n for s in slabs(length, WORTH_SAMPLES) for n in range(length)[s]] == list(range(length))
+
+
+@pytest.mark.parametrize("count", [0, 1, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 3])
+def test_rows_taken_some_at_a_time_are_all_rows_once(count: int) -> None:
+    table = np.arange(2 * count).reshape(count, 2)
+    np.testing.assert_array_equal(by_rows(lambda rows: table[rows] + 1, count), table + 1)
 
 
 def test_results_keep_their_order_and_an_error_comes_through() -> None:
