@@ -14,6 +14,8 @@ Ints = NDArray[np.int64]
 
 #: Candidate pixels handled at once; bounds the memory to some hundred MB.
 _CHUNK = 2_000_000
+#: A pixel centre that lies on an edge but for rounding belongs to both triangles, so that no gap opens between them.
+_ON_EDGE = 1e-9
 
 
 def cover(triangles: Array, width: int, height: int) -> Iterator[tuple[Ints, Ints, Ints, Array]]:
@@ -27,31 +29,63 @@ def cover(triangles: Array, width: int, height: int) -> Iterator[tuple[Ints, Int
     ------
     (triangle, column, row, weights (N, 3)) in chunks, in triangle order; `weights` are barycentric.
     """
-    low = np.ceil(np.clip(triangles.min(axis=1), 0, [width, height])).astype(np.int64)
-    high = np.floor(np.clip(triangles.max(axis=1), -1, [width - 1, height - 1])).astype(np.int64)
-    span = np.maximum(high - low + 1, 0)
-    counts = span[:, 0] * span[:, 1]
-    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
-    area = _cross(b - a, c - a)
-    counts[np.abs(area) < 1e-12] = 0
-    ends = np.cumsum(counts)
+    size = np.array([width, height])
+    low = np.ceil(np.clip(triangles.min(axis=1), 0, size)).astype(np.int64)
+    high = np.floor(np.clip(triangles.max(axis=1), -1, size - 1)).astype(np.int64)
+    box = np.maximum(high - low + 1, 0)
+    rise, fall, start = _planes(triangles)
+    # Row by row, as most of a triangle's box lies beside it.
+    lines = np.where(np.isfinite(rise).all(axis=1), box[:, 1], 0)
+    ends = np.cumsum(lines * box[:, 0])
     first = 0
-    while first < len(counts):
+    while first < len(lines):
         done = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, done + _CHUNK, side="right")))
-        which = np.repeat(np.arange(first, last), counts[first:last])
-        local = np.arange(len(which)) - np.repeat(
-            ends[first:last] - counts[first:last] - done, counts[first:last]
-        )
-        column = low[which, 0] + local % np.maximum(span[which, 0], 1)
-        row = low[which, 1] + local // np.maximum(span[which, 0], 1)
-        point = np.stack([column, row], axis=1).astype(np.float64)
-        w0 = _cross(c[which] - b[which], point - b[which]) / area[which]
-        w1 = _cross(a[which] - c[which], point - c[which]) / area[which]
-        weights = np.stack([w0, w1, 1.0 - w0 - w1], axis=1)
-        inside = (weights >= 0).all(axis=1)
-        yield which[inside], column[inside], row[inside], weights[inside]
+        which, step = _counted(lines[first:last], first)
+        row = low[which, 1] + step
+        yield _along_rows(which, row, rise[which], start[which] + fall[which] * row[:, None], width)
         first = last
+
+
+def _planes(triangles: Array) -> tuple[Array, Array, Array]:
+    """(M, 2) each: the first two barycentric weights' change with column and with row, and their value at (0, 0)."""
+    a, b, c = triangles[:, 0], triangles[:, 1], triangles[:, 2]
+    area = _cross(b - a, c - a)
+    area = np.where(np.abs(area) < 1e-12, np.nan, area)[:, None]
+    along = np.stack([c - b, a - c], axis=1)
+    rise, fall = -along[:, :, 1] / area, along[:, :, 0] / area
+    # Measured from a corner each, where the weight is zero: large coordinates cost no digits twice.
+    start = -(rise * np.stack([b[:, 0], c[:, 0]], axis=1) + fall * np.stack([b[:, 1], c[:, 1]], axis=1))
+    return rise, fall, start
+
+
+def _along_rows(
+    which: Ints, row: Ints, rise: Array, start: Array, width: int
+) -> tuple[Ints, Ints, Ints, Array]:
+    """The pixels of each triangle's rows; `start` (N, 2): the weights at column 0 of the row."""
+    slopes = np.column_stack([rise, -rise.sum(axis=1)])
+    values = np.column_stack([start, 1.0 - start.sum(axis=1)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = -values / slopes
+    # A little more than asked, as the test below decides.
+    from_ = np.where(slopes > 0, crossing, -np.inf).max(axis=1) - 1e-6
+    to = np.where(slopes < 0, crossing, np.inf).min(axis=1) + 1e-6
+    low = np.ceil(np.clip(from_, 0, width)).astype(np.int64)
+    high = np.floor(np.clip(to, -1, width - 1)).astype(np.int64)
+    line, step = _counted(np.maximum(high - low + 1, 0), 0)
+    column = low[line] + step
+    first, second = (start[line, n] + rise[line, n] * column for n in (0, 1))
+    weights = np.stack([first, second, 1.0 - first - second], axis=1)
+    inside = weights.min(axis=1) >= -_ON_EDGE
+    line = line[inside]
+    return which[line], column[inside], row[line], weights[inside]
+
+
+def _counted(counts: Ints, first: int) -> tuple[Ints, Ints]:
+    """For `counts` (M,) things of each of M owners, numbered from `first`: the owner of each, and its number there."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner + first, number
 
 
 def _cross(u: Array, v: Array) -> Array:

@@ -190,21 +190,22 @@ def _shade(
     clip: float | None,
 ) -> NDArray[np.uint8]:
     hit = np.isfinite(depth)
+    facing = normal[hit]
     key = np.array([-0.45, -0.6, -0.66])
     fill = np.array([0.8, -0.1, -0.6])
-    diffuse = 0.62 * np.maximum(normal @ key, 0) + 0.2 * np.maximum(normal @ (fill / np.linalg.norm(fill)), 0)
-    rim = 0.10 * (1.0 - np.abs(normal[:, :, 2])) ** 3
+    diffuse = 0.62 * np.maximum(facing @ key, 0) + 0.2 * np.maximum(facing @ (fill / np.linalg.norm(fill)), 0)
+    rim = 0.10 * (1.0 - np.abs(facing[:, 2])) ** 3
     light = 0.30 + diffuse + rim
-    light *= _crevices(depth, hit, view)
+    light *= _crevices(depth, hit, view)[hit]
     half = key + np.array([0.0, 0.0, -1.0])
-    shine = 0.14 * np.maximum(normal @ (half / np.linalg.norm(half)), 0) ** 30
-    rgb = np.array(colour, dtype=np.float64) * light[:, :, None] + 255.0 * shine[:, :, None]
+    shine = 0.14 * np.maximum(facing @ (half / np.linalg.norm(half)), 0) ** 30
+    rgb = np.array(colour, dtype=np.float64) * light[:, None] + 255.0 * shine[:, None]
     if clip is not None:
-        rgb[back] = CUT
-    picture = np.empty((*depth.shape, 3))
+        rgb[back[hit]] = CUT
+    picture = np.empty((*depth.shape, 3), dtype=np.uint8)
     picture[:] = background
-    picture[hit] = rgb[hit]
-    return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)
+    picture[hit] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _crevices(depth: Array, hit: NDArray[np.bool_], view: Camera) -> Array:
