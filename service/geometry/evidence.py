@@ -55,11 +55,22 @@ class Evidence:
         return np.asarray((points - self.origin) / self.step_mm)
 
 
-def trilinear(values: NDArray[Any], index: Array, *, outside: float = 0.0) -> Grid:
-    """Values at fractional (..., 3) (i, j, k) indices; `outside` beyond the grid."""
-    flat = index.reshape(-1, 3).T[::-1]
-    found = ndimage.map_coordinates(values, flat, order=1, mode="constant", cval=outside, output=np.float32)
-    return np.asarray(found, dtype=np.float32).reshape(index.shape[:-1])
+def trilinear_along(values: Grid, evidence: Evidence, points: Array, directions: Array, steps: Array) -> Grid:
+    """Values at `points` (N, 3) LPS mm moved by each of `steps` (M,) mm along their `directions` (N, 3).
+
+    (N, M), between the voxels by trilinear interpolation; zero beyond the grid. The places are laid out as they are
+    read, which spares a copy of them.
+    """
+    where = np.empty((3, len(points), len(steps)))
+    for axis in range(3):
+        along = where[2 - axis]
+        np.multiply(steps, directions[:, axis, None], out=along)
+        along += points[:, axis, None]
+        along -= evidence.origin[axis]
+        along /= evidence.step_mm
+    flat = where.reshape(3, -1)
+    found = ndimage.map_coordinates(values, flat, order=1, mode="constant", cval=0.0, output=np.float32)
+    return np.asarray(found, dtype=np.float32).reshape(where.shape[1:])
 
 
 class QuickField:

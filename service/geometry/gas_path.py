@@ -10,26 +10,31 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.distances import components, distance_to
+from service.geometry.distances import Field, components, distance_to
 
 Mask = NDArray[np.bool_]
 
 
-def ball_centres(void: Mask, step_mm: float, radius_mm: float) -> Mask:
+def ball_centres(void: Mask, step_mm: float, radius_mm: float, *, gap_mm: Field | None = None) -> Mask:
     """Voxels (K, J, I) where the centre of a ball of this radius may lie inside `void`.
 
     The surface is taken to run half-way between a void and a solid voxel. Outside the array counts as void.
+
+    gap_mm : `distance_to` what is not void, for who asks more than once.
     """
-    return np.asarray(distance_to(~void, step_mm) - step_mm / 2.0 >= radius_mm)
+    gap = distance_to(~void, step_mm) if gap_mm is None else gap_mm
+    return np.asarray(gap - step_mm / 2.0 >= radius_mm)
 
 
-def hollow_of(solid: Mask, step_mm: float, seal_mm: float) -> Mask:
+def hollow_of(solid: Mask, step_mm: float, seal_mm: float, *, gap_mm: Field | None = None) -> Mask:
     """Void voxels inside the part: what hangs together with a room that is cut off once openings are closed.
 
     Every opening up to `2 * seal_mm` is closed to tell inside from outside; then the rooms are followed through
     the void, however narrow, up to where the outside begins. Pits of a rough surface stay outside.
+
+    gap_mm : `distance_to` the solid, for who asks more than once.
     """
-    sealed = distance_to(solid, step_mm) <= seal_mm
+    sealed = (distance_to(solid, step_mm) if gap_mm is None else gap_mm) <= seal_mm
     labels, count = components(~sealed)
     outside = labels[0, 0, 0]
     core: Mask = np.asarray((labels > 0) & (labels != outside))
@@ -48,10 +53,11 @@ def blind_pits(solid: Mask, step_mm: float, *, ball_mm: float, slack_mm: float, 
 
     Clefts between processes make them; gas and water would stand there as in a closed room.
     """
-    rooms = hollow_of(solid, step_mm, 0.8)
+    gap = distance_to(solid, step_mm)
+    rooms = hollow_of(solid, step_mm, 0.8, gap_mm=gap)
     if not rooms.any():
         return rooms
-    labels, _ = components(ball_centres(~solid, step_mm, ball_mm / 2.0))
+    labels, _ = components(ball_centres(~solid, step_mm, ball_mm / 2.0, gap_mm=gap))
     left = rooms & (distance_to(labels == labels[0, 0, 0], step_mm) > ball_mm / 2.0 + slack_mm)
     labels, count = components(left)
     sizes = np.bincount(labels.ravel(), minlength=count + 1) * step_mm**3

@@ -22,7 +22,7 @@ from service.geometry.anatomy import SurfaceTaken
 from service.geometry.bone_edge import Edge, SurfaceSettings, find_edge
 from service.geometry.cortex_edge import CortexEdge, find_cortex_edge, limited
 from service.geometry.filters import gaussian, gradient_magnitude
-from service.geometry.mesh_grid import nearest_on_mesh, point_mesh_distance, signed_edt
+from service.geometry.mesh_grid import nearest_on_mesh, point_mesh_distance, signed_edt, unsigned_edt
 from service.geometry.volume import Volume
 
 Grid = NDArray[np.float32]
@@ -153,9 +153,13 @@ def _mask_distance(mask: Volume, grid: Volume, use: SurfaceSettings) -> Grid:
 def _pores_closed(surface: Grid, use: SurfaceSettings) -> Grid:
     """Morphological closing of the solid by a ball, as a signed distance so that no voxel stairs appear."""
     spacing = (use.grid_mm,) * 3
-    grown = signed_edt(surface < 0, spacing) - use.close_mm
-    closed = signed_edt(grown < 0, spacing) + use.close_mm
-    return np.asarray(np.minimum(surface, np.maximum(closed + 0.5 * use.grid_mm, -1.0)), dtype=np.float32)
+    # Half a voxel less, as the surface runs half-way between unlike voxels.
+    grown = unsigned_edt(surface >= 0, spacing) - np.float32(0.5 * use.grid_mm) < use.close_mm
+    closed = signed_edt(grown, spacing)
+    closed += use.close_mm
+    closed += 0.5 * use.grid_mm
+    np.maximum(closed, -1.0, out=closed)
+    return np.minimum(surface, closed, out=closed)
 
 
 def _slice_normal(ct: Volume) -> NDArray[np.float64]:
@@ -173,7 +177,8 @@ def _one_body(inside: Mask) -> Mask:
 
 def _isosurface(surface: Grid, solid: Mask) -> Triangles:
     """Vertices (N, 3) in voxels (z, y, x) and faces of the zero of `surface`, its crumbs and voids left out."""
-    clean = np.where(solid, np.minimum(surface, -1e-3), np.maximum(surface, 1e-3)).astype(np.float32)
+    clean = np.maximum(surface, np.float32(1e-3))
+    np.minimum(surface, np.float32(-1e-3), out=clean, where=solid)
     vertices, faces, _, _ = measure.marching_cubes(clean, 0.0)
     return vertices.astype(np.float64), faces.astype(np.int32)
 

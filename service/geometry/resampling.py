@@ -40,7 +40,7 @@ def affine_resampled(
     from scipy import ndimage
 
     if order > 1:
-        values = _spline_coefficients(values, order)
+        values = spline_coefficients(values, order)
     out = np.empty(shape, dtype=np.float32)
 
     def fill(slab: slice) -> None:
@@ -61,8 +61,11 @@ def affine_resampled(
     return out
 
 
-def _spline_coefficients(values: NDArray[Any], order: int) -> NDArray[np.float64]:
-    """What `affine_transform` would make of `values` before it asks them at places between samples."""
+def spline_coefficients(values: NDArray[Any], order: int, mode: str = "constant") -> NDArray[np.float64]:
+    """What `scipy.ndimage` would make of `values` before it asks them at places between samples.
+
+    For `mode` "nearest" it first repeats the border twelve times; that is left to the caller.
+    """
     from scipy import ndimage
 
     out: NDArray[np.float64] = values.astype(np.float64)
@@ -71,7 +74,7 @@ def _spline_coefficients(values: NDArray[Any], order: int) -> NDArray[np.float64
             out,
             out,
             axis,
-            lambda part, to, at: ndimage.spline_filter1d(part, order, at, output=to, mode="constant"),
+            lambda part, to, at: ndimage.spline_filter1d(part, order, at, output=to, mode=mode),
         )
     return out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.domain.plan import Plan, Trajectory, Vent
 from service.geometry.bone_outside import altered
-from service.geometry.distances import components, distance_to
+from service.geometry.distances import Field, components, distance_to
 from service.geometry.fields import Array, Grid
 from service.geometry.gas_path import ball_centres, hollow_of, unreached
 from service.geometry.marking import Mark
@@ -28,6 +29,7 @@ from service.geometry.model_check import (
     WallCheck,
     failures_of,
 )
+from service.geometry.parallel import in_threads
 from service.geometry.raster import voxelise
 from service.geometry.volume import Volume
 
@@ -40,12 +42,27 @@ class _View:
 
     mesh: Mesh
     index: SurfaceIndex
+    centroids: Array
     normals: Array
     areas: Array
     grid: Grid
-    solid: Mask
     hollow: Mask
+    solid: Mask
+    gap_mm: Field
+    """Distance from the solid."""
     marks: tuple[Mark, ...]
+
+    @cached_property
+    def facing_hollow(self) -> Mask:
+        """Which faces look into a hollow."""
+        step = self.grid.step_mm
+        near = distance_to(self.hollow, step) < 2.0 * step
+        k, j, i = self.grid.indices_of(self.centroids + 0.5 * step * self.normals).T
+        return np.asarray(near[k, j, i])
+
+    def ball_centres(self, diameter_mm: float) -> Mask:
+        """Where a ball may lie outside the solid."""
+        return ball_centres(~self.solid, self.grid.step_mm, diameter_mm / 2.0, gap_mm=self.gap_mm)
 
 
 def check_model(
@@ -109,9 +126,12 @@ def _look(mesh: Mesh, plan: Plan, marks: tuple[Mark, ...], settings: CheckSettin
     solid = voxelise(mesh, low, step, grid.shape)
     widest = max([plan.model.channel_diameter_mm, *(v.diameter_mm for v in plan.model.vents)])
     # Twice: a wide seal closes vents and channels, a narrow one finds small hollows behind narrow necks.
-    hollow = hollow_of(solid, step, min(widest / 2.0 + 0.4, 3.0)) | hollow_of(solid, step, 0.8)
+    gap = distance_to(solid, step)
+    seals = (min(widest / 2.0 + 0.4, 3.0), 0.8)
+    wide, narrow = in_threads(lambda seal_mm: hollow_of(solid, step, seal_mm, gap_mm=gap), seals)
     normals, areas = mesh.normals()
-    return _View(mesh, SurfaceIndex(mesh), normals, areas, grid, solid, hollow, marks)
+    index = SurfaceIndex(mesh)
+    return _View(mesh, index, mesh.centroids, normals, areas, grid, wide | narrow, solid, gap, marks)
 
 
 def _axis(path: Trajectory) -> tuple[Array, Array, Array, float]:
@@ -161,7 +181,7 @@ def _fit_cylinder(view: _View, path: Trajectory, radius: float) -> tuple[float, 
     """Least-squares cylinder through the channel wall: (axis offset mm, axis angle °, diameter mm)."""
     entry, _, axis, length = _axis(path)
     u, v = _across(axis)
-    offset = view.mesh.centroids - entry
+    offset = view.centroids - entry
     along, radial = offset @ axis, np.stack([offset @ u, offset @ v], axis=1)
     distance = np.linalg.norm(radial, axis=1)
     inward = -(view.normals @ np.stack([u, v], axis=1) * radial).sum(axis=1) / np.maximum(distance, 1e-9)
@@ -187,9 +207,7 @@ def _check_vents(
     view: _View, plan: Plan, settings: CheckSettings
 ) -> tuple[tuple[VentCheck, ...], list[Array], NDArray[np.uint32]]:
     """Vents measured, the axis points of those a ball passes, and the numbered cavities."""
-    labels, _ = components(
-        view.hollow & ball_centres(~view.solid, settings.voxel_mm, settings.gas_ball_mm / 2.0)
-    )
+    labels, _ = components(view.hollow & view.ball_centres(settings.gas_ball_mm))
     sizes = np.bincount(labels.ravel())
     found, starts = [], []
     for vent in plan.model.vents:
@@ -222,7 +240,7 @@ def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[
     The openings are followed on the mesh itself, because voxels are too coarse to tell 3.0 from 2.4 mm.
     """
     step, radius = settings.voxel_mm, settings.gas_ball_mm / 2.0
-    labels, count = components(ball_centres(~view.solid, step, radius))
+    labels, count = components(view.ball_centres(settings.gas_ball_mm))
     reached = np.zeros(count + 1, dtype=bool)
     reached[labels[0, 0, 0]] = True
     passages = np.zeros(view.grid.shape, dtype=bool)
@@ -236,7 +254,7 @@ def _pockets(view: _View, starts: list[Array], settings: CheckSettings) -> list[
 
 def _set_apart(view: _View, plan: Plan, margin_mm: float, *, sleeve: bool) -> Mask:
     """Faces near an opening or in a mark."""
-    return altered(view.mesh.centroids, plan, view.marks, margin_mm, sleeve=sleeve)
+    return altered(view.centroids, plan, view.marks, margin_mm, sleeve=sleeve)
 
 
 def _sampled(view: _View, choice: Mask, count: int) -> NDArray[np.int64]:
@@ -249,16 +267,9 @@ def _sampled(view: _View, choice: Mask, count: int) -> NDArray[np.int64]:
     return np.asarray(faces[np.searchsorted(total, marks)])
 
 
-def _facing_hollow(view: _View) -> Mask:
-    step = view.grid.step_mm
-    near = distance_to(view.hollow, step) < 2.0 * step
-    k, j, i = view.grid.indices_of(view.mesh.centroids + 0.5 * step * view.normals).T
-    return np.asarray(near[k, j, i])
-
-
 def _check_wall(view: _View, plan: Plan, settings: CheckSettings) -> WallCheck:
     shell = plan.model.shell_mm
-    inner = _facing_hollow(view)
+    inner = view.facing_hollow
     from_inside = _sampled(view, inner & ~_set_apart(view, plan, 1.0, sleeve=True), settings.rays)
     from_outside = _sampled(view, ~inner & ~_set_apart(view, plan, 1.0, sleeve=False), settings.rays)
     hit, wall = _thickness(view, from_inside)
@@ -285,15 +296,15 @@ def _thickness(view: _View, faces: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     if len(faces) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     inward = -view.normals[faces]
-    hit, t = view.index.first_hit(view.mesh.centroids[faces] + 1e-3 * inward, inward)
+    hit, t = view.index.first_hit(view.centroids[faces] + 1e-3 * inward, inward)
     found = hit >= 0
     return hit[found], t[found] + 1e-3
 
 
 def _surface_deviation(view: _View, plan: Plan, outer: Volume) -> float:
     """99th percentile of the distance between the model's outside and the bone surface, mm."""
-    centroids = view.mesh.centroids
-    outside = ~_facing_hollow(view) & ~_set_apart(view, plan, 1.0, sleeve=False)
+    centroids = view.centroids
+    outside = ~view.facing_hollow & ~_set_apart(view, plan, 1.0, sleeve=False)
     faces = _sampled(view, outside, 20000)
     if len(faces) == 0:
         return float("inf")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.geometry.evidence import Evidence, QuickField, trilinear
+from service.geometry.evidence import Evidence, QuickField, trilinear_along
 from service.geometry.mesh_grid import grid_signed_distance
 from service.geometry.parallel import in_threads
 from service.geometry.templates import Template
@@ -322,11 +322,12 @@ def _deform_one(
     # The bone is asked at every other vertex: their spacing of about 3 mm stays below the smoothing.
     asked = slice(None, None, ASK_EVERY)
     square = _squared_distances(points, points[asked])
-    kernel = _surface_kernel(square, wide)
+    kernel = np.empty_like(square)
+    _surface_kernel(square, wide, kernel)
     for step in range(iterations):
         share = step / max(1, iterations - 1)
         if step and step % max(1, iterations // 3) == 0:
-            kernel = _surface_kernel(square, wide + (narrow - wide) * share)
+            _surface_kernel(square, wide + (narrow - wide) * share, kernel)
         normals = vertex_normals(points, shape.template.faces)[asked]
         limit = reach + (2.5 - reach) * share
         shift, weight = _edge_shift(
@@ -368,12 +369,15 @@ def _squared_distances(points: Array, others: Array) -> NDArray[np.float32]:
     """(N, M) squared distances, mm²; single precision about their own middle, which is good to 0.01 mm²."""
     middle = points.mean(axis=0)
     a, b = (points - middle).astype(np.float32), (others - middle).astype(np.float32)
-    square = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None] - 2.0 * (a @ b.T)
-    return np.asarray(np.maximum(square, 0.0), dtype=np.float32)
+    product = a @ b.T
+    product *= np.float32(-2.0)
+    product += np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None]
+    return np.asarray(np.maximum(product, np.float32(0.0), out=product))
 
 
-def _surface_kernel(square: NDArray[np.float32], sd_mm: float) -> NDArray[np.float32]:
-    return np.asarray(np.exp(square * np.float32(-0.5 / sd_mm**2)), dtype=np.float32)
+def _surface_kernel(square: NDArray[np.float32], sd_mm: float, out: NDArray[np.float32]) -> None:
+    np.multiply(square, np.float32(-0.5 / sd_mm**2), out=out)
+    np.exp(out, out=out)
 
 
 def _edge_shift(
@@ -387,9 +391,8 @@ def _edge_shift(
     """Best shift (N,) along the normal and its weight (contrast clipped to 0.02..0.8)."""
     step = 0.5
     reach = round(limit_mm / step)
-    offsets = step * np.arange(-reach - 4, reach + 7)
-    where = points[:, None, :] + offsets[None, :, None] * normals[:, None, :]
-    profile = trilinear(field, evidence.index_of(where))
+    offsets = step * np.arange(-reach - 4, reach + 7, dtype=np.float64)
+    profile = trilinear_along(field, evidence, points, normals, offsets)
     total = np.concatenate([np.zeros((len(points), 1)), np.cumsum(profile, axis=1, dtype=np.float64)], axis=1)
     place_ = np.arange(2 * reach + 1)
     # The window inside covers d-2..d (5 samples), the one outside d+0.5..d+3 (6 samples).

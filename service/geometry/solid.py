@@ -8,6 +8,7 @@ Frame: patient LPS, mm. The same input gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -124,20 +125,18 @@ def build_solid(
     for shape in (*hollow.holes, *(channel_shape(bone, path, plan) for path in plan.trajectories)):
         subtract(part, bone.grid, shape)
     filled_mm3 = _tidy(part, settings.grid_mm)
-    progress("surface of the model", 0.75)
-    final = simplify(
-        largest_body(mesh_of_field(part, bone.grid.origin, settings.grid_mm)), settings.simplify_mm
-    )
-    progress("surface of the hollow", 0.9)
-    cavity = _cavity_mesh(hollow.field, bone, settings)
-    outer_mesh = simplify(bone.mesh, settings.simplify_mm)
+    progress("surfaces of the model and its hollow", 0.75)
+    with ThreadPoolExecutor(1) as beside:
+        inner = beside.submit(_cavity_mesh, hollow.field, bone, settings)
+        final = _part_mesh(part, bone, settings)
+        cavity = inner.result()
     progress("solid done", 1.0)
     return Solid(
         plan=finished,
         vertices=final.vertices,
         faces=final.faces,
-        outer_vertices=outer_mesh.vertices,
-        outer_faces=outer_mesh.faces,
+        outer_vertices=bone.mesh.vertices,
+        outer_faces=bone.mesh.faces,
         cavity_vertices=cavity.vertices,
         cavity_faces=cavity.faces,
         marks=marks,
@@ -288,6 +287,11 @@ def _tidy(part: Field, step_mm: float) -> float:
         part[(labels > 0) & (labels != 1 + int(np.argmax(sizes)))] = step_mm / 2.0
     off_zero(part)
     return float(filled[0]) * step_mm**3
+
+
+def _part_mesh(part: Field, bone: Bone, settings: SolidSettings) -> Mesh:
+    mesh = largest_body(mesh_of_field(part, bone.grid.origin, settings.grid_mm))
+    return simplify(mesh, settings.simplify_mm)
 
 
 def _cavity_mesh(hollow: Field, bone: Bone, settings: SolidSettings, min_mm3: float = 10.0) -> Mesh:

@@ -163,10 +163,10 @@ def spine_fit_of(
     evidence: Evidence, found: Deformed, start: FitStart, rigid: PlacedShape, *, resumed: bool = False
 ) -> SpineFit:
     """The deformed shapes as distances."""
-    distances = [
-        grid_signed_distance(s.vertices, s.template.faces, evidence, exact_band_mm=3.0)
-        for s in (found.shapes[0], *found.others)
-    ]
+    distances = in_threads(
+        lambda s: grid_signed_distance(s.vertices, s.template.faces, evidence, exact_band_mm=3.0),
+        (found.shapes[0], *found.others),
+    )
     mean = np.asarray(np.mean(distances, axis=0), dtype=np.float32)
     spread = float(np.abs(distances[0] - mean)[np.abs(mean) < 1.0].mean() * 2) if len(distances) > 1 else 0.0
     return SpineFit(

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from service.cli_common import parse_endplates
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints
 from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
-from service.geometry.evidence import QuickField, trilinear
+from service.geometry.evidence import Evidence, QuickField, trilinear_along
 from service.geometry.mesh_grid import signed_edt, without_holes
 from service.geometry.parallel import in_threads
 from service.geometry.shape_fit import Attractors, PlacedShape, Pose, place, vertex_normals
@@ -105,6 +106,25 @@ def test_command_line_takes_four_points() -> None:
 def quick(field: QuickField, index: np.ndarray) -> np.ndarray:
     """(N, 3) indices of voxels, read by the one pose that `at` is given."""
     return field.at((index * field.per_voxel).T[None].astype(np.float32))[0]
+
+
+def trilinear(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """At (N, 3) indices (i, j, k), by scipy alone; zero outside."""
+    return ndimage.map_coordinates(values, index.T[::-1], order=1, cval=0.0, output=np.float32)
+
+
+def test_a_line_is_read_where_its_points_lie() -> None:
+    rng = np.random.default_rng(8)
+    values = rng.standard_normal((9, 10, 11)).astype(np.float32)
+    origin, step_mm = np.array([-4.0, 7.0, 100.0]), 1.5
+    evidence = Evidence(origin, step_mm, values, values > -9, 40.0, values, values)
+    points, along = origin + rng.uniform(-2, 16, (30, 3)), rng.standard_normal((30, 3))
+    steps = np.array([-3.0, 0.0, 0.5, 2.0])
+    found = trilinear_along(values, evidence, points, along, steps)
+    for n, step in enumerate(steps):
+        index = (points + step * along - origin) / step_mm
+        assert np.allclose(found[:, n], trilinear(values, index), atol=1e-5)
+    assert (found == 0).any() and (found != 0).any()
 
 
 def test_a_quick_field_reads_the_voxel_that_trilinear_reads_and_nothing_outside() -> None:
