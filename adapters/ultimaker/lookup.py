@@ -20,7 +20,6 @@ PAGE = 50
 MAX_PAGES = 40
 #: Status words under which a missing job is evidence; while it boots or is at work it is not.
 _TELLING = frozenset({"idle", "maintenance", "error"})
-_FILE_ENDINGS = (".gz", ".gcode")
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,7 @@ class Wanted:
             return False
         if self.uuid and job.uuid == self.uuid:
             return True
-        # some firmware takes the name from the file name (reference sheet section 4.1)
-        bare = job.name
-        for ending in _FILE_ENDINGS:
-            bare = bare.removesuffix(ending)
-        return bool(self.name) and self.name in (job.name, bare)
+        return job.is_called(self.name)
 
 
 def find_job(

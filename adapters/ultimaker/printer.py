@@ -235,18 +235,28 @@ class UltimakerPrinter:
             return SendResult(SendOutcome.UNSURE, detail="The printer accepted without naming the job.")
         return SendResult(SendOutcome.ACCEPTED, uuid, answer.message)
 
-    def command(self, target: str) -> None:
+    def command(self, target: str, job_name: str, uuid: str = "") -> None:
         """'pause' | 'print' (resume) | 'abort', then watch that it shows: 204 alone means nothing (sheet 2.5).
 
+        The machine takes a command for whatever job it has, so it is asked for its job just before.
+
         Raises InputRefusedError (another word), CommandUnsureError (taken or perhaps taken, but it does not
-        show within `confirm_s`), DeviceError (no job, not paired, silent).
+        show within `confirm_s`), DeviceError (no job, another job, not paired, silent).
         """
         if target not in _EFFECT:
             raise InputRefusedError(
                 f"The printer has no command {target!r}.", next_step="Use pause, print or abort."
             )
         try:
-            answer = self._client().put_json("/print_job/state", {"target": target})
+            client = self._client()
+            present = current_job(self._reader)
+            if present is not None and not Wanted(job_name, uuid).fits(present):
+                raise DeviceError(
+                    f"Another job is in the printer: it was not told to {target}.",
+                    next_step="Look at the printer; the state of this print follows by itself.",
+                    code="printer.other_job",
+                )
+            answer = client.put_json("/print_job/state", {"target": target})
         except ConfigError as exc:
             raise PrinterAuthError(exc.message, status=401) from exc
         except PrinterSilentError as exc:

@@ -83,6 +83,14 @@ class PrinterJob:
     pause_source: str = ""
     cleared: bool = False
 
+    @property
+    def bare_name(self) -> str:
+        """The name without the file's ending, which some firmware keeps (reference sheet section 4.1)."""
+        return self.name.removesuffix(".gz").removesuffix(".gcode")
+
+    def is_called(self, name: str) -> bool:
+        return bool(name) and name in (self.name, self.bare_name)
+
 
 @dataclass(frozen=True)
 class PrinterReading:
@@ -177,6 +185,6 @@ class Printer(Protocol):
         """Start a print. Sends the file at most once per call; never retries by itself."""
         ...
 
-    def command(self, target: str) -> None:
-        """'pause' | 'print' (resume) | 'abort'. Raises DeviceError."""
+    def command(self, target: str, job_name: str, uuid: str = "") -> None:
+        """'pause' | 'print' (resume) | 'abort', for this job alone. Raises DeviceError, also for another job."""
         ...

@@ -37,6 +37,13 @@ class PrintJob:
     detail: str
     updated_at: datetime
     filament_lot: str = ""
+    sent_at: datetime | None = None
+    """When the one send began; None: the printer was certainly never touched."""
+
+    @property
+    def may_start_late(self) -> bool:
+        """Given up, though the file may have arrived, and nobody has looked at the printer since."""
+        return self.state is PrintState.NOT_STARTED and self.sent_at is not None and self.cleared_at is None
 
 
 def add(
@@ -91,6 +98,15 @@ def remark(connection: Connection, job: PrintJob, detail: str, now: datetime) ->
         .where(print_jobs.c.token == job.token)
         .values(detail=detail, updated_at=times.to_text(now))
     )
+
+
+def looked_at(connection: Connection, job: PrintJob, detail: str, now: datetime) -> PrintJob:
+    """A person has seen that a print that was given up does not run."""
+    remark(connection, job, detail, now)
+    connection.execute(
+        update(print_jobs).where(print_jobs.c.token == job.token).values(cleared_at=times.to_text(now))
+    )
+    return get(connection, job.token)
 
 
 def attempts(connection: Connection, approval_id: str) -> int:
@@ -191,4 +207,5 @@ def _job(r: Row[Any]) -> PrintJob:
         detail=r.detail,
         updated_at=times.from_text(r.updated_at),
         filament_lot=r.filament_lot,
+        sent_at=times.maybe(r.sent_at),
     )

@@ -190,6 +190,7 @@ print_jobs = Table(
     Column("uuid", String(64), nullable=False, default=""),
     Column("requested_by", String(64), nullable=False),
     Column("requested_at", _TIME, nullable=False),
+    Column("sent_at", _TIME),  # when the one send began; empty: the printer was certainly never touched
     Column("accepted_at", _TIME),
     Column("finished_at", _TIME),
     Column("cleared_at", _TIME),

@@ -12,7 +12,7 @@ from service.domain.case import CaseEvent, CaseState
 from service.domain.people import system
 from service.domain.print_job import OVER, PrintState
 from service.ports import PrinterReading
-from service.store import cases, prints
+from service.store import approvals, cases, prints
 from service.store.cases import Case
 from service.store.database import transaction
 from service.store.prints import PrintJob
@@ -21,44 +21,61 @@ from service.workflow.app import App
 _PRINTER = system("printer")
 _DETAIL = "The printer has the job after all."
 _STRAY = "The printer has a job that our records had given up, and the case has moved on."
+_BESIDE = "The printer has a job that our records had given up, while another attempt is under way elsewhere."
 
 
 def take_up_again(app: App, seen: PrinterReading, printer: str) -> None:
     """Reopen the print that the printer shows, when our record says that it never started.
 
     It becomes UNKNOWN with the printer reserved, for the poll to follow. Where the case has moved on (cancelled,
-    approved anew), people are told once and nothing is moved.
+    approved anew, another attempt under way on another printer), people are told once and nothing is moved.
     """
     if seen.job is None:
         return
     with transaction(app.engine) as connection:
-        job = prints.maybe(connection, seen.job.name)
+        job = prints.maybe(connection, seen.job.bare_name)
         if job is None or job.printer != printer or job.state is not PrintState.NOT_STARTED:
             return
         case = cases.get(connection, job.case_id)
-        if _under_way(connection, case):
+        rival = _under_way(connection, case)
+        if rival is not None and rival.printer == printer:
             return  # another attempt is being sent; it will be refused as busy, and then this one is taken up
-        waits = _waits_for_a_print(case)
+        waits = rival is None and _waits_for_a_print(connection, case, job)
         if waits and prints.reserve(connection, printer, job.token):
             _reopen(connection, app, case, job)
-        elif waits or job.detail == _STRAY:
+        elif waits or not _remarked(connection, app, job, _STRAY if rival is None else _BESIDE):
             return
-        else:
-            prints.remark(connection, job, _STRAY, app.clock.now())
+    beside = f", while {rival.token} is on its way to {rival.printer}" if rival is not None else ""
     app.notifier.notify(
-        "print", f"{job.token} runs on {printer}, though it was given up: look at the printer.", case_code=case.code
-    )  # fmt: skip
+        "print",
+        f"{job.token} runs on {printer}, though it was given up{beside}: look at the printer.",
+        case_code=case.code,
+    )
 
 
-def _waits_for_a_print(case: Case) -> bool:
+def _waits_for_a_print(connection: Connection, case: Case, job: PrintJob) -> bool:
+    """For this very model: a print of an approval that was replaced is not the one the case waits for."""
+    approval = approvals.standing(connection, case.id)
+    if approval is None or approval.id != job.approval_id:
+        return False
     resume = (case.attention or {}).get("resume_state")
     return case.state is CaseState.SLICED or (
         case.state is CaseState.NEEDS_ATTENTION and resume == CaseState.SLICED.value
     )
 
 
-def _under_way(connection: Connection, case: Case) -> bool:
-    return any(job.state not in OVER for job in prints.listed(connection, case_id=case.id))
+def _under_way(connection: Connection, case: Case) -> PrintJob | None:
+    """Another attempt that is not over."""
+    jobs = prints.listed(connection, case_id=case.id)
+    return next((job for job in jobs if job.state not in OVER), None)
+
+
+def _remarked(connection: Connection, app: App, job: PrintJob, detail: str) -> bool:
+    """False when the record says so already: people are told once."""
+    if job.detail == detail:
+        return False
+    prints.remark(connection, job, detail, app.clock.now())
+    return True
 
 
 def _reopen(connection: Connection, app: App, case: Case, job: PrintJob) -> None:

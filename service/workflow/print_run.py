@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor
@@ -44,6 +46,7 @@ from service.workflow.print_end import (
     printed,
     void_and_park,
 )
+from service.workflow.print_guard import check_earlier_attempts, check_file, check_plate_seen
 
 log = logging.getLogger("spineprint.print")
 
@@ -149,16 +152,18 @@ def send_print(app: App, key: str, token: str) -> None:
 
 def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
     printer = app.printers.get(job.printer)
+    if job.state is PrintState.SENDING:
+        # The killed process may have sent it: whatever is wrong here, the printer is asked first.
+        if printer is None:
+            _unknown(app, job, f"it may have been sent to {job.printer}, which is not configured any more")
+            return
+        if _has_already(app, printer, job):
+            return
     if printer is None:
         raise not_configured(job)
-    if gcode is None or blobs.sha256_of(gcode) != job.gcode_sha256:
-        raise InputRefusedError(
-            "The G-code on disk is not the audited one.",
-            code="gcode.changed",
-            next_step="Have the plan approved again; the file will be made anew.",
-        )
-    if job.state is PrintState.SENDING and _has_already(app, printer, job):
-        return
+    gcode = check_file(gcode, job)
+    check_plate_seen(app, job)
+    check_earlier_attempts(app, job)
     reasons = printer.preflight(gcode)
     if reasons:
         raise DeviceError(
@@ -167,8 +172,9 @@ def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
             next_step="Settle this at the printer, then resume the case and start the print again.",
         )
     if job.state is PrintState.INTENT:
+        now = app.clock.now()
         with transaction(app.engine) as connection:
-            job = prints.change(connection, job, PrintState.SENDING, app.clock.now())
+            job = prints.change(connection, job, PrintState.SENDING, now, sent_at=times.to_text(now))
     result = printer.send(gcode, job.token)
     if result.outcome is SendOutcome.REFUSED:
         raise DeviceError(
@@ -247,7 +253,11 @@ def _not_started(app: App, token: str, error: SpineprintError) -> None:
         prints.change(connection, job, PrintState.NOT_STARTED, app.clock.now(), detail=error.message)
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
-        park_print(connection, app, case, error, CaseState.SLICED)
+        if error.code == "gcode.changed":
+            # Started again it would meet the same file: only a new approval makes another one.
+            void_and_park(connection, app, case, error)
+        else:
+            park_print(connection, app, case, error, CaseState.SLICED)
     tell_attention(app, case, error)
 
 
@@ -255,6 +265,7 @@ def poll(app: App, printer: Printer) -> PrinterReading:
     """Look at the printer once and bring our records up to what it says."""
     seen = printer.read()
     with transaction(app.engine) as connection:
+        seen = _silent_since(seen, prints.printer_rows(connection).get(printer.name))
         prints.save_reading(
             connection, printer.name, asdict(seen) | {"read_at": times.to_text(seen.read_at)}, seen.read_at
         )
@@ -265,6 +276,16 @@ def poll(app: App, printer: Printer) -> PrinterReading:
         for job in open_jobs:
             follow(app, printer, seen, job)
     return seen
+
+
+def _silent_since(
+    seen: PrinterReading, stored: tuple[str, dict[str, Any] | None, datetime | None] | None
+) -> PrinterReading:
+    """A silence goes back to the last answer that we have, also to one of before a restart."""
+    last = None if stored is None else stored[2]
+    if seen.state is not PrinterState.SILENT or last is None or last >= seen.read_at:
+        return seen
+    return replace(seen, read_at=last)
 
 
 def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> None:
@@ -292,7 +313,7 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
 
 def _is_ours(told: PrinterJob, job: PrintJob) -> bool:
     # Two empty identifiers are not the same job: ours has none yet when the answer to its upload was lost.
-    return told.name == job.token or bool(job.uuid and told.uuid == job.uuid)
+    return told.is_called(job.token) or bool(job.uuid and told.uuid == job.uuid)
 
 
 def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection
 
 from service.domain.case import CaseState
@@ -23,7 +25,8 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     """A person looked at the printer and says how a print ended: finished | failed | not_started.
 
     For a print that is UNKNOWN, or accepted by a printer that does not answer any more (its history wiped, its board
-    dead): such a part would lie there for ever. Raises InputRefusedError, ConflictError.
+    dead): such a part would lie there for ever. An attempt that was given up though its file may have arrived takes
+    `not_started` alone, which lets the next attempt go to another printer. Raises InputRefusedError, ConflictError.
     """
     targets = {
         "finished": PrintState.FINISHED,
@@ -40,6 +43,8 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     now = app.clock.now()
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
+        if job.may_start_late and target is PrintState.NOT_STARTED:
+            return _seen_not_to_run(connection, job, actor, note.strip(), now)
         if job.state is not PrintState.UNKNOWN and not (
             job.state in _ON_PLATE and _gone(connection, app, job)
         ):
@@ -77,6 +82,15 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     return job
 
 
+def _seen_not_to_run(
+    connection: Connection, job: PrintJob, actor: Actor, note: str, now: datetime
+) -> PrintJob:
+    case = cases.get(connection, job.case_id)
+    data = {"job": job.token, "outcome": "not_started", "note": note}
+    cases.note(connection, case, event="print_settled", actor=actor, now=now, data=data)
+    return prints.looked_at(connection, job, note, now)
+
+
 def _gone(connection: Connection, app: App, job: PrintJob) -> bool:
     """The printer will not tell: it is not configured any more, or its last reading is that it was silent."""
     if job.printer not in app.printers:
@@ -98,7 +112,7 @@ def command(app: App, token: str, target: str, actor: Actor) -> None:
     printer = app.printers.get(job.printer)
     if printer is None:
         raise not_configured(job)
-    printer.command(target)
+    printer.command(target, job.token, job.uuid)
     with transaction(app.engine) as connection:
         cases.note(
             connection,

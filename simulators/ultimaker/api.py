@@ -48,7 +48,8 @@ async def post_print_job(request: Request) -> Response:
     client = await admit(request)
     sim = sim_of(request)
     upload, parts = await file_part(request, sim.options.no_file_status)
-    name = _job_name(parts, upload.filename or "")
+    file_name = upload.filename or ""
+    name = file_name if sim.options.keeps_file_ending and file_name else _job_name(parts, file_name)
     try:
         # only the reading leaves the event loop; the start itself is one step, so that two cannot both get in
         read = await asyncio.to_thread(Upload.read, upload.data)

@@ -31,6 +31,9 @@ class Options:
     """How long `auth/check` says `authorized` after the press."""
     prompt_timeout_wall_s: float = 300.0
 
+    keeps_file_ending: bool = False
+    """The job is named by its file, ending and all (sheet section 4.1: which name wins differs by firmware)."""
+
     busy_status: int = 405
     no_file_status: int = 400
     bad_header_status: int = 400

@@ -206,7 +206,7 @@ def test_the_life_of_a_print_to_the_cleared_plate(room: Room) -> None:
 def test_pause_resume_abort(room: Room) -> None:
     room.start()
     room.until_printing()
-    room.printer.command("pause")
+    room.printer.command("pause", "case-1")
     room.wait(30)
     reading = room.printer.read()
     assert reading.job is not None
@@ -216,13 +216,13 @@ def test_pause_resume_abort(room: Room) -> None:
     again = room.printer.read().job
     assert again is not None
     assert again.progress == held
-    room.printer.command("print")
+    room.printer.command("print", "case-1")
     room.wait(100)
     resumed = room.printer.read().job
     assert resumed is not None
     assert resumed.state == "printing"
     assert (resumed.progress or 0) > (held or 0)
-    room.printer.command("abort")
+    room.printer.command("abort", "case-1")
     assert room.state() is PrinterState.BUSY
     room.wait(120)
     ended = room.printer.read()
@@ -233,16 +233,39 @@ def test_pause_resume_abort(room: Room) -> None:
 
 def test_commands_that_cannot_be_done_say_so(room: Room) -> None:
     with pytest.raises(DeviceError, match="no job"):
-        room.printer.command("pause")
+        room.printer.command("pause", "case-1")
     with pytest.raises(InputRefusedError):
-        room.printer.command("explode")
+        room.printer.command("explode", "case-1")
     room.start()
     room.until_printing()
-    room.printer.command("pause")
+    room.printer.command("pause", "case-1")
     room.wait(10)
     room.device.fault("odd_state", value="paused")
     with pytest.raises(CommandUnsureError, match="still paused"):
-        room.printer.command("print")
+        room.printer.command("print", "case-1")
+
+
+def test_a_command_is_for_our_job_alone(room: Room) -> None:
+    room.printer.send(room.gcode, "somebody-elses")
+    room.until_printing()
+    for target in ("pause", "abort"):
+        with pytest.raises(DeviceError, match="Another job") as caught:
+            room.printer.command(target, "case-1", "")
+        assert caught.value.code == "printer.other_job"
+    job = room.printer.read().job
+    assert job is not None
+    assert (job.name, job.state) == ("somebody-elses", "printing")
+
+
+def test_a_job_that_keeps_the_ending_of_its_file_is_ours_all_the_same(room: Room) -> None:
+    room.device.panel("options", keeps_file_ending=True)
+    room.start()
+    room.until_printing()
+    job = room.printer.read().job
+    assert job is not None
+    assert (job.name, job.bare_name) == ("case-1.gcode.gz", "case-1")
+    assert room.printer.find("case-1").outcome is LookupOutcome.FOUND
+    room.printer.command("pause", "case-1")
 
 
 def test_one_of_two_at_the_same_time_gets_in(room: Room) -> None:
@@ -418,7 +441,7 @@ def test_an_expired_nonce_costs_one_more_try_and_no_second_print(room: Room) -> 
     room.start()
     assert len(room.device.ledger()) == 1
     room.device.fault("nonce_expiry")
-    room.printer.command("abort")
+    room.printer.command("abort", "case-1")
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -428,7 +451,7 @@ def test_forgotten_credentials_say_pair_again(room: Room, status: int) -> None:
     assert any("Pair again" in reason for reason in room.printer.preflight(room.gcode))
     assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.REFUSED
     with pytest.raises(PrinterAuthError) as caught:
-        room.printer.command("abort")
+        room.printer.command("abort", "case-1")
     assert caught.value.status == status
     assert room.state() is PrinterState.IDLE
 
@@ -440,7 +463,7 @@ def test_without_credentials_one_can_look_but_not_print(room: Room, tmp_path: Pa
         assert printer.send(room.gcode, "case-1").outcome is SendOutcome.REFUSED
         assert len(printer.preflight(room.gcode)) == 1
         with pytest.raises(PrinterAuthError):
-            printer.command("abort")
+            printer.command("abort", "case-1")
 
 
 # --- the machine and the person --------------------------------------------------------------------------
