@@ -24,11 +24,12 @@ from adapters.dicom_web import StowSender, StowTarget
 from adapters.job_queue.dbos_queue import DbosJobQueue
 from adapters.job_queue.engine import queue_engine
 from adapters.oarm_dicom import ScanKind, recognise
-from adapters.ultimaker import UltimakerPrinter
+from adapters.ultimaker import PrinterSettings, UltimakerPrinter
 from adapters.ultimaker.camera import UltimakerCamera
 from adapters.ultimaker.discovery import MdnsDiscovery
+from adapters.ultimaker.preflight import PLA_GUIDS
 from service.bootstrap_tasks import make_slicer
-from service.config import Config, WebDestinationConfig
+from service.config import Config, PrinterConfig, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
 from service.errors import ConfigError, DeviceError, SpineprintError
@@ -77,15 +78,18 @@ _CAMERA_S = 3.0
 QUEUES = ("cpu", "urgent", "printers", "io", "pulls")
 
 
+def _printer(config: PrinterConfig) -> UltimakerPrinter:
+    settings = PrinterSettings(materials=PLA_GUIDS | set(config.materials))
+    return UltimakerPrinter(config.name, config.url, config.credentials_file, settings)
+
+
 def open_app(config: Config) -> App:
     """Database, clock and clients, without anything that listens or works. Used by the CLI and by `serve`."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
     engine = open_engine(config.resolved_database_url)
     migrate(engine)
     clock: Clock = _simulation_clock(engine) if config.simulation.enabled else SystemClock()
-    printers: dict[str, Printer] = {
-        p.name: UltimakerPrinter(p.name, p.url, p.credentials_file) for p in config.printers
-    }
+    printers: dict[str, Printer] = {p.name: _printer(p) for p in config.printers}
     tls = tls_files(config)
     app = App(
         config=config,
@@ -364,7 +368,7 @@ def self_test(config: Config) -> list[tuple[str, bool, str]]:
     check("database", lambda: open_app(config).engine.dialect.name)
     check("slicer", lambda: make_slicer(config).describe())
     for p in config.printers:
-        seen = UltimakerPrinter(p.name, p.url, p.credentials_file).read()
+        seen = _printer(p).read()
         results.append(
             (
                 f"printer {p.name}",

@@ -107,12 +107,20 @@ class DeliveryConfig(_Section):
     )
 
 
+_GUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+
+
 class PrinterConfig(_Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
     url: str
     credentials_file: Path
     poll_s: float = Field(2.0, gt=0)
     camera: bool = Field(True, description="keep a picture of the first layer and of the end of each print")
+    materials: list[Annotated[str, StringConstraints(pattern=_GUID, to_lower=True)]] = Field(
+        [],
+        description="GUIDs of further PLA spools that may be loaded, as the printer reports them; those of UltiMaker's "
+        "own generic, black, white, silver and transparent PLA are known",
+    )
 
     @model_validator(mode="after")
     def _url_is_http(self) -> PrinterConfig:

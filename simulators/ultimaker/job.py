@@ -134,6 +134,9 @@ class History:
     def entry(self, uuid: str) -> dict[str, Any] | None:
         return next((e for e in self.entries if e["uuid"] == uuid), None)
 
+    def forget(self, uuid: str) -> None:
+        self.entries = [e for e in self.entries if e["uuid"] != uuid]
+
     def update(self, uuid: str, **values: object) -> None:
         entry = self.entry(uuid)
         if entry is not None:

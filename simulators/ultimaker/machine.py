@@ -315,6 +315,8 @@ class Machine:
         job = self.job
         if job is not None and not (self.options.after_power_cut == "reboot_job" or job.result):
             self.job = None
+            if self.options.after_power_cut == "nothing":
+                self.history.forget(job.uuid)
         elif job is not None:
             job.phase, job.phase_ends_s = "wait_cleanup", None
             job.source = job.source if job.result else "Reboot"

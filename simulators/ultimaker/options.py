@@ -42,7 +42,8 @@ class Options:
     on_mismatch: str = "prompt"
     """Wrong core or material: `prompt` (wait_user_action), `start` or `refuse`."""
     after_power_cut: str = "history"
-    """`history`: an entry without result or end; `reboot_job`: the job waits for clean-up, source Reboot."""
+    """`history`: an entry without result or end; `reboot_job`: the job waits for clean-up, source Reboot; `nothing`:
+    it was never written down (sheet section 5: whether the history is kept at the start or at the end)."""
 
     filament_sensor: bool = False
     """A flow sensor, as later machines have one; an Ultimaker 3 goes on without plastic."""

@@ -16,7 +16,7 @@ from adapters.ultimaker import PrinterSettings, Timeouts, UltimakerPrinter, pair
 from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.errors import ConflictError, InputRefusedError, NotAllowedError, NotFoundError
-from service.ports import PrinterState, SendResult
+from service.ports import LookupOutcome, PrinterState, SendResult
 from service.store import approvals, audit, blobs, prints, sterile
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
@@ -402,6 +402,18 @@ def test_a_power_cut_is_never_taken_for_a_success(room: Room):
     room.device.fault("power_on")
     assert room.wait(600).state is P.UNKNOWN
     assert room.case.state is CaseState.PRINTING
+
+
+def test_a_power_cut_that_leaves_no_trace_in_the_printer_is_left_to_a_person(room: Room):
+    room.device.panel("options", after_power_cut="nothing")
+    room.start()
+    room.send()
+    room.wait(400)
+    room.device.fault("power_cut")
+    room.device.fault("power_on")
+    assert room.wait(600).state is P.UNKNOWN
+    assert room.reserved() == room.job().token
+    assert room.printer.find(room.job().token).outcome is LookupOutcome.ABSENT
 
 
 def test_a_case_whose_print_is_decided_cannot_be_cancelled_under_it(room: Room):

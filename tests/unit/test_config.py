@@ -201,3 +201,11 @@ def test_a_peer_called_over_tls_needs_our_certificate(tmp_path: Path):
     file.write_text('[[dicom.peers]]\nae_title = "PACS"\nhost = "192.0.2.1"\nport = 2762\ntls = true\n')
     with pytest.raises(ConfigError, match="peer with tls needs tls_certificate, tls_key, tls_ca"):
         load_config(file, {})
+
+
+def test_further_spools_of_pla_may_be_named(tmp_path: Path) -> None:
+    spool = "2780B345-577B-4A24-A2C5-12E6AAD3E690"
+    config = _load(tmp_path, GOOD + f'materials = ["{spool}"]\n')
+    assert config.printers[0].materials == [spool.lower()]
+    with pytest.raises(ConfigError, match="materials"):
+        _load(tmp_path, GOOD + 'materials = ["white PLA"]\n')
