@@ -50,6 +50,12 @@ register_admin(main_app)
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False)]
+PrivateWords = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="words (UTF-8) that the G-code must not hold: name, number"
+    ),
+]
 
 
 def main() -> None:
@@ -165,6 +171,7 @@ def slice_command(
     case: Folder,
     out: Annotated[Path, typer.Option(help="FILE.gcode or FILE.gcode.gz")],
     config: ConfigOption = None,
+    private: PrivateWords = None,
 ) -> None:
     """Slice the model of a case folder for the Ultimaker 3; writes FILE.report.json beside it."""
     import shutil
@@ -177,7 +184,7 @@ def slice_command(
         raise InputRefusedError("The output must end in .gcode or .gcode.gz.", next_step="Name it so.")
     slicer = make_slicer(config_of(config))
     with tempfile.TemporaryDirectory() as folder:
-        argument = _case_files(case) | {"out": folder}
+        argument = _case_files(case) | {"out": folder, "private_words": _private_words(private)}
         result = _with_progress(lambda a, p: slice_task(slicer, a, p), argument)
         made = Path(folder) / "print.gcode.gz"
         _place(made, out)
@@ -197,6 +204,7 @@ def slice_command(
 def audit_gcode(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     case: Folder,
+    private: PrivateWords = None,
 ) -> None:
     """Read a G-code file independently of the slicer; non-zero when it must not be printed."""
     from service.workflow.print_proof import PrintProof
@@ -204,7 +212,7 @@ def audit_gcode(
 
     files = _case_files(case)
     proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json")
-    report = proof.audit()
+    report = proof.audit(_private_words(private))
     if report.passed:
         report = proof.with_prediction(report, bone=bone_files(files))
     print(json.dumps(report.to_document(), indent=2, sort_keys=True))
@@ -297,6 +305,13 @@ def _with_progress(task: Any, argument: dict[str, Any]) -> dict[str, Any]:
             argument, lambda stage, f: bar.update(row, description=stage, completed=f)
         )
     return result
+
+
+def _private_words(path: Path | None) -> tuple[str, ...]:
+    """From a file: a name on the command line would stay in the shell's history."""
+    from service.gcode.private_words import private_words
+
+    return private_words(other=path.read_text("utf-8").split()) if path else ()
 
 
 def _case_files(case: Path) -> dict[str, Any]:

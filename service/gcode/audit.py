@@ -25,6 +25,7 @@ from service.gcode.expected import (
 )
 from service.gcode.header import Header, parse_header
 from service.gcode.layer_area import layer_areas
+from service.gcode.motion import check_motion
 from service.gcode.mouth import Rim, rim_of
 from service.gcode.reader import FloatArray, Gcode, read_gcode
 from service.gcode.vents import VentHole, judge_vents, vent_openness
@@ -94,7 +95,7 @@ def audit_read(
         *checks.check_comments(gcode, forbidden_words),
         *checks.check_commands(gcode, expected),
         *checks.check_layers(gcode, header, expected, part),
-        *checks.check_speeds(gcode, expected),
+        *check_motion(gcode, expected),
         *checks.check_extents(gcode, header, expected, part),
         *checks.check_extrusion(gcode, header, expected, part),
         *checks.check_layer_plastic(gcode, expected, areas),
@@ -167,9 +168,11 @@ def _measures(
     by_kind = np.bincount(gcode.kind[printed], gcode.extruded[printed] * area, minlength=len(gcode.kinds))
     plastic = float(gcode.extruded[checks.part_lines(gcode)].sum()) * area
     filler = float(gcode.extruded[printed & gcode.of_mesh(checks.FILLER_MESH)].sum()) * area
+    # only names of the profile: a report is kept, and any other text of the file may be a person's name
+    known = [name if name in expected.speed_shares else "unknown" for name in gcode.kinds]
     speeds = {
         name: round(float(np.nanmax(gcode.feed[chosen])), 2)
-        for index, name in enumerate(gcode.kinds)
+        for index, name in enumerate(known)
         if (chosen := printed & (gcode.kind == index)).any()
     }
     return {
@@ -179,9 +182,7 @@ def _measures(
         "print_time_s": _finite(header.number("PRINT.TIME")),
         "material_mm3": round(float(by_kind.sum()), 1),
         "material_by_type_mm3": {
-            name: round(float(volume), 1)
-            for name, volume in zip(gcode.kinds, by_kind, strict=True)
-            if volume > 0
+            name: round(float(volume), 1) for name, volume in zip(known, by_kind, strict=True) if volume > 0
         },
         "part_mm3": round(plastic, 1),
         "filler_mm3": round(filler, 1),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.gcode.expected import ExpectedPrint, Finding, PartSize
-from service.gcode.header import KNOWN_PLA_GUIDS, Header
+from service.gcode.header import KNOWN_PLA_GUIDS, Header, text_faults
+from service.gcode.private_words import word_in
 from service.gcode.reader import FloatArray, Gcode, TextLine, commands
 
 MODEL_KINDS = ("WALL-OUTER", "WALL-INNER", "SKIN", "FILL")
@@ -36,7 +38,8 @@ _ALLOWED: dict[str, str] = {
 _KNOWN_COMMENTS = re.compile(
     r";(LAYER:\d+|LAYER_COUNT:\d+|TIME_ELAPSED:\d+(\.\d+)?|MESH:(part\.stl|filler\.stl|NONMESH)"
     r"|TYPE:(SKIRT|WALL-OUTER|WALL-INNER|SKIN|FILL|SUPPORT|SUPPORT-INTERFACE|PRIME-TOWER)"
-    r"|Generated with Cura_SteamEngine [\w.+-]+)"
+    r"|Generated with Cura_SteamEngine [45](\.\d{1,2}){1,2}(-(alpha|beta)(\.\d{1,2})?)?)",
+    re.ASCII,
 )
 _PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|(^|[\s:=\"'])~?/[\w.-]+/|file:|\w/\w+/\w")
 _LONGEST_RETRACTION_MM = 8.0
@@ -81,13 +84,15 @@ def check_header(header: Header, expected: ExpectedPrint) -> Iterator[Finding]:
 
 
 def check_comments(gcode: Gcode, forbidden_words: Sequence[str]) -> Iterator[Finding]:
-    """Only comments of a known form; no path; none of the given words anywhere, in any case."""
-    words = [word.casefold() for word in forbidden_words if len(word.strip()) >= 2]
+    """Only keys and comments of a known form; no path; none of the given words anywhere, in any case."""
+    for fault in text_faults(gcode.header):
+        yield Finding("header.text", fault[0].upper() + fault[1:] + ".")
+    words = [word.strip() for word in forbidden_words if len(word.strip()) >= 2]
     first = _first_of_each(gcode.others)
     for text, line in (*((t.text, t) for t in gcode.header), *first.items()):
         if _PATH.search(text):
             yield Finding("comment.path", f"Line {line.number} holds a file path.")
-        if any(word in text.casefold() for word in words):
+        if any(word_in(word, text) for word in words):
             yield Finding(
                 "comment.forbidden", f"Line {line.number} holds a word that must not leave the house."
             )
@@ -139,7 +144,9 @@ def _nozzle_temperature(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Findi
     last = int(printed[-1]) if printed.size else 0
     first = int(printed[0]) if printed.size else 0
     for number, value in heats:
-        if number < last and abs(value - expected.nozzle_c) > expected.temperature_tolerance_c:
+        ordered = abs(value - expected.nozzle_c) <= expected.temperature_tolerance_c
+        off_at_the_end = value == 0.0 and number > last
+        if not (ordered or off_at_the_end):
             yield Finding(
                 "temperature.nozzle",
                 f"Line {number} sets the nozzle to {value:g}, not {expected.nozzle_c:g}.",
@@ -189,6 +196,8 @@ def _ending(gcode: Gcode, header: Header) -> Iterator[Finding]:
         if re.fullmatch(r";TIME_ELAPSED:[\d.]+", t.text)
     ]
     stated = header.number("PRINT.TIME")
+    if any(after < before for before, after in pairwise(times)):
+        yield Finding("file.time", "The times of the layers do not follow each other.")
     if not times or not abs(times[-1] - stated) <= max(2.0, 0.01 * stated):
         yield Finding("file.end", "The file ends at another time than its header states.")
 
@@ -198,24 +207,6 @@ def first_layer_s(gcode: Gcode) -> float | None:
     first = next(iter(gcode.by_word.get(";TIME_ELAPSED", [])), None)
     match = re.fullmatch(r";TIME_ELAPSED:(\d+(?:\.\d+)?)", first.text) if first else None
     return round(float(match.group(1)), 1) if match else None
-
-
-def check_speeds(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
-    printed = gcode.is_printed_line
-    for index, name in enumerate(gcode.kinds):
-        chosen = printed & (gcode.kind == index)
-        if not chosen.any():
-            continue
-        share = expected.speed_shares.get(name)
-        if share is None:
-            yield Finding("speed.kind", "Lines are printed outside any known feature type.")
-            continue
-        limit = share * expected.print_speed_mm_s + expected.speed_tolerance_mm_s
-        feed = gcode.feed[chosen]
-        if not np.nanmax(feed) <= limit or np.isnan(feed).any():
-            yield Finding(
-                "speed.high", f"{name} is printed at {np.nanmax(feed):.1f} mm/s, allowed {limit:.1f}."
-            )
 
 
 def check_extents(gcode: Gcode, header: Header, expected: ExpectedPrint, part: PartSize) -> Iterator[Finding]:
@@ -253,9 +244,7 @@ def _bounds(gcode: Gcode, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatA
 
 def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
     """In no layer may the nozzle travel lower than its own height: it would plough through what is printed."""
-    # after the last layer the end sequence moves the plate out of the way, relatively
-    stop = next((t.number for t in reversed(gcode.others) if t.text.startswith("G91")), gcode.line_count)
-    inside = (gcode.layer >= 0) & (gcode.line < stop)
+    inside = (gcode.layer >= 0) & (gcode.line < gcode.end_sequence_line)
     moved = gcode.moves_in_plane
     floor = (gcode.layer + 1) * expected.layer_mm - expected.layer_tolerance_mm
     low = inside & moved & (gcode.end[:, 2] < floor)
@@ -312,7 +301,7 @@ def check_extrusion(
 
 def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool_]) -> Iterator[Finding]:
     """Plastic per length, as the width of a line one layer high: alone and as the mean of each layer."""
-    length = np.linalg.norm(gcode.end - gcode.start, axis=1)
+    length = gcode.path_mm
     scale = expected.filament_mm2 / expected.layer_mm
     long = printed & (length > _SHORT_MOVE_MM)
     width = gcode.extruded[long] * scale / length[long]

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError
+from service.gcode.profile import MotionProfile
 from service.ports import SliceSettings
 
-#: Highest share of the print speed by `;TYPE:` in UltiMaker's AA 0.4 / PLA / 0.2 mm profile, evaluated at
+#: Share of the print speed by `;TYPE:` in UltiMaker's AA 0.4 / PLA / 0.2 mm profile, evaluated at
 #: 50 mm/s: infill 50, inner wall 40, outer wall and support 36, skin 29, first layer and brim 15.
 _SPEED_SHARES: Mapping[str, float] = {
     "FILL": 1.0,
@@ -48,6 +49,7 @@ class ExpectedPrint:
     bed_from_print_mm: tuple[float, float] = (116.5, 107.5)
     """Where x = y = 0 of the STL lies on the plate."""
     speed_shares: Mapping[str, float] = field(default_factory=lambda: dict(_SPEED_SHARES))
+    motion: MotionProfile = field(default_factory=MotionProfile)
     layer_tolerance_mm: float = 0.001
     temperature_tolerance_c: float = 0.01
     speed_tolerance_mm_s: float = 0.6

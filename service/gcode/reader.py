@@ -80,6 +80,21 @@ class Gcode:
         x, y = self.start[:, 0] != self.end[:, 0], self.start[:, 1] != self.end[:, 1]
         return np.asarray(x | y, dtype=np.bool_)
 
+    @cached_property
+    def path_mm(self) -> FloatArray:
+        """Length of every move."""
+        step = self.end - self.start
+        return np.asarray(np.sqrt(np.einsum("ij,ij->i", step, step)), dtype=np.float64)
+
+    @cached_property
+    def end_sequence_line(self) -> int:
+        """After it the end moves the plate out of the way, relatively; past the file when it has no such end."""
+        relative = self.by_word.get("G91", [])
+        printed = np.flatnonzero(self.is_printed_line)
+        begins = relative[-1].number if relative else 0
+        there = printed.size and begins > int(self.line[printed[-1]])
+        return begins if there else self.line_count + 1
+
     def of_kind(self, *names: str) -> NDArray[np.bool_]:
         """Moves whose `;TYPE:` is one of `names`."""
         return np.isin(self.kind, [i for i, name in enumerate(self.kinds) if name in names])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor, system
 from service.errors import InputRefusedError
+from service.gcode.private_words import private_words
 from service.ports import JobRequest
-from service.store import approvals, blobs, cases
+from service.store import approvals, blobs, cases, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
 from service.workflow.app import App
@@ -116,6 +118,7 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     with reading(app.engine) as connection:
         current = blobs.current(connection, case.id)
         approval = approvals.standing(connection, case.id)
+        study = studies.need(connection, case.study_uid)
     if approval is None:
         raise InputRefusedError(
             "There is no approval of the present plan and model.",
@@ -125,9 +128,16 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     for kind in (*_NEEDED.values(), *(k for k in _IF_THERE if k in current)):
         blobs.check_intact(current[kind])
     work = fresh_folder(app.work_folder(key))
-    argument: dict[str, str | None] = {name: str(current[kind].path) for name, kind in _NEEDED.items()}
+    argument: dict[str, Any] = {name: str(current[kind].path) for name, kind in _NEEDED.items()}
     argument |= {kind: str(current[kind].path) if kind in current else None for kind in _IF_THERE}
     argument["out"] = str(work)
+    # Through the child's pipe only: neither the queue nor any report holds them.
+    argument["private_words"] = private_words(
+        name=study.patient_name,
+        patient_id=study.patient_id,
+        birth_date=study.patient_birth_date,
+        other=(study.accession_number,),
+    )
     result = app.run_task("slice", argument, progress_for(app, case.id))
     audit_report = result["audit"]
     if not audit_report["passed"]:

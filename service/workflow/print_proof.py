@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,11 @@ class PrintProof:
             print_from_lps(layout),
         )
 
-    def audit(self) -> AuditReport:
-        """Judge the file independently of the slicer, against mesh, channels, vents and settings."""
+    def audit(self, forbidden_words: Sequence[str] = ()) -> AuditReport:
+        """Judge the file independently of the slicer, against mesh, channels, vents and settings.
+
+        `forbidden_words` are the patient's: none may stand in the file, and the report never repeats one.
+        """
         model = self.plan.model
         channels = [
             (self._place(t.entry), self._place(t.target), model.channel_diameter_mm / 2.0)
@@ -69,7 +73,12 @@ class PrintProof:
             for v in model.vents
         ]
         return audit_read(
-            self.gcode, expected=_ordered(), corners=self.corners, channels=channels, vents=vents
+            self.gcode,
+            expected=_ordered(),
+            corners=self.corners,
+            channels=channels,
+            vents=vents,
+            forbidden_words=forbidden_words,
         )
 
     def with_prediction(

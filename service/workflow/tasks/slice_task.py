@@ -22,7 +22,7 @@ _GZIP_LEVEL = 5
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Argument: print_mesh, mesh, layout, plan, blocker, filler, out; outer and model_report for the comparison with
-    the CT.
+    the CT; private_words, which the file must not hold and which are written nowhere.
 
     Writes print.gcode.gz, print.report.json and, when the audit passes, print.errors.png (against the model) and
     print.bone.png (against the bone in the CT).
@@ -49,7 +49,7 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
         progress("auditing", 0.85)
         packed = beside.submit(_pack, result.gcode, out / "print.gcode.gz")
         proof = PrintProof.read(result.gcode, print_mesh, layout, Path(argument["plan"]))
-        report = proof.audit()
+        report = proof.audit(argument.get("private_words") or ())
         packed.result()
     if report.passed:
         progress("predicting the printed part", 0.92)
