@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.cura_engine.engine import CuraEngineConfig, CuraEngineSlicer
+from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.cura_engine.locate import find_install
 from bench.slice import slice_argument
 from service.config import load_config
