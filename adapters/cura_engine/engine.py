@@ -19,6 +19,7 @@ from adapters.cura_engine.print_values import (
     CURA_4_LAST_SETTING_VERSION,
     CuraEngineConfig,
     blocker_values,
+    by_hand,
     filler_values,
     print_values,
 )
@@ -91,12 +92,16 @@ class CuraEngineSlicer:
     ) -> SliceResult:
         """Slice a closed mesh (mm, z up, on z=0, centred on x=y=0) and write the finished `out`.
 
-        Raises GeometryError (does not fit the plate), ToolMissingError, StorageError, SpineprintError
-        (`slicer.failed`, `slicer.timeout`, `slicer.empty`).
+        Raises GeometryError (does not fit the plate), ToolMissingError (its details have the settings), StorageError,
+        SpineprintError (`slicer.failed`, `slicer.timeout`, `slicer.empty`).
         """
         margin = self._config.brim_mm if settings.brim else 0.0
         check_on_plate(stl_bounds(part_stl), margin)
-        flat = self._flat(settings)
+        try:
+            flat = self._flat(settings)
+        except ToolMissingError as error:
+            error.details["settings"] = by_hand(settings, self._config)
+            raise
         meshes: dict[str, tuple[Path, Mapping[str, object]]] = {"part": (part_stl, {})}
         if filler_stl is not None:
             meshes["filler"] = (filler_stl, filler_values(self._config.filler_line_distance_mm))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -132,3 +132,26 @@ def print_values(
 def _there(key: str, setting_version: int) -> bool:
     releases = ONLY_IN.get(key)
     return releases is None or releases.first <= setting_version <= releases.last
+
+
+def by_hand(settings: SliceSettings, config: CuraEngineConfig) -> dict[str, object]:
+    """All of the above as a document, for somebody who slices with Cura's own window.
+
+    Nothing is known about that Cura: settings that only some releases have are all there, and named.
+    """
+    every = {**print_values(settings, config, 0), **print_values(settings, config, sys.maxsize)}
+    return {
+        "schema": "spineprint.print-settings/1",
+        "printer": "Ultimaker 3, left head with print core AA 0.4",
+        "material": "PLA, 2.85 mm",
+        "profile": "Draft (0.2 mm)",
+        "print": asdict(settings),
+        "cura": {
+            "all": every,
+            "filler": filler_values(config.filler_line_distance_mm),
+            "blocker": blocker_values(),
+        },
+        "only_in_setting_versions": {
+            key: [releases.first, releases.last] for key, releases in ONLY_IN.items() if key in every
+        },
+    }
