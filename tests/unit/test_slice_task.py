@@ -15,10 +15,11 @@ from service.domain.costs import Prices, estimate
 from service.errors import GeometryError, ToolMissingError, from_document
 from service.geometry.mesh import write_stl
 from service.geometry.progress import silent
-from service.store import blobs
+from service.ports import SliceResult
+from service.store import audit, blobs
 from service.store.database import reading
-from service.workflow.tasks.slice_task import slice_task
-from tests.support_app import Rig, bring
+from service.workflow.tasks.slice_task import _figures, slice_task
+from tests.support_app import Rig, bring, make_rig
 
 
 def _argument(folder: Path) -> dict[str, str]:
@@ -122,3 +123,30 @@ def test_prices_are_configured_and_without_them_there_is_no_cost(tmp_path: Path)
     file.write_text('[costs]\ncurrency = "CHF"\npla_per_kg = 30\nprinter_per_h = 1.5\n')
     costs = load_config(file, environ={}).costs
     assert Prices.from_document(costs.model_dump()) == Prices("CHF", 30.0, 1.5)
+
+
+def test_the_report_has_the_cost_only_with_a_price(tmp_path: Path):
+    sliced = SliceResult(
+        tmp_path / "a.gcode", print_time_s=7200, material_mm3=40_000.0, layer_count=9, engine="tiny"
+    )
+    assert "cost" not in _figures(sliced, Prices())
+    figures = _figures(sliced, Prices("CHF", pla_per_kg=20.0, printer_per_h=1.0))
+    assert figures["weight_g"] == pytest.approx(49.6)
+    assert figures["cost"] == {"currency": "CHF", "material": 0.99, "printer": 2.0, "total": 2.99}
+
+
+def test_the_prices_reach_the_task_and_the_cost_the_events_of_the_case(tmp_path: Path):
+    rig = make_rig(tmp_path, costs={"pla_per_kg": 20.0})
+    case = bring(rig, CaseState.APPROVED)
+    cost = {"currency": "EUR", "material": 0.99, "total": 0.99}
+    plain = rig.tasks._slice
+    rig.tasks._slice = lambda given: {**plain(given), "weight_g": 49.6, "cost": cost}  # type: ignore[method-assign]
+    rig.run_jobs("slice")
+    assert rig.case(case.id).state is CaseState.SLICED
+    asked = next(argument for kind, argument in rig.tasks.calls if kind == "slice")
+    assert Prices.from_document(asked["prices"]) == Prices(pla_per_kg=20.0)
+    with reading(rig.app.engine) as connection:
+        rows = audit.history(connection, case.subject)
+    data = next(r.data for r in rows if r.event == "gcode_ready")
+    assert (data["weight_g"], data["cost"]) == (49.6, cost)
+    rig.app.engine.dispose()
