@@ -48,7 +48,7 @@ bench-sterile: setup-test ## 20,000 random histories of the sterilisation rules 
 bench-print: setup-test ## 200 seeded faults, instants and kill -9 against simulated printers (BENCH_ARGS=)
 	@$(BIN)/python -m bench.printing $(BENCH_ARGS)
 
-bench-slice: setup-test ## the audit's speed; STL to audited G-code beside the engine's own time (BENCH_ARGS=)
+bench-slice: setup-test ## the audit's speed; STL to audited G-code beside the engine's own time (BENCH_ARGS=--write PAGE)
 	@$(BIN)/python -m bench.slice $(BENCH_ARGS)
 
 fuzz-dicom: setup-test ## 200,000 damaged inputs to the PDU reader, as many to the data set reader (FUZZ_ARGS=)

@@ -182,9 +182,15 @@ def slice_command(
 
     if not out.name.endswith((".gcode", ".gcode.gz")):
         raise InputRefusedError("The output must end in .gcode or .gcode.gz.", next_step="Name it so.")
-    slicer = make_slicer(config_of(config))
+    settings = config_of(config)
+    slicer = make_slicer(settings)
     with tempfile.TemporaryDirectory() as folder:
-        argument = _case_files(case) | {"out": folder, "private_words": _private_words(private)}
+        argument = _case_files(case) | {
+            "out": folder,
+            "prices": settings.costs.model_dump(),
+            "by_hand": str(case),
+            "private_words": _private_words(private),
+        }
         result = _with_progress(lambda a, p: slice_task(slicer, a, p), argument)
         made = Path(folder) / "print.gcode.gz"
         _place(made, out)
@@ -193,7 +199,9 @@ def slice_command(
             if (picture := Path(folder) / f"print.{kind}.png").is_file():
                 shutil.copyfile(picture, _report_path(out).with_suffix("").with_suffix(f".{kind}.png"))
     hours = result["print_time_s"] / 3600
-    console.print(f"{out}: {hours:.1f} h, {result['weight_g']:.1f} g PLA; audit "
+    cost = result.get("cost")
+    price = f", about {cost['total']:.2f} {escape(cost['currency'])}" if cost else ""
+    console.print(f"{out}: {hours:.1f} h, {result['weight_g']:.1f} g PLA{price}; audit "
                   + ("passed" if result["audit"]["passed"] else "[bold red]failed[/]"))  # fmt: skip
     for finding in result["audit"]["findings"]:
         console.print(f"  {finding['severity']}: {escape(finding['message'])}")

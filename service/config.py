@@ -170,6 +170,14 @@ class LabelsConfig(_Section):
         return self
 
 
+class CostsConfig(_Section):
+    """For the estimate of what a print costs; without a price none is shown."""
+
+    currency: str = Field("EUR", min_length=1, max_length=8)
+    pla_per_kg: float | None = Field(None, ge=0, description="price of a kilogram of PLA filament")
+    printer_per_h: float | None = Field(None, ge=0, description="price of an hour of the printer")
+
+
 class SimulationConfig(_Section):
     """Only for demonstrations and tests: lets the clock be moved forward. Refused beside real devices."""
 
@@ -193,6 +201,7 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     sterilisation: SterilisationConfig = SterilisationConfig()
     labels: LabelsConfig = LabelsConfig()
+    costs: CostsConfig = CostsConfig()
     simulation: SimulationConfig = SimulationConfig()
     worker: WorkerConfig = WorkerConfig()
 

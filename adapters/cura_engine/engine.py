@@ -9,15 +9,21 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from adapters.cura_engine.finalise import finalise
 from adapters.cura_engine.locate import HOW_TO_INSTALL, CuraInstall, find_install
 from adapters.cura_engine.mesh_bounds import Bounds, stl_bounds
-from adapters.cura_engine.resolve import FlatDefinition, flatten
+from adapters.cura_engine.print_values import (
+    CURA_4_LAST_SETTING_VERSION,
+    CuraEngineConfig,
+    blocker_values,
+    by_hand,
+    filler_values,
+    print_values,
+)
+from adapters.cura_engine.resolve import FlatDefinition, flatten, setting_version_of
 from service.errors import GeometryError, SpineprintError, StorageError, ToolMissingError
 from service.ports import SliceResult, SliceSettings
 
@@ -27,101 +33,6 @@ BED_X_MM, BED_Y_MM, BED_Z_MM = 215.0, 215.0, 200.0
 BED_FROM_PRINT_MM = (116.5, 107.5)
 _PLATE_CONTACT_TOLERANCE_MM = 0.05
 _LOG_TAIL_CHARACTERS = 2000
-_LAST_SETTING_VERSION_OF_CURA_4 = 19
-
-
-@dataclass(frozen=True)
-class CuraEngineConfig:
-    """How to run the engine. `engine` and `resources` come from [slicer] of the configuration.
-
-    The print values below are not clinical: they are Cura's, or measured on shells of 2 mm (see
-    `solid_values`). `threads` is 1 because lightning infill of 4.13 depends on the order in which threads
-    finish: with 2, eight runs gave eight files; with 1, one. It costs little: 26 s against 25 s on two busy
-    cores for a part of 77,000 faces.
-    """
-
-    engine: Path | None = None
-    resources: Path | None = None
-    threads: int = 1
-    timeout_s: float = 1800.0
-    support_structure: Literal["tree", "normal"] = "tree"
-    support_angle_deg: float = 60.0
-    brim_mm: float = 7.0
-    filler_line_distance_mm: float = 4.2
-    work_folder: Path | None = None
-
-
-def solid_values() -> dict[str, object]:
-    """Walls without voids.
-
-    A 2 mm wall is filled by lines that follow its faces (three from each side), gap filling between them,
-    and skin lines wherever room is left; "every layer is bottom skin" is what Cura's window does at 100 %
-    infill. Measured on a curved 2 mm shell with a sleeve, 4.13, share of the section not under a line /
-    radius of the largest void / print time: two walls with 100 % infill 6.3 % / 0.38 mm / 36 min, the profile's
-    three walls 3.8 % / 0.23 mm / 38 min;
-    these values 2.2 % / 0.12 mm / 41 min; two walls with skin 1.4 % / 0.07 mm / 48 min.
-    """
-    return {
-        "infill_sparse_density": 100,
-        "wall_line_count": 6,
-        "fill_perimeter_gaps": "everywhere",
-        "top_layers": 0,
-        "bottom_layers": 999999,
-    }
-
-
-def filler_values(line_distance_mm: float) -> dict[str, object]:
-    """Settings of the cavity body: no walls or skin, sparse lightning infill under its roof only.
-
-    The engine's command line derives nothing for one mesh, so each derived value is given.
-    """
-    return {
-        "wall_line_count": 0,
-        "top_layers": 0,
-        "bottom_layers": 0,
-        "initial_bottom_layers": 0,
-        "infill_pattern": "lightning",
-        "infill_sparse_density": 10,
-        "infill_line_distance": line_distance_mm,
-        "infill_material_flow": 100,
-        "support_enable": False,
-    }
-
-
-def print_values(settings: SliceSettings, config: CuraEngineConfig) -> dict[str, object]:
-    """The user layer on top of UltiMaker's profile: the paper's print settings, literally.
-
-    The profile would print the first layer hotter (+5 C) and thicker (0.27 mm); both are pinned.
-    """
-    return {
-        "machine_extruder_count": 1,
-        "extruders_enabled_count": 1,
-        "extruder_nr": 0,
-        "material_guid": settings.material_guid,
-        "layer_height": settings.layer_mm,
-        "layer_height_0": settings.layer_mm,
-        "speed_print": settings.print_speed_mm_s,
-        **dict.fromkeys(
-            (
-                "material_print_temperature",
-                "material_print_temperature_layer_0",
-                "material_initial_print_temperature",
-                "material_final_print_temperature",
-            ),
-            settings.nozzle_c,
-        ),
-        "material_bed_temperature": settings.bed_c,
-        "material_bed_temperature_layer_0": settings.bed_c,
-        "adhesion_type": "brim" if settings.brim else "none",
-        "brim_width": config.brim_mm,
-        "support_enable": settings.support,
-        "support_structure": config.support_structure,
-        # "everywhere" fills the channel with a metre of support (reference/slicing.md, section 3)
-        "support_type": "buildplate",
-        "support_angle": config.support_angle_deg,
-        "prime_tower_enable": False,
-        **solid_values(),
-    }
 
 
 class CuraEngineSlicer:
@@ -157,9 +68,10 @@ class CuraEngineSlicer:
         return f"CuraEngine {self._version}, {flat.name} definitions (setting version {flat.setting_version})"
 
     def _flat(self, settings: SliceSettings) -> FlatDefinition:
-        flat = flatten(self._install.resources, print_values(settings, self._config))
+        release = setting_version_of(self._install.resources)
+        flat = flatten(self._install.resources, print_values(settings, self._config, release))
         engine_is_4 = self._version.startswith("4.")
-        definitions_are_4 = int(flat.setting_version or 0) <= _LAST_SETTING_VERSION_OF_CURA_4
+        definitions_are_4 = release <= CURA_4_LAST_SETTING_VERSION
         if engine_is_4 != definitions_are_4:
             raise ToolMissingError(
                 f"CuraEngine {self._version} and the printer definitions found (setting version "
@@ -180,17 +92,21 @@ class CuraEngineSlicer:
     ) -> SliceResult:
         """Slice a closed mesh (mm, z up, on z=0, centred on x=y=0) and write the finished `out`.
 
-        Raises GeometryError (does not fit the plate), ToolMissingError, StorageError, SpineprintError
-        (`slicer.failed`, `slicer.timeout`, `slicer.empty`).
+        Raises GeometryError (does not fit the plate), ToolMissingError (its details have the settings), StorageError,
+        SpineprintError (`slicer.failed`, `slicer.timeout`, `slicer.empty`).
         """
         margin = self._config.brim_mm if settings.brim else 0.0
         check_on_plate(stl_bounds(part_stl), margin)
-        flat = self._flat(settings)
+        try:
+            flat = self._flat(settings)
+        except ToolMissingError as error:
+            error.details["settings"] = by_hand(settings, self._config)
+            raise
         meshes: dict[str, tuple[Path, Mapping[str, object]]] = {"part": (part_stl, {})}
         if filler_stl is not None:
             meshes["filler"] = (filler_stl, filler_values(self._config.filler_line_distance_mm))
         if blocker_stl is not None:
-            meshes["blocker"] = (blocker_stl, {"anti_overhang_mesh": True})
+            meshes["blocker"] = (blocker_stl, blocker_values())
         try:
             with tempfile.TemporaryDirectory(prefix="slicing-", dir=self._config.work_folder) as name:
                 raw, log = self._run(Path(name), flat, meshes)

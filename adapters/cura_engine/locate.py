@@ -21,8 +21,7 @@ from service.errors import ToolMissingError
 HOW_TO_INSTALL = (
     "On Debian or Ubuntu run `apt-get install cura-engine` and `deploy/fetch-cura-definitions.sh "
     ".cache/cura-resources`; elsewhere install UltiMaker Cura. Or name both in the configuration: "
-    "[slicer] engine and resources (SPINEPRINT_SLICER__ENGINE, SPINEPRINT_SLICER__RESOURCES). "
-    "Until then the STL can be sliced by hand in Cura with the settings shown."
+    "[slicer] engine and resources (SPINEPRINT_SLICER__ENGINE, SPINEPRINT_SLICER__RESOURCES)."
 )
 _ENGINE_NAMES = ("CuraEngine", "CuraEngine.exe")
 # Places of the engine and of the definitions inside one installation, over Cura 4 and 5 and three systems.

@@ -53,6 +53,12 @@ _REINSTALL = (
 )
 
 
+_OTHER_RELEASE = (
+    "Use the CuraEngine of Debian or Ubuntu (4.13) with its definitions, or another release of UltiMaker Cura: "
+    "[slicer] engine and resources. Please report which release it was."
+)
+
+
 @dataclass(frozen=True)
 class FlatDefinition:
     """All settings of one printer with one extruder, every one computed.
@@ -96,6 +102,16 @@ def as_engine_text(value: object) -> str:
     return str(value)
 
 
+def setting_version_of(resources: Path) -> int:
+    """Which release the definitions are of (19 is Cura 4.13, 20 is 5.0); 0 when they do not say.
+
+    Raises ToolMissingError when they cannot be read.
+    """
+    _, meta = _definition(resources, "definitions", PRINTER)
+    stated = str(meta.get("setting_version", ""))
+    return int(stated) if stated.isdecimal() else 0
+
+
 def flatten(resources: Path, user: Mapping[str, object]) -> FlatDefinition:
     """Build and compute the whole stack from one `resources` folder, `user` on top.
 
@@ -118,8 +134,9 @@ def flatten(resources: Path, user: Mapping[str, object]) -> FlatDefinition:
     unknown = sorted(key for key in user if key not in settings)
     if unknown:
         raise ToolMissingError(
-            f"These printer definitions do not have the settings {', '.join(unknown)}.",
-            next_step=_REINSTALL,
+            f"These printer definitions (setting version {meta.get('setting_version', 'not stated')}) do not have the "
+            f"settings {', '.join(unknown)}.",
+            next_step=_OTHER_RELEASE,
             code="tool.definitions",
         )
     overrides.update(user)

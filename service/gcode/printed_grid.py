@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from service.gcode.checks import part_lines
 from service.gcode.layer_area import layer_outlines
 from service.gcode.reader import FloatArray, Gcode
+from service.geometry.parallel import in_threads
 
 STEP_MM = 0.2
 _MARGIN_MM = 2.0
 _ALONG_MM = 0.1
 _ACROSS = 6
 _FULL = 250
-_LAYERS_AT_ONCE = 16
+#: Few, so that what is summed up stays in the processor's cache.
+_LAYERS_AT_ONCE = 4
 Filling = NDArray[np.uint8]
 
 
@@ -82,14 +84,18 @@ def printed_filling(
     area = gcode.extruded[chosen] * filament_mm2 / grid.layer_mm
     result = np.zeros(grid.shape, np.uint8)
     order = np.argsort(layer, kind="stable")
-    for first in range(0, grid.shape[0], _LAYERS_AT_ONCE):
+    by_layer = layer[order]
+
+    def fill(first: int) -> None:
         stop = min(first + _LAYERS_AT_ONCE, grid.shape[0])
-        some = order[slice(*np.searchsorted(layer[order], [first, stop]))]
+        some = order[slice(*np.searchsorted(by_layer, [first, stop]))]
         if some.size:
             filled = _spread(
                 start[some], end[some], area[some], layer[some] - first, (stop - first, *grid.shape[1:])
             )
             result[first:stop] = np.minimum(filled * _FULL, _FULL)
+
+    in_threads(fill, range(0, grid.shape[0], _LAYERS_AT_ONCE))
     return result
 
 
@@ -141,15 +147,19 @@ def mesh_filling(corners: FloatArray, grid: Grid) -> Filling:
     layers, rows, columns = grid.shape
     result = np.zeros(grid.shape, np.uint8)
     order = np.argsort(plane[which], kind="stable")
-    for begin in range(0, layers, _LAYERS_AT_ONCE):
+    by_layer = plane[which][order]
+
+    def fill(begin: int) -> None:
         stop = min(begin + _LAYERS_AT_ONCE, layers)
-        some = order[slice(*np.searchsorted(plane[which][order], [begin, stop]))]
+        some = order[slice(*np.searchsorted(by_layer, [begin, stop]))]
         cell = ((plane[which[some]] - begin) * rows + row[some]) * columns + column[some]
         size = (stop - begin) * rows * columns
         steps = np.bincount(cell, sign[some] * (1.0 - part[some]), minlength=size)
         steps += np.bincount(cell + 1, sign[some] * part[some], minlength=size + 1)[:size]
         filled = np.cumsum(steps.reshape(stop - begin, rows, columns), axis=2)
         result[begin:stop] = np.rint(np.clip(filled, 0.0, 1.0) * _FULL)
+
+    in_threads(fill, range(0, layers, _LAYERS_AT_ONCE))
     return result
 
 

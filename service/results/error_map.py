@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.spatial import cKDTree
 
+from service.geometry.parallel import in_threads
 from service.geometry.raster import cover
 from service.results.render import Camera, camera_for
 
@@ -73,11 +74,16 @@ def error_map(
     sheet = Image.new("RGB", (_COLUMNS * _PANEL, rows * _PANEL + top + bottom), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     draw.text((12, 8), title, fill=_INK, font=_font(18))
-    for number, ((name, _, _, cut), fitted) in enumerate(zip(views, cameras, strict=True)):
+
+    def view(number: int) -> Image.Image:
+        fitted, cut = cameras[number], views[number][3]
         camera = Camera(fitted.direction, fitted.up, fitted.centre, scale, size)
+        return _view(corners, colours, camera, float(camera.project(centre)[0, 2]) if cut else None)
+
+    for number, panel in enumerate(in_threads(view, range(len(views)))):
+        name = views[number][0]
         place = ((number % _COLUMNS) * _PANEL, top + number // _COLUMNS * _PANEL)
-        depth = float(camera.project(centre)[0, 2]) if cut else None
-        sheet.paste(_view(corners, colours, camera, depth), place)
+        sheet.paste(panel, place)
         draw.text((place[0] + 10, place[1] + 8), name, fill=_INK, font=_font(16))
     _legend(draw, sheet.height - bottom, words)
     draw.text((12, sheet.height - 22), NOTICE, fill=_FAINT, font=_font(14))

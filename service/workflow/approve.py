@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor, system
-from service.errors import InputRefusedError
+from service.errors import InputRefusedError, ToolMissingError
 from service.gcode.private_words import private_words
 from service.ports import JobRequest
 from service.store import approvals, blobs, cases, studies
@@ -18,6 +19,7 @@ from service.store.database import reading, transaction
 from service.workflow.app import App
 from service.workflow.build import fresh_folder, kept_isolation_folder
 from service.workflow.jobs import entry_job, progress_for
+from service.workflow.tasks.by_hand import SETTINGS_FILE
 
 #: Argument of the slicing task -> kind of artifact.
 _NEEDED = {"print_mesh": "print_mesh", "mesh": "mesh", "layout": "print_layout", "plan": "plan"}
@@ -131,6 +133,7 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     argument: dict[str, Any] = {name: str(current[kind].path) for name, kind in _NEEDED.items()}
     argument |= {kind: str(current[kind].path) if kind in current else None for kind in _IF_THERE}
     argument["out"] = str(work)
+    argument["prices"] = app.config.costs.model_dump()
     # Through the child's pipe only: neither the queue nor any report holds them.
     argument["private_words"] = private_words(
         name=study.patient_name,
@@ -138,7 +141,11 @@ def slice_approved(app: App, case: Case, key: str) -> None:
         birth_date=study.patient_birth_date,
         other=(study.accession_number,),
     )
-    result = app.run_task("slice", argument, progress_for(app, case.id))
+    try:
+        result = app.run_task("slice", argument, progress_for(app, case.id))
+    except ToolMissingError:
+        _keep_settings(app, case, work / SETTINGS_FILE)
+        raise
     audit_report = result["audit"]
     if not audit_report["passed"]:
         findings = "; ".join(str(f.get("message", f)) for f in audit_report["findings"][:5])
@@ -177,8 +184,17 @@ def slice_approved(app: App, case: Case, key: str) -> None:
                 "engine": result["engine"],
                 "print_time_s": result["print_time_s"],
                 "material_mm3": result["material_mm3"],
+                **{k: result[k] for k in ("weight_g", "cost") if k in result},
             },
         )
     shutil.rmtree(work, ignore_errors=True)
     # Nothing is corrected any more.
     shutil.rmtree(kept_isolation_folder(app, case.id), ignore_errors=True)
+
+
+def _keep_settings(app: App, case: Case, settings: Path) -> None:
+    """Beside the meshes among the case's files, for somebody who slices by hand."""
+    if settings.is_file():
+        kept = blobs.keep(settings, app.case_folder(case.id), "print_settings")
+        with transaction(app.engine) as connection:
+            blobs.record(connection, case.id, "print_settings", kept, app.clock.now())

@@ -57,8 +57,12 @@ def of_model(figures: Figures, report: Mapping[str, Any]) -> None:
 
 
 def of_print(figures: Figures, audit: Mapping[str, Any], ledger: list[dict[str, Any]]) -> None:
+    cost = audit.get("cost")
+    plastic = f"{audit['weight_g']:.1f} g PLA" + (
+        f", about {cost['total']:.2f} {cost['currency']}" if cost else ""
+    )
     figures.add("G-code audit", f"{'passed' if audit['passed'] else 'failed'}, {audit['layers']} layers, "
-                f"{audit['print_time_s'] / 3600:.1f} h, {audit['weight_g']:.1f} g PLA", audit["passed"])  # fmt: skip
+                f"{audit['print_time_s'] / 3600:.1f} h, {plastic}", audit["passed"])  # fmt: skip
     figures.add("prints started", f"{len(ledger)} (by the printer's own count)", len(ledger) == 1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trimesh
 
-from adapters.cura_engine.engine import CuraEngineConfig, CuraEngineSlicer
+from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from bench.slice.charon import NotToBeHadError, gcode_reader, unpacked
 from service.errors import GeometryError, SpineprintError, ToolMissingError
 from service.gcode.audit import ExpectedPrint, audit_gcode

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from adapters.cura_engine import finalise as finalising
-from adapters.cura_engine.engine import CuraEngineConfig, print_values
+from adapters.cura_engine.engine import CuraEngineSlicer
 from adapters.cura_engine.expressions import Evaluator, ExpressionError
 from adapters.cura_engine.finalise import finalise, header_from_log
 from adapters.cura_engine.locate import Places, _install_roots, default_places, find_install, is_resources
-from adapters.cura_engine.resolve import REQUIRED_FILES, flatten
+from adapters.cura_engine.print_values import (
+    CuraEngineConfig,
+    blocker_values,
+    filler_values,
+    print_values,
+)
+from adapters.cura_engine.resolve import REQUIRED_FILES, flatten, setting_version_of
 from service.errors import SpineprintError, ToolMissingError
 from service.ports import SliceSettings
 
@@ -67,6 +73,7 @@ def test_anything_else_is_refused(text):
         Evaluator(VALUES.__getitem__).evaluate(text)
 
 
+VALUES_413 = print_values(SliceSettings(), CuraEngineConfig(), 19)
 # --- definitions ---------------------------------------------------------------------------------------------
 
 
@@ -81,7 +88,7 @@ def resources() -> Path:
 
 
 def test_every_setting_is_computed_to_the_papers_values(resources):
-    flat = flatten(resources, print_values(SliceSettings(), CuraEngineConfig()))
+    flat = flatten(resources, VALUES_413)
     values = flat.values
     assert len(values) > 500
     assert flat.ignored == ()
@@ -109,13 +116,13 @@ def test_every_setting_is_computed_to_the_papers_values(resources):
 
 
 def test_the_flat_file_has_every_value_as_text(resources):
-    flat = flatten(resources, print_values(SliceSettings(), CuraEngineConfig()))
+    flat = flatten(resources, VALUES_413)
     children = json.loads(flat.to_json())["settings"]["all"]["children"]
     assert set(children) == set(flat.values)
     assert all(isinstance(entry["default_value"], str) for entry in children.values())
     assert children["support_enable"]["default_value"] == "true"
     assert children["layer_height"]["default_value"] == "0.2"
-    assert flat.to_json() == flatten(resources, print_values(SliceSettings(), CuraEngineConfig())).to_json()
+    assert flat.to_json() == flatten(resources, VALUES_413).to_json()
 
 
 def test_unknown_setting_bad_expression_and_circle_are_errors(resources, tmp_path):
@@ -127,6 +134,83 @@ def test_unknown_setting_bad_expression_and_circle_are_errors(resources, tmp_pat
         flatten(resources, {"layer_height": "=layer_height_0", "layer_height_0": "=layer_height"})
     with pytest.raises(ToolMissingError, match="missing or cannot be read"):
         flatten(tmp_path, {})
+
+
+def test_each_key_we_pass_is_in_the_definitions(resources):
+    known = flatten(resources, {}).values
+    ours = print_values(SliceSettings(), CuraEngineConfig(), setting_version_of(resources))
+    assert {*ours, *filler_values(4.2), *blocker_values()} <= set(known)
+
+
+def stub_definitions(folder: Path, setting_version: int, keys: set[str]) -> Path:
+    """Definitions of some release, as small as they may be: every setting is text and has no formula."""
+    settings = {key: {"type": "str", "default_value": ""} for key in keys}
+    for name in REQUIRED_FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        document = {"name": "Ultimaker 3", "inherits": "fdmprinter", "overrides": {}}
+        if name.endswith("fdmprinter.def.json"):
+            document = {
+                "metadata": {"setting_version": setting_version},
+                "settings": {"all": {"type": "category", "children": settings}},
+            }
+        (folder / name).write_text(json.dumps(document) if name.endswith(".json") else "[values]\n")
+    return folder
+
+
+# What Cura itself drops from profiles on the way from 4.13 to 5.0 (its VersionUpgrade413to50), renamed ones included.
+GONE_IN_5_0 = {
+    "travel_compensate_overlapping_walls_enabled",
+    "travel_compensate_overlapping_walls_0_enabled",
+    "travel_compensate_overlapping_walls_x_enabled",
+    "fill_perimeter_gaps",
+    "filter_out_tiny_gaps",
+    "wall_min_flow",
+    "wall_min_flow_retract",
+    "speed_equalize_flow_max",
+    "speed_equalize_flow_enabled",
+    "outer_inset_first",
+}
+# The same for its later steps up to 5.13, as far as Cura names them and they are not of printers of others.
+GONE_LATER = {
+    21: {"limit_support_retractions", "material_flow_dependent_temperature"},
+    25: {"wall_overhang_speed_factor"},
+    26: {
+        "skin_edge_support_thickness",
+        "skin_edge_support_layers",
+        "extra_infill_lines_to_support_skins",
+        "bridge_sparse_infill_max_density",
+    },
+    27: {"infill_randomize_start_location"},
+}
+
+
+@pytest.mark.parametrize("release", [20, 21, 22, 23, 24, 25, 26, 27, 28])
+def test_definitions_of_cura_5_are_asked_only_for_what_they_have(tmp_path, resources, release):
+    gone = GONE_IN_5_0.union(*(keys for first, keys in GONE_LATER.items() if first <= release))
+    there = set(flatten(resources, {}).values) - gone
+    stub = stub_definitions(tmp_path, release, there)
+    assert setting_version_of(stub) == release
+    values = print_values(SliceSettings(), CuraEngineConfig(), release)
+    assert flatten(stub, values).values["layer_height"] == 0.2
+    assert {*filler_values(4.2), *blocker_values()} <= there
+    # nothing else of what we want is lost on the way
+    assert set(VALUES_413) - set(values) == {"fill_perimeter_gaps"}
+
+
+def test_an_installed_cura_5_is_taken(tmp_path, resources):
+    stub = stub_definitions(tmp_path, 20, set(flatten(resources, {}).values) - GONE_IN_5_0)
+    engine = program(tmp_path / "CuraEngine")
+    engine.write_text("#!/bin/sh\necho Cura_SteamEngine version 5.2.1\n")
+    said = CuraEngineSlicer(CuraEngineConfig(engine=engine, resources=stub)).describe()
+    assert said == "CuraEngine 5.2.1, Ultimaker 3 definitions (setting version 20)"
+
+
+def test_a_setting_that_a_release_lacks_is_named_with_advice_that_can_help(tmp_path):
+    stub = stub_definitions(tmp_path, 31, {"layer_height"})
+    with pytest.raises(ToolMissingError, match=r"setting version 31.*no_such_setting") as caught:
+        flatten(stub, {"no_such_setting": 1})
+    assert "another release" in caught.value.next_step
+    assert "Fetch" not in caught.value.next_step
 
 
 # --- where things are ----------------------------------------------------------------------------------------
@@ -225,7 +309,6 @@ def test_what_is_missing_is_said_with_how_to_install_it(tmp_path):
     with pytest.raises(ToolMissingError, match="no CuraEngine") as caught:
         find_install(places=nothing)
     assert "apt-get install cura-engine" in caught.value.next_step
-    assert "by hand" in caught.value.next_step
     engine = program(tmp_path / "CuraEngine")
     with pytest.raises(ToolMissingError, match="definitions were not found") as caught:
         find_install(engine, places=nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trimesh
+
+from service.geometry.mesh import write_stl
 
 
 def _run(*arguments: str, folder: Path) -> tuple[int, str]:
@@ -60,3 +64,24 @@ def test_a_taken_web_port_is_named(tmp_path: Path):
         code, text = _run("serve", "--role", "web", "--config", "c.toml", folder=tmp_path)
     assert code == 2
     assert f"The web port {port} cannot be opened." in text and "[web]" in text
+
+
+def test_slicing_without_an_engine_names_the_meshes_and_writes_the_settings_beside_them(tmp_path: Path):
+    case = tmp_path / "case"
+    case.mkdir()
+    part = trimesh.creation.box((20, 12, 8)).apply_translation((0, 0, 4))
+    for name in ("model.stl", "print.stl"):
+        write_stl(part.vertices, part.faces, case / name)
+    matrix = trimesh.transformations.identity_matrix().tolist()
+    (case / "print.json").write_text(json.dumps({"print_from_lps": matrix}), "utf-8")
+    (case / "plan.json").write_text("{}", "utf-8")
+    (tmp_path / "c.toml").write_text(f'[slicer]\nengine = "{tmp_path}/none"\n', "utf-8")
+    code, text = _run("slice", "--case", str(case), "--out", "o.gcode", "--config", "c.toml", folder=tmp_path)
+    assert code == 1, text
+    assert "apt-get install cura-engine" in text
+    assert (
+        f"slice print.stl by hand in Cura with the settings in print.settings.json; all are in {case}."
+        in text
+    )
+    assert json.loads((case / "print.settings.json").read_text("utf-8"))["print"]["bed_c"] == 60
+    assert not (tmp_path / "o.gcode").exists()

@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import GeometryError, StorageError
+from service.domain.costs import Prices, estimate
+from service.errors import GeometryError, StorageError, ToolMissingError
 from service.geometry.mesh import read_stl
 from service.geometry.progress import Progress
-from service.ports import Slicer, SliceSettings
+from service.ports import Slicer, SliceResult, SliceSettings
 from service.workflow.print_proof import BoneFiles, PrintProof, print_from_lps
+from service.workflow.tasks.by_hand import hand_over
 
 _GZIP_LEVEL = 5
 
 
 def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Argument: print_mesh, mesh, layout, plan, blocker, filler, out; outer and model_report for the comparison with
-    the CT; private_words, which the file must not hold and which are written nowhere.
+    the CT; prices ([costs] of the configuration); by_hand, where the meshes lie and the settings go without a slicer;
+    private_words, which the file must not hold and which are written nowhere.
 
     Writes print.gcode.gz, print.report.json and, when the audit passes, print.errors.png (against the model) and
     print.bone.png (against the bone in the CT).
@@ -30,21 +33,18 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
     Raises
     ------
     GeometryError : the mesh to print is not the approved one in another pose.
-    ToolMissingError : no slicer.
+    ToolMissingError : no slicer; meshes and settings are handed over with it (`hand_over`).
     """
     out, print_mesh, layout = Path(argument["out"]), Path(argument["print_mesh"]), Path(argument["layout"])
     progress("slicing", 0.05)
-    settings = SliceSettings()
     with ThreadPoolExecutor(1) as beside:
         # beside the engine, which is a process of its own; a wrong part ends here before anything of it is used
         same = beside.submit(check_same_part, Path(argument["mesh"]), print_mesh, layout)
-        result = slicer.slice(
-            print_mesh,
-            out / "print.gcode",
-            settings,
-            blocker_stl=_path(argument.get("blocker")),
-            filler_stl=_path(argument.get("filler")),
-        )
+        try:
+            result = _slice(slicer, argument)
+        except ToolMissingError as missing:
+            same.result()
+            raise hand_over(missing, argument) from missing
         same.result()
         progress("auditing", 0.85)
         packed = beside.submit(_pack, result.gcode, out / "print.gcode.gz")
@@ -60,22 +60,38 @@ def slice_task(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) 
             bone_picture=out / "print.bone.png",
         )
     result.gcode.unlink()
-    grams = result.material_mm3 / 1000.0 * settings.material_density_g_cm3
+    figures = _figures(result, Prices.from_document(argument.get("prices")))
     document = {
         **report.to_document(),
-        "engine": result.engine,
-        "print_time_s": result.print_time_s,
+        **figures,
         "material_mm3": round(result.material_mm3, 1),
-        "weight_g": round(grams, 2),
+        "weight_g": round(figures["weight_g"], 2),
         "layers": result.layer_count,
     }
     (out / "print.report.json").write_text(json.dumps(document, indent=2, sort_keys=True), "utf-8")
+    return {"audit": report.to_document(), **figures}
+
+
+def _slice(slicer: Slicer, argument: Mapping[str, Any]) -> SliceResult:
+    return slicer.slice(
+        Path(argument["print_mesh"]),
+        Path(argument["out"]) / "print.gcode",
+        SliceSettings(),
+        blocker_stl=_path(argument.get("blocker")),
+        filler_stl=_path(argument.get("filler")),
+    )
+
+
+def _figures(result: SliceResult, prices: Prices) -> dict[str, Any]:
+    """What the print takes; `cost` only where something has a price."""
+    grams = result.material_mm3 / 1000.0 * SliceSettings().material_density_g_cm3
+    cost = estimate(prices, weight_g=grams, print_time_s=result.print_time_s)
     return {
-        "audit": report.to_document(),
         "engine": result.engine,
         "print_time_s": result.print_time_s,
         "material_mm3": result.material_mm3,
         "weight_g": grams,
+        **({"cost": cost} if cost else {}),
     }
 
 
