@@ -12,10 +12,13 @@ from service.domain.people import Actor, Role, Scope
 from service.domain.printer_notes import NoteKind
 from service.store import prints
 from service.store.database import reading
+from service.store.prints import PrintJob
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
-from service.web.views import age_s, print_view
-from service.workflow import print_queue, print_run, print_settle, printer_care
+from service.web.print_views import print_view, print_views, printer_end
+from service.web.views import age_s
+from service.workflow import print_queue, print_run, print_settle, print_stop, printer_care
+from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
@@ -60,13 +63,14 @@ class Note(BaseModel):
 def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
     with reading(app.engine) as connection:
         rows = prints.printer_rows(connection)
+        ends = printer_end(connection, rows)
         care = {name: printer_care.summary_of(connection, name) for name in app.printers}
     body = []
     for name in app.printers:
         reserved, seen, read_at = rows.get(name, ("", None, None))
         body.append(
             {"name": name, "reserved_for": reserved or None, "reading": seen, "read_at": read_at,
-             "age_s": age_s(app, read_at), "care": care[name]}
+             "age_s": age_s(app, read_at), "care": care[name]} | ends.get(name, {"outcome": None, "outcome_text": None})
         )  # fmt: skip
     return polled(request, body, retry_after_s=2, volatile=("age_s",))
 
@@ -94,14 +98,14 @@ def add_note(name: str, body: Note, app: AppDep, actor: CareDep) -> dict[str, An
 @router.get("/print-jobs")
 def list_jobs(request: Request, app: AppDep, _caller: BoardDep, case_id: str | None = None) -> Response:
     with reading(app.engine) as connection:
-        body = [print_view(j) for j in prints.listed(connection, case_id=case_id)]
+        body = print_views(connection, app, prints.listed(connection, case_id=case_id))
     return polled(request, body, retry_after_s=2)
 
 
 @router.get("/print-jobs/{token}")
 def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Response:
     with reading(app.engine) as connection:
-        body = print_view(prints.get(connection, token))
+        body = print_view(connection, app, prints.get(connection, token))
     return polled(request, body, retry_after_s=2)
 
 
@@ -112,7 +116,7 @@ def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -
         app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot,
         seen_gcode_sha256=body.gcode_sha256,
     )  # fmt: skip
-    return print_view(job)
+    return _shown(app, job)
 
 
 @router.get("/print-queue")
@@ -127,16 +131,21 @@ def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
 def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
     """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
     job = print_queue.start_next(app, name, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot)
-    return print_view(job)
+    return _shown(app, job)
 
 
 @router.post("/print-jobs/{token}/settle")
 def settle(token: str, body: Settle, app: AppDep, actor: TechnicianDep) -> dict[str, Any]:
     """Say what you saw at the printer, for a print whose outcome is unknown."""
-    return print_view(print_settle.settle(app, token, body.outcome, actor, body.note))
+    return _shown(app, print_settle.settle(app, token, body.outcome, actor, body.note))
 
 
 @router.post("/print-jobs/{token}/command", status_code=202)
 def command(token: str, body: Command, app: AppDep, actor: TechnicianDep) -> dict[str, str]:
-    print_settle.command(app, token, body.target, actor)
+    print_stop.command(app, token, body.target, actor)
     return {"asked": body.target}
+
+
+def _shown(app: App, job: PrintJob) -> dict[str, Any]:
+    with reading(app.engine) as connection:
+        return print_view(connection, app, job)
