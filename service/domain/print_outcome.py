@@ -20,30 +20,33 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-O = Outcome
 OUTCOME_TEXT: Mapping[Outcome, str] = {
-    O.FINISHED: "finished",
-    O.ABORTED_AT_PANEL: "aborted at the panel",
-    O.STOPPED_HERE: "stopped from here",
-    O.ABORTED: "aborted",
-    O.FAILED: "failed",
-    O.UNKNOWN: "outcome unknown",
+    Outcome.FINISHED: "finished",
+    Outcome.ABORTED_AT_PANEL: "aborted at the panel",
+    Outcome.STOPPED_HERE: "stopped from here",
+    Outcome.ABORTED: "aborted",
+    Outcome.FAILED: "failed",
+    Outcome.UNKNOWN: "outcome unknown",
 }
 
 #: The printer's word for the end of a job (reference sheet 5). No word is no success.
-_BY_RESULT: Mapping[str, Outcome] = {"Finished": O.FINISHED, "Aborted": O.ABORTED, "Failed": O.FAILED}
+_BY_RESULT: Mapping[str, Outcome] = {
+    "Finished": Outcome.FINISHED,
+    "Aborted": Outcome.ABORTED,
+    "Failed": Outcome.FAILED,
+}
 #: Our record where it alone decides. AWAITING_REMOVAL is told by the result; the states before it have no end yet.
 _BY_STATE: Mapping[PrintState, Outcome] = {
-    PrintState.FINISHED: O.FINISHED,
-    PrintState.ABORTED: O.ABORTED,
-    PrintState.FAILED: O.FAILED,
-    PrintState.UNKNOWN: O.UNKNOWN,
+    PrintState.FINISHED: Outcome.FINISHED,
+    PrintState.ABORTED: Outcome.ABORTED,
+    PrintState.FAILED: Outcome.FAILED,
+    PrintState.UNKNOWN: Outcome.UNKNOWN,
 }
 
 
 def told(result: str) -> Outcome:
     """What the printer's result says of a job, whosever it is."""
-    return _BY_RESULT.get(result, O.UNKNOWN)
+    return _BY_RESULT.get(result, Outcome.UNKNOWN)
 
 
 def outcome_of(state: PrintState, result: str, *, stopped_here: bool | None = None) -> Outcome | None:
@@ -55,6 +58,6 @@ def outcome_of(state: PrintState, result: str, *, stopped_here: bool | None = No
     stopped_here : whether a person stopped it through this service; None when that was not looked up.
     """
     found = told(result) if state is PrintState.AWAITING_REMOVAL else _BY_STATE.get(state)
-    if found is not O.ABORTED or stopped_here is None:
+    if found is not Outcome.ABORTED or stopped_here is None:
         return found
-    return O.STOPPED_HERE if stopped_here else O.ABORTED_AT_PANEL
+    return Outcome.STOPPED_HERE if stopped_here else Outcome.ABORTED_AT_PANEL
