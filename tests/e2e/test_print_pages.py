@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from service.ports import PrinterJob, PrinterState
 from service.store import blobs
 from service.store.database import reading, transaction
 from service.store.tables import cases as cases_table
-from service.workflow import identity, print_settle
+from service.workflow import identity, person_steps, print_settle
 from tests.e2e import pages_world
 from tests.e2e.pages_world import World, person
 from tests.e2e.test_pages import Opened, browser, open_page, text
@@ -164,3 +165,24 @@ def test_a_print_on_a_silent_printer_is_settled_on_its_page(world: World, open_p
     page.click("dialog button.primary")
     page.wait_for_selector("#prints .badge:has-text('failed')")
     assert world.job(case).state is PrintState.FAILED
+
+
+def test_the_board_says_which_printers_it_counts_on_and_what_is_overdue(
+    world: World, open_page: Opened
+) -> None:
+    soon, passed = world.sliced("SOON^SUE"), world.sliced("PASSED^PAT")
+    now = world.app.clock.now()
+    person_steps.set_surgery_time(world.app, soon.id, person("ada"), now + timedelta(days=1))
+    person_steps.set_surgery_time(world.app, passed.id, person("ada"), now - timedelta(days=1))
+    world.read_printer("um3-left", PrinterState.ERROR)
+    world.read_printer("um3-right", PrinterState.SILENT, age_s=600.0)
+    world.read_printer("um3-spare", PrinterState.ERROR)
+    board = open_page(f"/board#token={identity.add_token(world.app, 'counted', ['board'], 'test')}")
+    board.wait_for_selector("#next .tile:has-text('No printer can be counted on')")
+    assert "ready" not in text(board, "#next")
+    late = text(board, f"#next .tile:has-text('{passed.code}')")
+    assert "PASSED" in late and "start the print on the case's page" in late
+    world.read_printer("um3-spare", PrinterState.IDLE)
+    board.wait_for_selector("#next .tile:has-text('on um3-spare, ready')")
+    assert "um3-right does not answer" in text(board, "#next")
+    keep_picture(board, "board-next")

@@ -32,12 +32,16 @@ class StartPrint(BaseModel):
     printer: str
     bed_clear: bool
     filament_lot: str = ""
-    gcode_sha256: str | None = None
+    gcode_sha256: str
     """Of the G-code whose audit and predicted print you looked at; refused when it is not the current one."""
 
 
 class StartNext(BaseModel):
     model_config = ConfigDict(extra="forbid")
+    case_id: str
+    """Of the first row of the queue, as you were told it."""
+    gcode_sha256: str
+    """Of that row: you looked at the audit and the predicted print of this file."""
     bed_clear: bool
     filament_lot: str = ""
 
@@ -121,7 +125,7 @@ def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -
 
 @router.get("/print-queue")
 def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
-    """Sliced cases by the time of their operation; when each can be ready, and how much too late."""
+    """Sliced cases by the time of their operation, overdue ones last; when each can be ready, or why none can say."""
     rows = print_queue.list_queue(app)
     # the forecast moves with the clock; order, dates and printers are what a poll waits for
     return polled(request, rows, retry_after_s=10, volatile=("print_start", "ready_by", "late_h"))
@@ -129,8 +133,11 @@ def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
 
 @router.post("/printers/{name}/next", status_code=202)
 def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
-    """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
-    job = print_queue.start_next(app, name, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot)
+    """Start the case that the queue names first on this printer, whose plate you have seen to be clear."""
+    job = print_queue.start_next(
+        app, name, actor, case_id=body.case_id, seen_gcode_sha256=body.gcode_sha256, bed_clear=body.bed_clear,
+        filament_lot=body.filament_lot,
+    )  # fmt: skip
     return _shown(app, job)
 
 

@@ -77,14 +77,21 @@ function caseTile(c) {
 
 /** One line a waiting case, by the time of its operation, with what the forecast says. */
 function queueLine(row) {
-  const late = row.late_h !== null && row.late_h > 0;
-  const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${late ? `, ${duration(row.late_h * 3600)} TOO LATE` : ''}` : 'no forecast';
-  return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}` : 'no surgery set')),
-    el('div', {}, `prints ${duration(row.print_time_s)}, ${forecast}`));
+  const late = row.overdue || (row.late_h !== null && row.late_h > 0);
+  const tooLate = row.late_h > 0 ? `, ${duration(row.late_h * 3600)} TOO LATE` : '';
+  const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${tooLate}` : row.no_forecast || 'no forecast';
+  return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}${row.overdue ? ', PASSED' : ''}` : 'no surgery set')),
+    el('div', {}, `prints ${duration(row.print_time_s)}${row.ready_by ? ', ' : '. '}${forecast}`));
+}
+
+/** Printers the times above do not count on, where others they do. */
+function notCounted() {
+  const out = queue.some((row) => row.ready_by) ? queue[0].not_counted : [];
+  return out.length ? el('p', { class: 'dim' }, `Not counted on: ${out.join('; ')}.`) : null;
 }
 
 function draw() {
-  fill($('#next'), queue.length ? [queue.slice(0, 5).map(queueLine), queue.length > 5 ? el('p', { class: 'dim' }, `and ${queue.length - 5} more`) : null] : el('p', { class: 'dim' }, 'Nothing waits for a printer.'));
+  fill($('#next'), queue.length ? [queue.slice(0, 5).map(queueLine), queue.length > 5 ? el('p', { class: 'dim' }, `and ${queue.length - 5} more`) : null, notCounted()] : el('p', { class: 'dim' }, 'Nothing waits for a printer.'));
   fill($('#printers'), printers.length ? printers.map(printerTile) : el('p', { class: 'dim' }, 'No printer is configured.'));
   const shown = cases.filter((c) => QUEUE.includes(c.state)).sort((a, b) => QUEUE.indexOf(a.state) - QUEUE.indexOf(b.state) || (a.surgery_at || '9').localeCompare(b.surgery_at || '9'));
   const box = $('#queue');
