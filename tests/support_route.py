@@ -46,7 +46,8 @@ def printed_over_http(rig: Rig, folder: Path) -> Iterator[Room]:
         rig.with_printers({"um3": printer})
         room = Room(rig, web_over(rig.app))
         _to_sliced(room)
-        answer = _post(room, "technician", "print", printer="um3", bed_clear=True)
+        seen = _case(room)["artifacts"]["gcode"]["sha256"]
+        answer = _post(room, "technician", "print", printer="um3", bed_clear=True, gcode_sha256=seen)
         assert answer["state"] == "INTENT"
         rig.run_jobs("send_print")
         device.panel("clock", advance_s=3600)

@@ -1,7 +1,8 @@
 """In which order cases are printed, and when each part can be ready.
 
 By the time of the operation. A case without one counts as if it were operated on `UNDATED_DAYS` after it came: its
-place is then fixed too, and cases that come later with later dates never pass it for ever.
+place is then fixed too, and cases that come later with later dates never pass it for ever. A case whose operation
+should have been is last, and starts only when a person names it: its part may not be wanted any more.
 """
 
 from __future__ import annotations
@@ -26,9 +27,16 @@ class Waiting:
     surgery_at: datetime | None
     print_s: float
 
+    gcode_sha256: str = ""
+    """Of the file that would be printed."""
+
     @property
     def wanted_by(self) -> datetime:
         return self.surgery_at or self.since + timedelta(days=UNDATED_DAYS)
+
+    def overdue(self, now: datetime) -> bool:
+        """The time of its operation has passed. A case without one is never overdue."""
+        return self.surgery_at is not None and self.surgery_at <= now
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,24 @@ class Forecast:
     """How much later than the operation; None without a date, 0 when in time."""
 
 
-def in_order(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The next to print first."""
-    return sorted(waiting, key=lambda w: (w.wanted_by, w.since, w.code))
+def in_order(waiting: Sequence[Waiting], now: datetime) -> list[Waiting]:
+    """The next to print first; the overdue last."""
+    return sorted(waiting, key=lambda w: (w.overdue(now), w.wanted_by, w.since, w.code))
 
 
 def forecast(
-    waiting: Sequence[Waiting], free_at: Mapping[str, datetime], after_print: timedelta
+    waiting: Sequence[Waiting], free_at: Mapping[str, datetime], after_print: timedelta, now: datetime
 ) -> list[Forecast]:
-    """Each case, in order, on the printer that is free first. Empty when there is no printer.
+    """Each case but the overdue, in order, on the printer that is free first. Empty when there is no printer.
 
-    `free_at` is when each printer can begin; `after_print` from the end of a print to the pack in theatre.
+    `free_at` is when each printer that can be counted on can begin; `after_print` from the end of a print to the
+    pack in theatre.
     """
     free = dict(free_at)
     found: list[Forecast] = []
-    for case in in_order(waiting) if free else []:
+    for case in in_order(waiting, now) if free else []:
+        if case.overdue(now):
+            continue
         printer = min(free, key=lambda name: (free[name], name))
         start = free[printer]
         end = start + timedelta(seconds=case.print_s)

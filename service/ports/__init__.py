@@ -25,6 +25,7 @@ from service.ports.printing import (
     Slicer,
     SliceResult,
     SliceSettings,
+    bare_name,
 )
 from service.ports.receiving import (
     FileFacts,
@@ -94,4 +95,5 @@ __all__ = [
     "Slicer",
     "StoreStatus",
     "StudyFinder",
+    "bare_name",
 ]

@@ -69,6 +69,11 @@ class PrinterState(enum.StrEnum):
     SILENT = "silent"  # did not answer
 
 
+def bare_name(name: str) -> str:
+    """A job's name without the file's ending, which some firmware keeps (reference sheet section 4.1)."""
+    return name.removesuffix(".gz").removesuffix(".gcode")
+
+
 @dataclass(frozen=True)
 class PrinterJob:
     """A job as the printer tells it. `result` is 'Finished' | 'Aborted' | 'Failed' | ''."""
@@ -85,8 +90,7 @@ class PrinterJob:
 
     @property
     def bare_name(self) -> str:
-        """The name without the file's ending, which some firmware keeps (reference sheet section 4.1)."""
-        return self.name.removesuffix(".gz").removesuffix(".gcode")
+        return bare_name(self.name)
 
     def is_called(self, name: str) -> bool:
         return bool(name) and name in (self.name, self.bare_name)

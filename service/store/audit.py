@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -76,6 +76,15 @@ def history(connection: Connection, subject: str) -> list[AuditRow]:
     return [
         AuditRow(r.seq, times.from_text(r.at), r.actor, r.subject, r.event, json.loads(r.data), r.hash)
         for r in rows
+    ]
+
+
+def events(connection: Connection, subjects: Iterable[str], names: Iterable[str]) -> list[AuditRow]:
+    """The rows of these events about these subjects, oldest first."""
+    query = select(audit).where(audit.c.subject.in_(list(subjects)), audit.c.event.in_(list(names)))
+    return [
+        AuditRow(r.seq, times.from_text(r.at), r.actor, r.subject, r.event, json.loads(r.data), r.hash)
+        for r in connection.execute(query.order_by(audit.c.seq))
     ]
 
 

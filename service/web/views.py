@@ -12,13 +12,12 @@ from sqlalchemy import Connection
 
 from service.domain.case import RULES, CaseEvent, CaseState
 from service.domain.people import Role
-from service.domain.print_job import PrintState
 from service.domain.sterilisation import Item
 from service.store import blobs, cases, deliveries, prints, scans, sterile, studies
 from service.store.cases import Case
 from service.store.deliveries import Delivery
-from service.store.prints import PrintJob
 from service.store.studies import Study
+from service.web.print_views import print_sentence, print_views
 from service.workflow import completeness, late_images, waiting
 from service.workflow.app import App
 from service.workflow.completeness import Live
@@ -63,7 +62,7 @@ def case_detail(
             }
             for kind, a in sorted(artifacts.items())
         },
-        "print_jobs": [print_view(j) for j in prints.listed(connection, case_id=case.id)],
+        "print_jobs": print_views(connection, app, prints.listed(connection, case_id=case.id)),
         "items": [
             {"id": i.id, "state": i.state.value, "load_id": i.load_id or None, "inspection": inspection_view(i)}
             for i in sterile.items_of_case(connection, case.id)
@@ -136,15 +135,7 @@ def waiting_sentence(connection: Connection, case: Case, study: Study) -> str:
         items = sterile.items_of_case(connection, case.id)
         return f"Sterile services: the part is {items[-1].state.value}." if items else "Sterile services."
     if case.state is CaseState.PRINTING:
-        jobs = prints.listed(connection, case_id=case.id)
-        words = {
-            PrintState.UNKNOWN: "Nobody can say whether the print runs: look at the printer and settle the job.",
-            PrintState.AWAITING_REMOVAL: "The print has ended: take the part off and confirm the plate at the printer.",
-            PrintState.PAUSED: "The print is paused.",
-        }
-        return (
-            words.get(jobs[0].state, "The part is being printed.") if jobs else "The part is being printed."
-        )
+        return print_sentence(connection, case.id)
     return _WAITING.get(case.state, "The case waits for a person.")
 
 
@@ -243,30 +234,6 @@ def study_detail(app: App, connection: Connection, study: Study) -> dict[str, An
             }
             for ae, at in sorted(heard.items())
         ],
-    }
-
-
-def print_view(job: PrintJob) -> dict[str, Any]:
-    return {
-        "id": job.token,
-        "case_id": job.case_id,
-        "printer": job.printer,
-        "state": job.state.value,
-        "uuid": job.uuid or None,
-        "attempt": job.attempt,
-        "gcode_sha256": job.gcode_sha256,
-        "requested_by": job.requested_by,
-        "requested_at": job.requested_at,
-        "accepted_at": job.accepted_at,
-        "finished_at": job.finished_at,
-        "cleared_at": job.cleared_at,
-        "result": job.result or None,
-        "progress": job.progress,
-        "time_elapsed_s": job.time_elapsed_s,
-        "time_total_s": job.time_total_s,
-        "detail": job.detail or None,
-        "filament_lot": job.filament_lot or None,
-        "updated_at": job.updated_at,
     }
 
 

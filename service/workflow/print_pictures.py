@@ -21,6 +21,7 @@ from service.store import blobs, cases, print_pictures, prints
 from service.store.database import reading, transaction
 from service.store.print_pictures import END, FIRST_LAYER, INSPECTION, PrintPicture
 from service.store.prints import PrintJob
+from service.workflow import print_trace
 from service.workflow.app import App
 
 log = logging.getLogger("spineprint.print")
@@ -28,24 +29,22 @@ log = logging.getLogger("spineprint.print")
 MOST_PHOTOS = 12
 #: Without the time of the first layer in the audit: a fiftieth of the print.
 _FIRST_LAYER_SHARE = 0.02
+#: In times of the first layer: by then two or three layers lie on it, and how it stuck can still be seen.
+_LATEST = 3.0
+_ON_CAMERA = frozenset({PrintState.PRINTING, PrintState.AWAITING_REMOVAL})
 _CAMERA = system("camera")
 
 
 def take_due(app: App, printer: str, camera: Camera) -> None:
-    """One turn of a printer's camera: take the picture that is due, if any."""
+    """One turn of a printer's camera: take the picture that is due, if any; say which one was missed."""
     with reading(app.engine) as connection:
-        due = next(
-            (
-                (job, kind)
-                for job in prints.listed(
-                    connection,
-                    printer=printer,
-                    states=frozenset({PrintState.PRINTING, PrintState.AWAITING_REMOVAL}),
-                )
-                if (kind := _due(connection, job)) is not None
-            ),
-            None,
-        )
+        jobs = prints.listed(connection, printer=printer, states=_ON_CAMERA)
+        missed = [job for job in jobs if _missed(connection, job)]
+        due = next(((job, kind) for job in jobs if (kind := _due(connection, job)) is not None), None)
+    for job in missed:
+        log.warning("no picture of the first layer of %s: it was not looked at in time", job.token)
+        with transaction(app.engine) as connection:
+            print_trace.leave(connection, app, job, print_trace.FIRST_LAYER_MISSED, _CAMERA)
     if due is None:
         return
     job, kind = due
@@ -57,12 +56,25 @@ def take_due(app: App, printer: str, camera: Camera) -> None:
 
 
 def _due(connection: Connection, job: PrintJob) -> str | None:
-    taken = {p.kind for p in print_pictures.listed(connection, job.token)}
+    taken = _taken(connection, job)
     if job.state is PrintState.AWAITING_REMOVAL:
         return None if END in taken else END
     if FIRST_LAYER in taken or not job.progress:
         return None
-    return FIRST_LAYER if job.progress >= _first_layer_share(connection, job) else None
+    first = _first_layer_share(connection, job)
+    return FIRST_LAYER if first <= job.progress <= _LATEST * first else None
+
+
+def _missed(connection: Connection, job: PrintJob) -> bool:
+    """More is printed than the first layers, nobody took their picture, and it has not been said yet."""
+    late = (job.progress or 0.0) > _LATEST * _first_layer_share(connection, job)
+    if not late or FIRST_LAYER in _taken(connection, job):
+        return False
+    return job.token not in print_trace.missed_first_layer(connection, [job])
+
+
+def _taken(connection: Connection, job: PrintJob) -> set[str]:
+    return {p.kind for p in print_pictures.listed(connection, job.token)}
 
 
 def _first_layer_share(connection: Connection, job: PrintJob) -> float:

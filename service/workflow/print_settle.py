@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -18,6 +19,13 @@ from service.workflow.app import App
 from service.workflow.jobs import tell_attention
 from service.workflow.print_end import ended_badly, not_configured, park_print, printed, void_and_park
 
+NOT_STARTED = "not_started"
+#: What a person may say of a print, and what it becomes by that.
+OUTCOMES: Mapping[str, PrintState] = {
+    "finished": PrintState.FINISHED,
+    "failed": PrintState.FAILED,
+    NOT_STARTED: PrintState.NOT_STARTED,
+}
 _ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
 
 
@@ -28,18 +36,13 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     dead): such a part would lie there for ever. An attempt that was given up though its file may have arrived takes
     `not_started` alone, which lets the next attempt go to another printer. Raises InputRefusedError, ConflictError.
     """
-    targets = {
-        "finished": PrintState.FINISHED,
-        "failed": PrintState.FAILED,
-        "not_started": PrintState.NOT_STARTED,
-    }
-    if outcome not in targets or not note.strip():
+    if outcome not in OUTCOMES or not note.strip():
         raise InputRefusedError(
             "An outcome (finished, failed, not_started) and a note are needed.",
             next_step="Say what you saw at the printer.",
             code="print.settle",
         )
-    target = targets[outcome]
+    target = OUTCOMES[outcome]
     now = app.clock.now()
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
@@ -86,7 +89,7 @@ def _seen_not_to_run(
     connection: Connection, job: PrintJob, actor: Actor, note: str, now: datetime
 ) -> PrintJob:
     case = cases.get(connection, job.case_id)
-    data = {"job": job.token, "outcome": "not_started", "note": note}
+    data = {"job": job.token, "outcome": NOT_STARTED, "note": note}
     cases.note(connection, case, event="print_settled", actor=actor, now=now, data=data)
     return prints.looked_at(connection, job, note, now)
 

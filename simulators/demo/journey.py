@@ -138,11 +138,14 @@ class Journey:
         )
         self.say("surgeon signs plan and model")
 
-    def _print(self, _case: dict[str, Any]) -> None:
+    def _print(self, case: dict[str, Any]) -> None:
         self.say("technician confirms the clear plate and starts the print")
-        self.service.post(
-            f"/api/v1/cases/{self.case_id}/print", {"printer": self.printer, "bed_clear": True}, who="tom"
-        )
+        body = {
+            "printer": self.printer,
+            "bed_clear": True,
+            "gcode_sha256": case["artifacts"]["gcode"]["sha256"],
+        }
+        self.service.post(f"/api/v1/cases/{self.case_id}/print", body, who="tom")
 
     def _watch_printer(self, case: dict[str, Any]) -> None:
         jobs = case["print_jobs"]

@@ -12,8 +12,10 @@ from PIL import Image
 
 from adapters.ultimaker.camera import UltimakerCamera
 from service.errors import ConflictError, DeviceError, InputRefusedError
+from service.store import blobs
 from service.store import print_pictures as stored
 from service.store.database import reading
+from service.web.print_views import print_view
 from service.workflow import print_pictures, print_run
 from tests.contract.test_print_run import P, Room, room  # noqa: F401 - the fixture
 from tests.support_api import web_over
@@ -39,7 +41,7 @@ def turn(at: Room, camera: UltimakerCamera) -> list[str]:
 def into_the_print(at: Room) -> None:
     at.start()
     at.send()
-    while not (at.wait(60).progress or 0.0) > 0.05:
+    while not (at.wait(5).progress or 0.0) > 0.03:
         pass
 
 
@@ -58,7 +60,7 @@ def test_one_picture_of_the_first_layer_and_one_of_the_end(room: Room, camera: U
     assert turn(room, camera) == []
     room.send()
     assert turn(room, camera) == [], "nothing is printed yet"
-    while not (room.wait(60).progress or 0.0) > 0.05:
+    while not (room.wait(5).progress or 0.0) > 0.03:
         pass
     assert turn(room, camera) == ["first_layer"]
     assert turn(room, camera) == ["first_layer"], "once"
@@ -70,6 +72,31 @@ def test_one_picture_of_the_first_layer_and_one_of_the_end(room: Room, camera: U
     first, end = pictures["first_layer"], pictures["end"]
     assert first.path.read_bytes() != end.path.read_bytes()
     assert (first.taken_by, room.starts()) == ("system:camera", 1)
+
+
+def test_a_late_picture_is_not_filed_as_the_first_layer(room: Room, camera: UltimakerCamera) -> None:  # noqa: F811
+    """The service was down while the first layer was printed."""
+    into_the_print(room)
+    while (room.wait(30).progress or 0.0) < 0.6:
+        pass
+    assert turn(room, camera) == []
+    assert turn(room, camera) == []
+    assert room.events().count("first_layer_missed") == 1, "said once"
+    with reading(room.rig.app.engine) as connection:
+        assert print_view(connection, room.rig.app, room.job())["first_layer_missed"] is True
+    assert room.wait(3000).state is P.AWAITING_REMOVAL
+    assert turn(room, camera) == ["end"]
+
+
+def test_a_print_that_ended_unseen_misses_its_first_layer_and_has_its_end(
+    room: Room,  # noqa: F811
+    camera: UltimakerCamera,
+) -> None:
+    room.start()
+    room.send()
+    assert room.wait(4000).state is P.AWAITING_REMOVAL
+    assert turn(room, camera) == ["end"]
+    assert room.events().count("first_layer_missed") == 1
 
 
 @pytest.mark.parametrize("fault", ["silent", "refuse_connection", "error_500"])
@@ -140,7 +167,9 @@ def test_the_lot_of_the_filament_is_kept_with_the_print(room: Room, web: TestCli
         )
     assert error.value.code == "print.lot"
     tom = login(web, TECHNICIAN.name) | {"Content-Type": "application/json"}
-    body = {"printer": "um3", "bed_clear": True, "filament_lot": " PLA-2291/7 "}
+    with reading(room.rig.app.engine) as connection:
+        seen = blobs.current(connection, room.case_id)["gcode"].sha256
+    body = {"printer": "um3", "bed_clear": True, "filament_lot": " PLA-2291/7 ", "gcode_sha256": seen}
     started = web.post(f"/api/v1/cases/{room.case_id}/print", json=body, headers=tom)
     assert started.status_code == 202, started.text
     assert room.job().filament_lot == "PLA-2291/7"

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.ultimaker import PrinterSettings, Timeouts, UltimakerPrinter, pair
 from service.domain.case import CaseState
 from service.domain.print_queue import Waiting, forecast, in_order
-from service.errors import NotFoundError
+from service.errors import ConflictError, NotFoundError
 from service.store import prints
 from service.store.database import reading
 from service.workflow import person_steps, print_queue, print_run
@@ -64,6 +65,21 @@ def _print_one(rig: Rig, device: RunningSimulator, name: str) -> None:
     print_run.poll(rig.app, printer)
 
 
+def _next(rig: Rig, name: str) -> None:
+    """A person asks what is next, looks at it, and starts it; again when somebody else was quicker."""
+    while True:
+        row = print_queue.list_queue(rig.app)[0]
+        try:
+            print_queue.start_next(
+                rig.app, name, TECHNICIAN, case_id=row["case_id"], seen_gcode_sha256=row["gcode_sha256"],
+                bed_clear=True,
+            )  # fmt: skip
+            return
+        except ConflictError:
+            if rig.case(row["case_id"]).state is CaseState.SLICED:
+                raise
+
+
 def _started(rig: Rig) -> list[str]:
     with reading(rig.app.engine) as connection:
         jobs = sorted(prints.listed(connection), key=lambda j: (j.requested_at, j.token))
@@ -80,7 +96,7 @@ def test_three_printers_ten_cases_and_an_urgent_one(room: tuple[Rig, dict[str, R
     while print_queue.list_queue(rig.app):
         name = _NAMES[turn % len(_NAMES)]
         rig.clock.advance(seconds=60)
-        print_queue.start_next(rig.app, name, TECHNICIAN, bed_clear=True)
+        _next(rig, name)
         if turn >= 2:  # all three are busy before the first is emptied
             ready = _NAMES[(turn - 2) % len(_NAMES)]
             _print_one(rig, devices[ready], ready)
@@ -96,7 +112,9 @@ def test_three_printers_ten_cases_and_an_urgent_one(room: tuple[Rig, dict[str, R
     starts = [start["name"] for device in devices.values() for start in device.ledger()]
     assert len(starts) == len(set(starts)) == 11
     with pytest.raises(NotFoundError):
-        print_queue.start_next(rig.app, _NAMES[0], TECHNICIAN, bed_clear=True)
+        print_queue.start_next(
+            rig.app, _NAMES[0], TECHNICIAN, case_id=urgent, seen_gcode_sha256="0" * 64, bed_clear=True
+        )
 
 
 def test_three_people_at_three_printers_at_once_take_three_cases(
@@ -110,7 +128,7 @@ def test_three_people_at_three_printers_at_once_take_three_cases(
     def press(name: str) -> None:
         together.wait(10)
         try:
-            print_queue.start_next(rig.app, name, TECHNICIAN, bed_clear=True)
+            _next(rig, name)
         except Exception as exc:
             failed.append(exc)
 
@@ -124,6 +142,57 @@ def test_three_people_at_three_printers_at_once_take_three_cases(
     assert [row["case_id"] for row in print_queue.list_queue(rig.app)] == first[3:]
 
 
+def test_the_forecast_counts_on_printers_that_can_print(room: tuple[Rig, dict[str, RunningSimulator]]):
+    rig, devices = room
+    _come(rig, 0, 5)
+
+    def row() -> dict[str, Any]:
+        for printer in rig.app.printers.values():
+            print_run.poll(rig.app, printer)
+        return print_queue.list_queue(rig.app)[0]
+
+    assert print_queue.list_queue(rig.app)[0]["ready_by"] is None, "nobody has looked at a printer yet"
+    assert row()["not_counted"] == []
+    idle = row()["print_start"]
+    devices["um3-a"].fault("refuse_connection")
+    gcode = rig.app.config.data_dir / "other.gcode"
+    gcode.write_text(rig.tasks.gcode)
+    for name in ("um3-b", "um3-c"):
+        rig.app.printers[name].send(gcode, f"somebody-elses-{name}")
+        devices[name].panel("clock", advance_s=300)
+    foreign = row()
+    assert foreign["not_counted"] == ["um3-a does not answer"]
+    assert foreign["print_start"] > idle + timedelta(minutes=30), "after the foreign job and its clean-up"
+    devices["um3-b"].panel("clock", advance_s=6000)
+    assert (row()["printer"], row()["print_start"]) == ("um3-b", rig.clock.now() + timedelta(minutes=30))
+    for name in ("um3-b", "um3-c"):
+        devices[name].fault("refuse_connection")
+    nobody = row()
+    assert (nobody["ready_by"], nobody["print_start"]) == (None, None)
+    assert nobody["no_forecast"].startswith("No printer can be counted on: um3-a does not answer;")
+
+
+def test_an_overdue_case_is_last_and_is_started_only_by_name(
+    room: tuple[Rig, dict[str, RunningSimulator]],
+):
+    rig, _ = room
+    overdue, wanted = _come(rig, 0, 1), _come(rig, 1, 6)
+    rig.clock.advance(seconds=2 * 86400)
+    rows = print_queue.list_queue(rig.app)
+    assert [(r["case_id"], r["overdue"]) for r in rows] == [(wanted, False), (overdue, True)]
+    assert "has passed" in rows[1]["no_forecast"] and rows[1]["ready_by"] is None
+    late = {"case_id": overdue, "seen_gcode_sha256": rows[1]["gcode_sha256"], "bed_clear": True}
+    with pytest.raises(ConflictError) as refused:
+        print_queue.start_next(rig.app, "um3-a", TECHNICIAN, **late)
+    assert (refused.value.code, refused.value.details) == ("print.not_next", {"case_id": wanted})
+    _next(rig, "um3-a")
+    with pytest.raises(ConflictError) as refused:
+        print_queue.start_next(rig.app, "um3-b", TECHNICIAN, **late)
+    assert refused.value.code == "print.overdue"
+    print_run.start_print(rig.app, overdue, "um3-b", TECHNICIAN, bed_clear=True)
+    assert set(_started(rig)) == {wanted, overdue}
+
+
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 
 
@@ -135,16 +204,16 @@ def _case(code: str, days: float | None, *, hours: float = 4.0, came_h: float = 
 def test_a_case_without_a_date_is_not_passed_for_ever():
     """Every day a case for the operation in eight days comes: it stays behind the one that waits without a date."""
     stream = [_case(f"D{day}", day + 8.0, came_h=24.0 * day) for day in range(30)]
-    assert in_order([*stream, _case("UNDATED", None)])[0].code == "UNDATED"
+    assert in_order([*stream, _case("UNDATED", None)], NOW)[0].code == "UNDATED"
 
 
 def test_the_forecast_counts_printers_turnover_and_what_comes_after():
     free = {"a": NOW, "b": NOW + timedelta(hours=1)}
-    found = forecast([_case("X", 2), _case("Y", 0.5), _case("Z", 3)], free, timedelta(hours=30))
+    found = forecast([_case("X", 2), _case("Y", 0.5), _case("Z", 3)], free, timedelta(hours=30), NOW)
     assert [(f.waiting.code, f.printer) for f in found] == [("Y", "a"), ("X", "b"), ("Z", "a")]
     assert found[0].ready_by == NOW + timedelta(hours=34)
     assert found[0].late_h == 22.0
     assert found[1].late_h == 0.0
     assert found[2].print_start == NOW + timedelta(hours=4, minutes=30)
-    assert forecast([_case("X", 2)], {}, timedelta(0)) == []
-    assert forecast([_case("N", None)], free, timedelta(0))[0].late_h is None
+    assert forecast([_case("X", 2)], {}, timedelta(0), NOW) == []
+    assert forecast([_case("N", None)], free, timedelta(0), NOW)[0].late_h is None

@@ -15,12 +15,20 @@ import pytest
 from adapters.ultimaker import PrinterSettings, Timeouts, UltimakerPrinter, pair
 from service.domain.case import CaseState
 from service.domain.print_job import PrintState
-from service.errors import ConflictError, InputRefusedError, NotAllowedError, NotFoundError
+from service.errors import (
+    ConflictError,
+    DeviceError,
+    DeviceUnsureError,
+    InputRefusedError,
+    NotAllowedError,
+    NotFoundError,
+)
 from service.ports import LookupOutcome, PrinterState, SendResult
 from service.store import approvals, audit, blobs, prints, sterile
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import person_steps, print_end, print_run, print_settle
+from service.web.print_views import print_views
+from service.workflow import person_steps, print_end, print_run, print_settle, print_stop
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.options import Options
 from simulators.ultimaker.simulator import Simulator
@@ -353,6 +361,85 @@ def test_stopped_at_the_panel_needs_a_new_approval(room: Room):
     assert second.approval_id != first.approval_id
     assert second.token != first.token
     assert (room.send().state, room.starts()) == (P.PRINTING, 2)
+
+
+def _outcome(room: Room) -> tuple[str | None, str | None]:
+    with reading(room.rig.app.engine) as connection:
+        (view,) = print_views(connection, room.rig.app, [room.job()])
+    return view["outcome"], view["stopped_by"]
+
+
+def test_a_print_aborted_at_the_panel_is_told_from_our_own_stop(room: Room):
+    room.start()
+    room.send()
+    room.wait(400)
+    assert _outcome(room) == (None, None)
+    room.device.fault("panel_abort")
+    assert room.wait(300).state is P.AWAITING_REMOVAL
+    assert _outcome(room) == ("aborted_at_panel", None)
+    room.device.panel("clear")
+    room.wait(5)
+    assert _outcome(room) == ("aborted_at_panel", None)
+    assert room.case.attention["message"] == "The print was aborted at the printer's panel."
+
+
+@pytest.mark.parametrize("answer_lost", [False, True])
+def test_our_own_stop_is_told_as_ours(room: Room, answer_lost: bool):
+    job = room.start()
+    room.send()
+    room.wait(400)
+    if answer_lost:
+        room.device.fault("drop_reply", match="/print_job/state", method="PUT", count=1)
+        with pytest.raises(DeviceUnsureError):
+            print_stop.command(room.rig.app, job.token, "abort", TECHNICIAN)
+    else:
+        print_stop.command(room.rig.app, job.token, "abort", TECHNICIAN)
+    assert room.wait(300).state is P.AWAITING_REMOVAL
+    assert _outcome(room) == ("stopped_here", TECHNICIAN.name)
+    room.device.panel("clear")
+    assert room.wait(5).state is P.ABORTED
+    assert room.case.attention["message"] == "The print was stopped from here."
+    assert _outcome(room) == ("stopped_here", TECHNICIAN.name)
+
+
+def test_a_stop_that_the_printer_refused_is_not_taken_for_the_one_at_the_panel(room: Room):
+    job = room.start()
+    room.send()
+    room.wait(400)
+    room.device.fault("forget_clients")
+    with pytest.raises(DeviceError):
+        print_stop.command(room.rig.app, job.token, "abort", TECHNICIAN)
+    room.device.fault("panel_abort")
+    room.wait(300)
+    assert _outcome(room) == ("aborted_at_panel", None)
+
+
+def test_settling_is_offered_exactly_where_it_is_taken(room: Room):
+    """The form on the page and the rule of the service are asked about the same prints."""
+    job = room.start()
+
+    def offered() -> tuple[bool, str | None]:
+        with reading(room.rig.app.engine) as connection:
+            (view,) = print_views(connection, room.rig.app, [room.job()])
+        return view["can_settle"], view["printer_silent_since"]
+
+    def taken() -> bool:
+        try:
+            print_settle.settle(room.rig.app, job.token, "failed", TECHNICIAN, "looked")
+        except ConflictError:
+            return False
+        return True
+
+    assert offered() == (False, None) and not taken()
+    room.send()
+    room.wait(400)
+    assert offered() == (False, None) and not taken()
+    room.device.fault("refuse_connection")
+    room.wait(5)
+    settles, silent_since = offered()
+    assert settles and silent_since is not None
+    assert taken()
+    assert offered()[0] is False
 
 
 def test_the_end_of_a_print_and_the_parked_case_are_one_step(room: Room, monkeypatch: pytest.MonkeyPatch):

@@ -22,6 +22,7 @@ from service.store import blobs, prints
 from service.store.blobs import Artifact
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
+from service.web.print_views import print_view
 from service.workflow import person_steps, print_guard, print_run, print_settle
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.options import Options
@@ -82,6 +83,12 @@ class Hall:
         assert case.state is CaseState.NEEDS_ATTENTION and case.attention is not None
         return str(case.attention["code"])
 
+    def settle_as(self, job: PrintJob) -> list[str]:
+        """The outcomes that the page offers."""
+        with reading(self.rig.app.engine) as connection:
+            view = print_view(connection, self.rig.app, prints.get(connection, job.token))
+        return list(view["settle_as"])
+
     def cut_off_on(self, name: str) -> PrintJob:
         """The upload breaks off for us and is whole for the printer, which reads it for a while."""
         job = self.start(name)
@@ -136,12 +143,14 @@ def test_a_first_printer_that_does_not_answer_is_looked_at_before_the_second_pri
     hall.devices["A"].fault("refuse_connection")
     assert hall.send(hall.start("B")).state is P.NOT_STARTED
     assert (hall.code(), hall.starts("B")) == ("print.earlier_unsure", 0)
+    assert hall.settle_as(first) == ["not_started"]
     with pytest.raises(ConflictError):
         print_settle.settle(hall.rig.app, first.token, "finished", TECHNICIAN, "saw it")
     settled = print_settle.settle(
         hall.rig.app, first.token, "not_started", TECHNICIAN, "A is off, plate empty"
     )
     assert (settled.state, settled.may_start_late) == (P.NOT_STARTED, False)
+    assert hall.settle_as(first) == []
     hall.resume()
     assert hall.send(hall.start("B")).state is P.PRINTING
     assert hall.starts("B") == 1

@@ -301,6 +301,11 @@ class World:
             prints.change(connection, job, state, now, uuid=f"uuid-{job.token}", **values)
         return self.case(case.id)
 
+    def job(self, case: Case) -> prints.PrintJob:
+        """The newest print of this case."""
+        with reading(self.app.engine) as connection:
+            return prints.listed(connection, case_id=case.id)[0]
+
     def read_printer(self, name: str, state: PrinterState, *, age_s: float = 1.0, **values: Any) -> None:
         at = self.app.clock.now() - timedelta(seconds=age_s)
         seen = asdict(PrinterReading(state, at, **values)) | {"read_at": at.isoformat()}

@@ -118,7 +118,9 @@ def start_on_an_unreachable_printer(done: Travelled, journey: Journey) -> tuple[
         return case if case["state"] == state else None
 
     done.stage.hit("refuse_connection")
-    done.service.post(f"{path}/print", {"printer": "um3-sim", "bed_clear": True}, who="tom")
+    seen = journey.look()["artifacts"]["gcode"]["sha256"]
+    body = {"printer": "um3-sim", "bed_clear": True, "gcode_sha256": seen}
+    done.service.post(f"{path}/print", body, who="tom")
     parked = wait_for(lambda: reached("NEEDS_ATTENTION"), what="the print being given up")
     ledger = done.stage.printer_ledger()
     done.stage.lift()

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from service.domain.print_job import PrintState
+from service.ports import PrinterJob, PrinterState
 from service.store import blobs
 from service.store.database import reading, transaction
 from service.store.tables import cases as cases_table
-from service.workflow import identity
+from service.workflow import identity, person_steps, print_settle
 from tests.e2e import pages_world
-from tests.e2e.pages_world import World
+from tests.e2e.pages_world import World, person
 from tests.e2e.test_pages import Opened, browser, open_page, text
 from tests.support_photo import photo
 
 __all__ = ["browser", "open_page"]
 pytestmark = pytest.mark.e2e
+
+
+def keep_picture(page: Any, name: str) -> None:
+    """For a person to look at, where SPINEPRINT_PICTURES names a folder."""
+    if folder := os.environ.get("SPINEPRINT_PICTURES"):
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +118,71 @@ def test_a_photograph_is_added_and_the_inspection_shown(
     page.wait_for_selector(f"[data-inspection='{item}']")
     said = text(page, f"[data-inspection='{item}']")
     assert "inspected by ada" in said and "29.8 g (29.8 g)" in said and "1 photograph" in said
+
+
+@pytest.mark.parametrize(
+    ("result", "says", "waits"),
+    [
+        ("Finished", "Finished: take the part off", "has finished"),
+        ("Aborted", "Aborted at the panel: clear the plate", "aborted at the printer's panel"),
+        ("Failed", "Failed: clear the plate", "has failed"),
+        ("", "Ended, outcome unknown: look at the part", "does not say how"),
+    ],
+)
+def test_the_board_says_how_a_print_ended(
+    world: World, open_page: Opened, result: str, says: str, waits: str
+) -> None:
+    case = world.printing("ENDED^EVE", "um3-spare", PrintState.AWAITING_REMOVAL, result=result, progress=1.0)
+    job = world.job(case)
+    seen = PrinterJob(f"uuid-{job.token}", job.token, "wait_cleanup", result, 1.0, 7200, 7200)
+    world.read_printer("um3-spare", PrinterState.AWAITING_REMOVAL, job=seen)
+    board = open_page(f"/board#token={identity.add_token(world.app, f'end{result}', ['board'], 'test')}")
+    board.wait_for_selector(f"#printers article:has-text('{case.code}')")
+    tile = text(board, f"#printers article:has-text('{case.code}')")
+    assert says in tile
+    assert ("inished" in tile) == (result == "Finished")
+    page = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#prints .badge:has-text('awaiting removal')")
+    assert waits in text(page, "#now")
+    keep_picture(board, f"board-ended-{result or 'unknown'}")
+    world.read_printer("um3-spare", PrinterState.SILENT)
+    print_settle.settle(world.app, job.token, "failed", person("tom"), "cleared for the next test")
+
+
+def test_a_print_on_a_silent_printer_is_settled_on_its_page(world: World, open_page: Opened) -> None:
+    case = world.printing("SILENT^SIM", "um3-right", PrintState.PRINTING, progress=0.4)
+    world.read_printer("um3-right", PrinterState.SILENT, age_s=600.0)
+    page: Any = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#prints form select[name=outcome]")
+    assert "silent since" in text(page, "#prints") and "silent since" in text(page, "#now")
+    keep_picture(page, "case-silent")
+    board = open_page(f"/board#token={identity.add_token(world.app, 'silent', ['board'], 'test')}")
+    board.wait_for_selector("#printers article:has-text('Silent since')")
+    keep_picture(board, "board-silent")
+    page.select_option("#prints select[name=outcome]", "failed")
+    page.fill("#prints textarea[name=note]", "its board is dead, the part is scrap")
+    page.click("#prints form:has(select[name=outcome]) button[type=submit]")
+    page.click("dialog button.primary")
+    page.wait_for_selector("#prints .badge:has-text('failed')")
+    assert world.job(case).state is PrintState.FAILED
+
+
+def test_the_board_says_which_printers_it_counts_on_and_what_is_overdue(
+    world: World, open_page: Opened
+) -> None:
+    soon, passed = world.sliced("SOON^SUE"), world.sliced("PASSED^PAT")
+    now = world.app.clock.now()
+    person_steps.set_surgery_time(world.app, soon.id, person("ada"), now + timedelta(days=1))
+    person_steps.set_surgery_time(world.app, passed.id, person("ada"), now - timedelta(days=1))
+    world.read_printer("um3-left", PrinterState.ERROR)
+    world.read_printer("um3-right", PrinterState.SILENT, age_s=600.0)
+    world.read_printer("um3-spare", PrinterState.ERROR)
+    board = open_page(f"/board#token={identity.add_token(world.app, 'counted', ['board'], 'test')}")
+    board.wait_for_selector("#next .tile:has-text('No printer can be counted on')")
+    assert "ready" not in text(board, "#next")
+    late = text(board, f"#next .tile:has-text('{passed.code}')")
+    assert "PASSED" in late and "start the print on the case's page" in late
+    world.read_printer("um3-spare", PrinterState.IDLE)
+    board.wait_for_selector("#next .tile:has-text('on um3-spare, ready')")
+    assert "um3-right does not answer" in text(board, "#next")
+    keep_picture(board, "board-next")

@@ -242,7 +242,9 @@ def test_approving_through_the_api(rig: Rig, plan_ready: str, people: Any):
 def test_only_a_technician_starts_a_print(rig: Rig, people: Any):
     case = bring(rig.with_printers({"um3": None}), CaseState.SLICED)  # type: ignore[dict-item]
     client = TestClient(web_over(rig.app))
-    body = {"printer": "um3", "bed_clear": True}
+    with reading(rig.app.engine) as connection:
+        seen = blobs.current(connection, case.id)["gcode"].sha256
+    body = {"printer": "um3", "bed_clear": True, "gcode_sha256": seen}
     for username, status in (("planner", 403), ("technician", 202)):
         add_people(rig.app, username)
         secret, _, _ = identity.log_in(rig.app, username, PASSWORD)
@@ -252,6 +254,26 @@ def test_only_a_technician_starts_a_print(rig: Rig, people: Any):
         assert answer.status_code == status, answer.text
     with reading(rig.app.engine) as connection:
         assert len(prints.listed(connection, case_id=case.id)) == 1
+
+
+@pytest.mark.parametrize("left_out", ["gcode_sha256", "bed_clear"])
+def test_no_print_is_started_without_what_the_page_asks_for(rig: Rig, left_out: str):
+    case = bring(rig.with_printers({"um3": None}), CaseState.SLICED)  # type: ignore[dict-item]
+    add_people(rig.app, "technician")
+    secret, _, _ = identity.log_in(rig.app, "technician", PASSWORD)
+    technician = TestClient(web_over(rig.app), headers={"Authorization": f"Bearer {secret}"})
+    row = technician.get("/api/v1/print-queue").json()[0]
+    with reading(rig.app.engine) as connection:
+        assert row["gcode_sha256"] == blobs.current(connection, case.id)["gcode"].sha256
+    by_name = {"printer": "um3", "bed_clear": True, "gcode_sha256": row["gcode_sha256"]}
+    as_next = {"case_id": case.id, "bed_clear": True, "gcode_sha256": row["gcode_sha256"]}
+    for url, body in ((f"/api/v1/cases/{case.id}/print", by_name), ("/api/v1/printers/um3/next", as_next)):
+        assert technician.post(url, json={k: v for k, v in body.items() if k != left_out}).status_code == 422
+        wrong = {"gcode_sha256": "0" * 64, "bed_clear": False}[left_out]
+        _problem(technician.post(url, json=body | {left_out: wrong}), 409, "case.guard")
+    with reading(rig.app.engine) as connection:
+        assert prints.listed(connection, case_id=case.id) == []
+    assert technician.post("/api/v1/printers/um3/next", json=as_next).status_code == 202
 
 
 def test_users_and_tokens_are_the_administrators(people: Any):

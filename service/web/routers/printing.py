@@ -12,10 +12,13 @@ from service.domain.people import Actor, Role, Scope
 from service.domain.printer_notes import NoteKind
 from service.store import prints
 from service.store.database import reading
+from service.store.prints import PrintJob
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
 from service.web.polling import polled
-from service.web.views import age_s, print_view
-from service.workflow import print_queue, print_run, print_settle, printer_care
+from service.web.print_views import print_view, print_views, printer_end
+from service.web.views import age_s
+from service.workflow import print_queue, print_run, print_settle, print_stop, printer_care
+from service.workflow.app import App
 
 router = APIRouter(prefix="/api/v1", tags=["printing"])
 BoardDep = Annotated[Caller, Depends(reader(Scope.BOARD))]
@@ -29,12 +32,16 @@ class StartPrint(BaseModel):
     printer: str
     bed_clear: bool
     filament_lot: str = ""
-    gcode_sha256: str | None = None
+    gcode_sha256: str
     """Of the G-code whose audit and predicted print you looked at; refused when it is not the current one."""
 
 
 class StartNext(BaseModel):
     model_config = ConfigDict(extra="forbid")
+    case_id: str
+    """Of the first row of the queue, as you were told it."""
+    gcode_sha256: str
+    """Of that row: you looked at the audit and the predicted print of this file."""
     bed_clear: bool
     filament_lot: str = ""
 
@@ -60,13 +67,14 @@ class Note(BaseModel):
 def list_printers(request: Request, app: AppDep, _caller: BoardDep) -> Response:
     with reading(app.engine) as connection:
         rows = prints.printer_rows(connection)
+        ends = printer_end(connection, rows)
         care = {name: printer_care.summary_of(connection, name) for name in app.printers}
     body = []
     for name in app.printers:
         reserved, seen, read_at = rows.get(name, ("", None, None))
         body.append(
             {"name": name, "reserved_for": reserved or None, "reading": seen, "read_at": read_at,
-             "age_s": age_s(app, read_at), "care": care[name]}
+             "age_s": age_s(app, read_at), "care": care[name]} | ends.get(name, {"outcome": None, "outcome_text": None})
         )  # fmt: skip
     return polled(request, body, retry_after_s=2, volatile=("age_s",))
 
@@ -94,14 +102,14 @@ def add_note(name: str, body: Note, app: AppDep, actor: CareDep) -> dict[str, An
 @router.get("/print-jobs")
 def list_jobs(request: Request, app: AppDep, _caller: BoardDep, case_id: str | None = None) -> Response:
     with reading(app.engine) as connection:
-        body = [print_view(j) for j in prints.listed(connection, case_id=case_id)]
+        body = print_views(connection, app, prints.listed(connection, case_id=case_id))
     return polled(request, body, retry_after_s=2)
 
 
 @router.get("/print-jobs/{token}")
 def get_job(token: str, request: Request, app: AppDep, _caller: BoardDep) -> Response:
     with reading(app.engine) as connection:
-        body = print_view(prints.get(connection, token))
+        body = print_view(connection, app, prints.get(connection, token))
     return polled(request, body, retry_after_s=2)
 
 
@@ -112,12 +120,12 @@ def start_print(case_id: str, body: StartPrint, app: AppDep, actor: PersonDep) -
         app, case_id, body.printer, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot,
         seen_gcode_sha256=body.gcode_sha256,
     )  # fmt: skip
-    return print_view(job)
+    return _shown(app, job)
 
 
 @router.get("/print-queue")
 def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
-    """Sliced cases by the time of their operation; when each can be ready, and how much too late."""
+    """Sliced cases by the time of their operation, overdue ones last; when each can be ready, or why none can say."""
     rows = print_queue.list_queue(app)
     # the forecast moves with the clock; order, dates and printers are what a poll waits for
     return polled(request, rows, retry_after_s=10, volatile=("print_start", "ready_by", "late_h"))
@@ -125,18 +133,26 @@ def list_queue(request: Request, app: AppDep, _caller: BoardDep) -> Response:
 
 @router.post("/printers/{name}/next", status_code=202)
 def start_next(name: str, body: StartNext, app: AppDep, actor: PersonDep) -> dict[str, Any]:
-    """Start the first case of the queue on this printer, whose plate you have seen to be clear."""
-    job = print_queue.start_next(app, name, actor, bed_clear=body.bed_clear, filament_lot=body.filament_lot)
-    return print_view(job)
+    """Start the case that the queue names first on this printer, whose plate you have seen to be clear."""
+    job = print_queue.start_next(
+        app, name, actor, case_id=body.case_id, seen_gcode_sha256=body.gcode_sha256, bed_clear=body.bed_clear,
+        filament_lot=body.filament_lot,
+    )  # fmt: skip
+    return _shown(app, job)
 
 
 @router.post("/print-jobs/{token}/settle")
 def settle(token: str, body: Settle, app: AppDep, actor: TechnicianDep) -> dict[str, Any]:
     """Say what you saw at the printer, for a print whose outcome is unknown."""
-    return print_view(print_settle.settle(app, token, body.outcome, actor, body.note))
+    return _shown(app, print_settle.settle(app, token, body.outcome, actor, body.note))
 
 
 @router.post("/print-jobs/{token}/command", status_code=202)
 def command(token: str, body: Command, app: AppDep, actor: TechnicianDep) -> dict[str, str]:
-    print_settle.command(app, token, body.target, actor)
+    print_stop.command(app, token, body.target, actor)
     return {"asked": body.target}
+
+
+def _shown(app: App, job: PrintJob) -> dict[str, Any]:
+    with reading(app.engine) as connection:
+        return print_view(connection, app, job)

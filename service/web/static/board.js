@@ -6,15 +6,32 @@ adoptToken();
 let printers = []; let jobs = []; let cases = []; let queue = []; let readAt = performance.now();
 const OLD_S = 15;
 const PRINTER = {
-  idle: ['good', 'Idle'], busy: ['work', 'Busy'], awaiting_removal: ['ask', 'Finished: take the part off'], needs_person: ['alert', 'Needs a person'],
+  idle: ['good', 'Idle'], busy: ['work', 'Busy'], awaiting_removal: ['alert', 'Ended, outcome unknown: look at the part'], needs_person: ['alert', 'Needs a person'],
   booting: ['work', 'Starting up'], error: ['alert', 'Error'], silent: ['alert', 'Does not answer'],
 };
-const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', PRINTING: 'printing', PAUSED: 'paused', AWAITING_REMOVAL: 'ended: take the part off', UNKNOWN: 'unknown: look at the printer, then settle the job' };
+const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', PRINTING: 'printing', PAUSED: 'paused', AWAITING_REMOVAL: 'ended', UNKNOWN: 'unknown: look at the printer, then settle the job' };
 const QUEUE = ['NEEDS_ATTENTION', 'SLICED', 'PRINTING', 'PRINTED', 'APPROVED', 'PLAN_READY', 'BUILDING', 'RECEIVED', 'RECEIVING', 'QA_PASSED'];
 const TONE = { NEEDS_ATTENTION: 'alert', SLICED: 'ask', PRINTED: 'ask', PRINTING: 'work', APPROVED: 'work', BUILDING: 'work' };
 
 const DAY = new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' });
 const codeOf = (id) => { const c = cases.find((x) => x.id === id); return c ? `${c.code} · ${c.level || '?'}` : ''; };
+
+/** How what lies on the plate ended: only a finished print is a part to take off. */
+const ended = (x) => (x.outcome === 'finished' ? ['ask', 'Finished: take the part off'] : ['alert', x.outcome === 'unknown' ? PRINTER.awaiting_removal[1] : `${x.outcome_text[0].toUpperCase()}${x.outcome_text.slice(1)}: clear the plate`]);
+
+/** What the printer is doing, by its last reading. */
+function printerWords(p) {
+  const state = (p.reading || {}).state;
+  if (p.age_s === null) return ['ask', 'Not seen yet'];
+  if (state === 'awaiting_removal' && p.outcome) return ended(p);
+  if (state === 'silent') return ['alert', `Silent since ${DAY.format(new Date(p.read_at))}`];
+  return PRINTER[state] || ['ask', plain(state || 'unknown')];
+}
+
+function jobWords(job) {
+  if (job.state === 'AWAITING_REMOVAL' && job.outcome) return job.outcome === 'unknown' ? 'ended, outcome unknown, awaiting removal' : `${job.outcome_text}, awaiting removal`;
+  return JOB[job.state] || plain(job.state).toLowerCase();
+}
 
 /** An estimate that has run out is said to have run out. */
 function eta(job) {
@@ -29,14 +46,14 @@ function eta(job) {
 function printerTile(p) {
   const reading = p.reading || {}; const job = jobs.find((j) => j.id === p.reserved_for) || jobs.find((j) => j.printer === p.name && JOB[j.state]);
   const age = p.age_s === null ? null : p.age_s + (performance.now() - readAt) / 1000;
-  let [tone, words] = p.age_s === null ? ['ask', 'Not seen yet'] : PRINTER[reading.state] || ['ask', plain(reading.state || 'unknown')];
+  let [tone, words] = printerWords(p);
   if (age !== null && age > OLD_S) [tone, words] = ['alert', reading.state === 'silent' ? words : `Was: ${words.toLowerCase()}`];
   if (job && job.state === 'UNKNOWN') tone = 'alert';
   return el('article', { class: `tile ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, p.name), el('span', { class: 'say' }, words), el('span', { class: age !== null && age > OLD_S ? 'age old' : 'age' }, age === null ? '' : age > OLD_S ? `not read for ${duration(age)}` : `read ${duration(age)} ago`)),
     reading.nozzle_c ? el('div', { class: 'dim' }, `nozzle ${Math.round(reading.nozzle_c)} °C, bed ${Math.round(reading.bed_c || 0)} °C`) : null,
     reading.detail ? el('div', {}, reading.detail) : null, careLine(p.care),
-    job ? el('div', {}, el('div', { class: 'say' }, [codeOf(job.case_id), JOB[job.state] || plain(job.state).toLowerCase()].filter(Boolean).join(': ')),
+    job ? el('div', {}, el('div', { class: 'say' }, [codeOf(job.case_id), jobWords(job)].filter(Boolean).join(': ')),
       ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, `print ${job.id}`), el('div', {}, [job.progress === null ? '' : `${Math.round(job.progress * 100)} %`, eta(job)].filter(Boolean).join(' · '))] : null,
       el('div', { class: 'dim' }, job.id)) : null);
 }
@@ -49,7 +66,7 @@ function careLine(care) {
 
 function caseTile(c) {
   const job = jobs.find((j) => j.case_id === c.id && JOB[j.state]);
-  const tone = (job && { UNKNOWN: 'alert', AWAITING_REMOVAL: 'ask' }[job.state]) || (c.schedule && c.schedule.late ? 'alert' : TONE[c.state]) || '';
+  const tone = (job && (job.printer_silent_since ? 'alert' : { UNKNOWN: 'alert', AWAITING_REMOVAL: job.outcome === 'finished' ? 'ask' : 'alert' }[job.state])) || (c.schedule && c.schedule.late ? 'alert' : TONE[c.state]) || '';
   return el('article', { class: `tile slim ${tone}` },
     el('div', { class: 'head' }, el('span', { class: 'name' }, c.code), el('span', { class: 'say' }, c.level || '–'), el('span', { class: 'say' }, STATES[c.state]),
       c.surgery_at ? el('span', { class: 'age' }, `surgery ${new Intl.DateTimeFormat('en-GB', { weekday: 'short', day: '2-digit', month: 'short', hour: '2-digit', minute: '2-digit' }).format(new Date(c.surgery_at))}`) : null),
@@ -60,14 +77,21 @@ function caseTile(c) {
 
 /** One line a waiting case, by the time of its operation, with what the forecast says. */
 function queueLine(row) {
-  const late = row.late_h !== null && row.late_h > 0;
-  const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${late ? `, ${duration(row.late_h * 3600)} TOO LATE` : ''}` : 'no forecast';
-  return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}` : 'no surgery set')),
-    el('div', {}, `prints ${duration(row.print_time_s)}, ${forecast}`));
+  const late = row.overdue || (row.late_h !== null && row.late_h > 0);
+  const tooLate = row.late_h > 0 ? `, ${duration(row.late_h * 3600)} TOO LATE` : '';
+  const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${tooLate}` : row.no_forecast || 'no forecast';
+  return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}${row.overdue ? ', PASSED' : ''}` : 'no surgery set')),
+    el('div', {}, `prints ${duration(row.print_time_s)}${row.ready_by ? ', ' : '. '}${forecast}`));
+}
+
+/** Printers the times above do not count on, where others they do. */
+function notCounted() {
+  const out = queue.some((row) => row.ready_by) ? queue[0].not_counted : [];
+  return out.length ? el('p', { class: 'dim' }, `Not counted on: ${out.join('; ')}.`) : null;
 }
 
 function draw() {
-  fill($('#next'), queue.length ? [queue.slice(0, 5).map(queueLine), queue.length > 5 ? el('p', { class: 'dim' }, `and ${queue.length - 5} more`) : null] : el('p', { class: 'dim' }, 'Nothing waits for a printer.'));
+  fill($('#next'), queue.length ? [queue.slice(0, 5).map(queueLine), queue.length > 5 ? el('p', { class: 'dim' }, `and ${queue.length - 5} more`) : null, notCounted()] : el('p', { class: 'dim' }, 'Nothing waits for a printer.'));
   fill($('#printers'), printers.length ? printers.map(printerTile) : el('p', { class: 'dim' }, 'No printer is configured.'));
   const shown = cases.filter((c) => QUEUE.includes(c.state)).sort((a, b) => QUEUE.indexOf(a.state) - QUEUE.indexOf(b.state) || (a.surgery_at || '9').localeCompare(b.surgery_at || '9'));
   const box = $('#queue');

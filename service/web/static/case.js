@@ -152,12 +152,12 @@ function remaining(job) {
 function settleForm(job) {
   const slot = el('div', { class: 'problem-slot' });
   const outcome = el('select', { name: 'outcome', required: true }, el('option', { value: '' }, 'choose'),
-    [['finished', 'It finished; the part is good and taken off'], ['failed', 'It failed; the part is scrap'], ['not_started', 'It never started']].map(([v, t]) => el('option', { value: v }, t)));
+    [['finished', 'It finished; the part is good and taken off'], ['failed', 'It failed; the part is scrap'], ['not_started', 'It never started']].filter(([v]) => job.settle_as.includes(v)).map(([v, t]) => el('option', { value: v }, t)));
   const form = el('form', { class: 'note', onsubmit: async (event) => {
     event.preventDefault();
     if (!await confirmed('Settle this print?', `You state for the record: ${outcome.selectedOptions[0].textContent}.`, 'Settle')) return;
     if (await busy(form, slot, () => post(`/api/v1/print-jobs/${job.id}/settle`, { outcome: outcome.value, note: form.note.value }))) { document.activeElement.blur(); detailPoll.now(); }
-  } }, el('strong', {}, 'Nobody can say whether this print ran. Look at the printer, then say what you saw.'), field('Outcome', outcome), field('What did you see?', el('textarea', { name: 'note', rows: 2, required: true })), slot, el('button', { type: 'submit', class: 'primary' }, 'Settle'));
+  } }, el('strong', {}, job.state === 'UNKNOWN' ? 'Nobody can say whether this print ran. Look at the printer, then say what you saw.' : job.state === 'NOT_STARTED' ? `The file may have reached ${job.printer} all the same. When another printer is to take over and this one does not answer: look at it, then say that it does not print this.` : `${job.printer} does not answer${job.printer_silent_since ? `, silent since ${when(job.printer_silent_since)}` : ' any more'}. If it does not come back: look at the printer, then say what you saw.`), field('Outcome', outcome), field('What did you see?', el('textarea', { name: 'note', rows: 2, required: true })), slot, el('button', { type: 'submit', class: 'primary' }, 'Settle'));
   return form;
 }
 
@@ -173,13 +173,20 @@ function commands(job) {
   return row;
 }
 
+/** A print that ended in another way than finished is never shown as if it had. */
+function printBadge(job) {
+  const words = !job.outcome_text || job.state === 'UNKNOWN' ? plain(job.state).toLowerCase() : job.state === 'AWAITING_REMOVAL' ? `${job.outcome_text}, awaiting removal` : job.outcome_text;
+  const tone = job.state === 'UNKNOWN' || (job.outcome && job.outcome !== 'finished') ? 'alert' : job.state === 'FINISHED' ? 'good' : 'work';
+  return [el('span', { class: `badge ${tone}` }, words), job.stopped_by ? el('span', { class: 'dim' }, `by ${job.stopped_by}`) : null];
+}
+
 function drawPrints() {
   fill($('#prints'), detail.print_jobs.length ? detail.print_jobs.map((job) => el('div', { class: 'stack' },
-    el('div', { class: 'row' }, el('strong', { class: 'mono' }, job.id), el('span', { class: `badge ${job.state === 'UNKNOWN' ? 'alert' : job.state === 'FINISHED' ? 'good' : 'work'}` }, plain(job.state).toLowerCase()), el('span', { class: 'dim' }, `on ${job.printer}, by ${job.requested_by}, ${when(job.requested_at)}`)),
+    el('div', { class: 'row' }, el('strong', { class: 'mono' }, job.id), printBadge(job), el('span', { class: 'dim' }, `on ${job.printer}, by ${job.requested_by}, ${when(job.requested_at)}`)),
     job.progress !== null && ['PRINTING', 'PAUSED'].includes(job.state) ? [progressBar(job.progress, 'print'), el('span', { class: 'dim' }, [`${Math.round(job.progress * 100)} %`, remaining(job)].filter(Boolean).join(', '))] : null,
     job.detail ? el('div', { class: 'dim' }, job.detail) : null,
     job.filament_lot ? el('div', { class: 'dim' }, `filament lot ${job.filament_lot}`) : null, pictures(job),
-    job.state === 'UNKNOWN' && roles.has('technician') ? settleForm(job) : null, commands(job))) : el('p', { class: 'dim' }, 'None yet.'));
+    job.can_settle && roles.has('technician') ? settleForm(job) : null, commands(job))) : el('p', { class: 'dim' }, 'None yet.'));
 }
 
 const SCAN = { COMPUTING: ['work', 'measuring'], READY: ['good', 'measured'], NOT_MEASURABLE: ['ask', 'not measurable'], FAILED: ['alert', 'failed'] };
@@ -212,7 +219,7 @@ function drawRight() {
 }
 
 const EVENTS = {
-  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', pass_qa: 'Part inspected', part_photographed: 'Part photographed', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed', inspect_again: 'New images are looked at', keep_images: 'Later images left out',
+  created: 'Case opened', study_complete: 'Study complete and inspected', late_images: 'Images arrived late', give_inputs: 'Inputs given', model_built: 'Model built', approve: 'Plan approved and signed', reject: 'Plan sent back', gcode_ready: 'Sliced and audited', start_print: 'Print started', print_accepted: 'Printer took the job', print_unknown: 'Print outcome unknown', print_settled: 'Print settled by hand', print_cleared: 'Printed, plate cleared', print_abort_asked: 'Stop asked for from here', print_abort_refused: 'Stop was not taken by the printer', print_abort: 'Stopped from here', print_pause: 'Paused from here', print_print: 'Went on from here', first_layer_missed: 'Picture of the first layer missed', pass_qa: 'Part inspected', part_photographed: 'Part photographed', issue: 'Pack issued to theatre', use: 'Pack opened and used', return_unopened: 'Pack returned unopened', scan_arrived: 'O-arm scan arrived', scan_measured: 'O-arm scan measured', scan_not_measurable: 'O-arm scan not measurable', raise_attention: 'Needs attention', resume: 'Resumed', cancel: 'Cancelled', close: 'Closed', surgery_time: 'Time of surgery set', images_completed: 'Images completed', inspect_again: 'New images are looked at', keep_images: 'Later images left out',
 };
 
 function why(e) {

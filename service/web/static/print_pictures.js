@@ -27,10 +27,11 @@ function send(job, file) {
 export function pictures(job) {
   let box = boxes.get(job.id);
   if (!box) {
-    box = { list: el('div', { class: 'row' }), seen: '' };
-    box.node = el('div', {}, box.list, roles.has('technician') || roles.has('planner') ? addForm(job, box) : null);
+    box = { list: el('div', { class: 'row' }), missed: el('div', { class: 'dim', hidden: true }, 'First layer: picture missed; the camera was not asked in time.'), seen: '' };
+    box.node = el('div', {}, box.missed, box.list, roles.has('technician') || roles.has('planner') ? addForm(job, box) : null);
     boxes.set(job.id, box);
   }
+  box.missed.hidden = !job.first_layer_missed;
   if (box.seen !== job.updated_at) { box.seen = job.updated_at; load(job, box).catch(() => { box.seen = ''; }); }
   return box.node;
 }
