@@ -1,0 +1,157 @@
+"""What is written down about a model: `report.json` (design, section 4).
+
+The same input gives the same report, but for `timings_s`, which the task adds last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from service import NOTICE, __version__
+from service.domain.edits import edits_from_document
+from service.domain.series import LOSSY_CT
+from service.geometry.anatomy import Isolation
+from service.geometry.lost_bone import failure_about, warnings_about
+from service.geometry.model_check import ModelCheck
+from service.geometry.orientation import Orientation
+from service.geometry.solid import Solid, SolidSettings
+from service.geometry.trajectories import PlanningResult
+from service.imaging.series import LoadedSeries
+
+SCHEMA = "spineprint.model/1"
+NO_ROOM_FOR_MARKS = (
+    "No side of the body has room for the case code: tag the printed part before it leaves the printer room."
+)
+THIN_NECKS = (
+    "Parts of the model hang together by bone thinner than two lines of the nozzle ({count} place(s)), printed as thin "
+    "as it is: look at the model there, and handle the print with care."
+)
+SEEDS = ("target", "above", "below", "endplates")
+
+
+def model_report(
+    argument: Mapping[str, Any],
+    ct: LoadedSeries,
+    isolation: Isolation,
+    planning: PlanningResult,
+    solid: Solid,
+    check: ModelCheck,
+    pose: Orientation,
+    *,
+    ct_sha256: str,
+    mask_sha256: str | None,
+) -> dict[str, Any]:
+    """The document; everything in it is plain JSON. `argument` is the task's (`model_task`)."""
+    marks = isolation.landmarks
+    failures = _failures(solid, check)
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "version": __version__,
+        "level": isolation.level,
+        "source": isolation.source,
+        "inputs": _inputs(argument, ct, ct_sha256, mask_sha256),
+        "isolation": _isolation(isolation),
+        "landmarks": {
+            "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},
+            "endplates_fitted": {"upper": marks.upper_endplate.fitted, "lower": marks.lower_endplate.fitted},
+            "pedicles": [
+                {"side": p.side, "width_mm": round(p.width_mm, 2), "height_mm": round(p.height_mm, 2)}
+                for p in marks.pedicles
+            ],
+        },
+        "planning": {
+            "unmet": list(planning.unmet),
+            "alternatives": {k: [asdict(t) for t in ts] for k, ts in planning.alternatives.items()},
+        },
+        "solid": solid.measures,
+        "lost_bone": [asdict(piece) for piece in solid.lost],
+        "marks": [mark.to_document() for mark in solid.marks],
+        "check": check.to_document(),
+        "gas_path": _gas_path(check),
+        "orientation": pose.to_document(),
+        "size_mm": [round(v, 2) for v in pose.size_mm],
+        "warnings": _warnings(argument, ct, isolation, planning, solid),
+        "failures": failures,
+        "passed": not failures,
+    }
+
+
+def _warnings(
+    argument: Mapping[str, Any],
+    ct: LoadedSeries,
+    isolation: Isolation,
+    planning: PlanningResult,
+    solid: Solid,
+) -> list[dict[str, str]]:
+    warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
+    warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
+    if ct.info.lossy:
+        warnings.append({"code": "lossy", "message": LOSSY_CT})
+    warnings += _numbered("model.lost_bone", warnings_about(solid.lost, solid.plan))
+    necks = int(solid.measures["thin_necks_kept"])
+    if necks:
+        warnings.append({"code": "model.thin_neck", "message": THIN_NECKS.format(count=necks)})
+    if argument.get("case_code") and not solid.marks:
+        warnings.append({"code": "model.unmarked", "message": NO_ROOM_FOR_MARKS})
+    return warnings
+
+
+def _failures(solid: Solid, check: ModelCheck) -> list[str]:
+    """Those of the self-check; bone that the builder knows it left out counts even where the check misses less."""
+    left_out = failure_about(solid.lost, SolidSettings().lost_limit_ml)
+    return [*check.failures, *([left_out] if left_out else [])]
+
+
+def _inputs(
+    argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, mask_sha256: str | None
+) -> dict[str, Any]:
+    return {
+        "ct_sha256": ct_sha256,
+        "series_uid": ct.info.series_uid,
+        "slices": int(ct.volume.values.shape[0]),
+        "lossy": ct.info.lossy,
+        "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
+        "mask_sha256": mask_sha256,
+        "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
+        "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
+        "settings": dict(argument.get("settings") or {}),
+    }
+
+
+def _isolation(isolation: Isolation) -> dict[str, Any]:
+    return {
+        "confidence": round(isolation.quality.confidence, 3),
+        "reasons": list(isolation.quality.reasons),
+        "measures": {k: round(float(v), 4) for k, v in isolation.quality.measures.items()},
+        "volume_ml": round(float((isolation.mask.values > 0).sum()) * isolation.mask.voxel_ml, 3),
+        "surface": asdict(isolation.surface),
+    }
+
+
+def _gas_path(check: ModelCheck) -> dict[str, Any]:
+    vents = [v for v in check.vents if v.reaches_hollow]
+    return {
+        "closed_voids": check.closed_voids,
+        "openings_per_cavity": _openings_per_cavity(check),
+        "narrowest_opening_mm": min((v.diameter_mm for v in vents), default=None),
+        "channels_mm": [None if c.diameter_mm is None else round(c.diameter_mm, 3) for c in check.channels],
+        # No way through the part is longer than a walk along its three sides.
+        "longest_path_mm": round(float(sum(check.extents_mm)), 1),
+    }
+
+
+def _openings_per_cavity(check: ModelCheck) -> int:
+    """Openings of the cavity with the fewest; a part without any hollow has nothing to open."""
+    reached = [v.cavity for v in check.vents if v.reaches_hollow]
+    if check.cavities == 0:
+        return 2
+    return (
+        min((reached.count(c) for c in set(reached)), default=0) if len(set(reached)) >= check.cavities else 0
+    )
+
+
+def _numbered(area: str, sentences: Sequence[str]) -> list[dict[str, str]]:
+    return [{"code": f"{area}.{n}", "message": s} for n, s in enumerate(sentences, 1)]
