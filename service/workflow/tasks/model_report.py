@@ -13,6 +13,7 @@ from service import NOTICE, __version__
 from service.domain.edits import edits_from_document
 from service.domain.series import LOSSY_CT
 from service.geometry.anatomy import Isolation
+from service.geometry.ct_deviation import CtDeviation
 from service.geometry.lost_bone import failure_about, warnings_about
 from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation
@@ -40,6 +41,7 @@ def model_report(
     check: ModelCheck,
     pose: Orientation,
     *,
+    deviation: CtDeviation,
     ct_sha256: str,
     mask_sha256: str | None,
 ) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def model_report(
         "solid": solid.measures,
         "lost_bone": [asdict(piece) for piece in solid.lost],
         "marks": [mark.to_document() for mark in solid.marks],
-        "check": check.to_document(),
+        "check": check.to_document() | {"deviation": deviation.to_document()},
         "gas_path": _gas_path(check),
         "orientation": pose.to_document(),
         "size_mm": [round(v, 2) for v in pose.size_mm],

@@ -19,6 +19,7 @@ from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.ct_deviation import CtDeviation, deviation_from_ct
 from service.geometry.edits import apply_edits
 from service.geometry.isolation import IsolationSettings, isolate_resumable, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
@@ -35,7 +36,8 @@ from service.geometry.trajectories import PlanningLimits, PlanningResult, check_
 from service.imaging.masks import read_mask
 from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
-from service.results.pictures import mesh_views, slice_overlay
+from service.results.deviation_map import deviation_map
+from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 from service.workflow.tasks.model_report import SEEDS, model_report
@@ -47,7 +49,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
     print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, plates.npz, views.png,
-    slices.png.
+    slices.png, deviation.png.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
         write_bodies(bodies.result(), out / "plates.npz")
-        pictures.result()
+        deviation = pictures.result()
     report = model_report(
         argument,
         ct,
@@ -102,6 +104,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         solid,
         check,
         pose,
+        deviation=deviation,
         ct_sha256=ct_sha256,
         mask_sha256=_digest([Path(argument["mask"])]) if argument.get("mask") else None,
     )
@@ -242,14 +245,22 @@ def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
             write_stl(moved.vertices, moved.faces, out / f"{name}.stl")
 
 
-def _write_pictures(out: Path, ct: LoadedSeries, isolation: Isolation, solid: Solid, title: str) -> None:
-    views = mesh_views(
-        solid.vertices, solid.faces, plan=solid.plan, title=f"{title} {isolation.level}".strip()
-    )
+def _write_pictures(
+    out: Path, ct: LoadedSeries, isolation: Isolation, solid: Solid, code: str
+) -> CtDeviation:
+    """views.png, slices.png and deviation.png; returns what the last one shows."""
+    title = f"{code} {isolation.level}".strip()
+    drawn = mesh_to_draw(solid.mesh)
+    views = mesh_views(solid.vertices, solid.faces, plan=solid.plan, title=title, drawn=drawn)
     views.save(out / "views.png")
     overlay = slice_overlay(ct.volume, isolation.landmarks.body_centre, outlines=[isolation.outer],
                             meshes=[solid.mesh], plan=solid.plan)  # fmt: skip
     overlay.save(out / "slices.png")
+    deviation = deviation_from_ct(ct.volume, solid.mesh, solid.cavity, solid.plan, solid.marks)
+    axes = directions_of(solid.plan.vertebra_frame)
+    picture = deviation_map(drawn, deviation, axes, surface=isolation.surface, title=title)
+    picture.save(out / "deviation.png")
+    return deviation
 
 
 def _digest(files: Sequence[Path]) -> str:
