@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from typing import Any
 
 from service import NOTICE, __version__
@@ -20,8 +21,17 @@ from service.geometry.orientation import Orientation
 from service.geometry.solid import Solid, SolidSettings
 from service.geometry.trajectories import PlanningResult
 from service.imaging.series import LoadedSeries
+from service.workflow.tasks.kept_isolation import LIBRARIES
 
 SCHEMA = "spineprint.model/1"
+#: What decides about the model beside what decides about the bone: a report from other versions may differ.
+MODEL_LIBRARIES = (*LIBRARIES, "manifold3d")
+NO_CODE = (
+    "The model bears no code, as none was given: tag the printed part before it leaves the printer room."
+)
+ONE_MARK = (
+    "Only the {side} side of the body has room for the case code: the part bears it once; tag it as well."
+)
 NO_ROOM_FOR_MARKS = (
     "No side of the body has room for the case code: tag the printed part before it leaves the printer room."
 )
@@ -44,17 +54,26 @@ def model_report(
     deviation: CtDeviation,
     ct_sha256: str,
     mask_sha256: str | None,
+    plan_sha256: str,
+    given_plan_sha256: str | None,
 ) -> dict[str, Any]:
-    """The document; everything in it is plain JSON. `argument` is the task's (`model_task`)."""
+    """The document; everything in it is plain JSON.
+
+    `argument` is the task's (`model_task`); `plan_sha256` is the hash of plan.json as written, `given_plan_sha256`
+    that of a plan by hand.
+    """
     marks = isolation.landmarks
     failures = _failures(solid, check)
     return {
         "schema": SCHEMA,
         "notice": NOTICE,
         "version": __version__,
+        "libraries": {name: metadata.version(name) for name in MODEL_LIBRARIES},
         "level": isolation.level,
         "source": isolation.source,
-        "inputs": _inputs(argument, ct, ct_sha256, mask_sha256),
+        "inputs": _inputs(argument, ct)
+        | {"ct_sha256": ct_sha256, "mask_sha256": mask_sha256, "plan_sha256": given_plan_sha256},
+        "plan_sha256": plan_sha256,
         "isolation": _isolation(isolation),
         "landmarks": {
             "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},
@@ -96,9 +115,18 @@ def _warnings(
     necks = int(solid.measures["thin_necks_kept"])
     if necks:
         warnings.append({"code": "model.thin_neck", "message": THIN_NECKS.format(count=necks)})
-    if argument.get("case_code") and not solid.marks:
-        warnings.append({"code": "model.unmarked", "message": NO_ROOM_FOR_MARKS})
-    return warnings
+    return warnings + _mark_warnings(argument, solid)
+
+
+def _mark_warnings(argument: Mapping[str, Any], solid: Solid) -> list[dict[str, str]]:
+    """A part that cannot be told from another by itself needs a tag; nobody would look for what is not there."""
+    if not argument.get("case_code"):
+        return [{"code": "model.no_code", "message": NO_CODE}]
+    if not solid.marks:
+        return [{"code": "model.unmarked", "message": NO_ROOM_FOR_MARKS}]
+    if len(solid.marks) == 1:
+        return [{"code": "model.one_mark", "message": ONE_MARK.format(side=solid.marks[0].side)}]
+    return []
 
 
 def _failures(solid: Solid, check: ModelCheck) -> list[str]:
@@ -107,16 +135,13 @@ def _failures(solid: Solid, check: ModelCheck) -> list[str]:
     return [*check.failures, *([left_out] if left_out else [])]
 
 
-def _inputs(
-    argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, mask_sha256: str | None
-) -> dict[str, Any]:
+def _inputs(argument: Mapping[str, Any], ct: LoadedSeries) -> dict[str, Any]:
     return {
-        "ct_sha256": ct_sha256,
         "series_uid": ct.info.series_uid,
         "slices": int(ct.volume.values.shape[0]),
         "lossy": ct.info.lossy,
         "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
-        "mask_sha256": mask_sha256,
+        "mask_label": argument.get("mask_label"),
         "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
         "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
         "settings": dict(argument.get("settings") or {}),

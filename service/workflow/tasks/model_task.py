@@ -68,6 +68,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     )
     _require_confidence(isolation, float(settings.get("min_confidence", 0.5)))
     watch.stage("planning the needle paths", 0.5, 0.55)
+    # Before anything is written: the plan given may be the plan.json of `out`.
+    given_plan_sha256 = _sha256(Path(argument["plan"])) if argument.get("plan") else None
     planning, plan = _plan(argument, isolation, settings, ct)
     code = str(argument.get("case_code") or "")
     # What the checked mesh does not wait for runs beside it, on the other core.
@@ -107,6 +109,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         deviation=deviation,
         ct_sha256=ct_sha256,
         mask_sha256=_digest([Path(argument["mask"])]) if argument.get("mask") else None,
+        plan_sha256=_sha256(out / "plan.json"),
+        given_plan_sha256=given_plan_sha256,
     )
     report["timings_s"] = watch.timings()
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
@@ -267,6 +271,11 @@ def _digest(files: Sequence[Path]) -> str:
     """One hash over the files' contents, independent of their names and order."""
     parts = sorted(in_threads(lambda f: hashlib.sha256(f.read_bytes()).hexdigest(), files))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of the file as it is, as `sha256sum` tells it."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 class _Watch:
