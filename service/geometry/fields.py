@@ -19,6 +19,7 @@ from scipy import ndimage
 from service.errors import GeometryError
 from service.geometry.distances import components, distance_to
 from service.geometry.gas_path import blind_pits
+from service.geometry.lost_bone import necks
 from service.geometry.mesh import Mesh, SurfaceIndex, largest_body, mesh_of_field
 from service.geometry.parallel import by_rows
 from service.geometry.resampling import spline_coefficients
@@ -145,9 +146,15 @@ class Bone:
     field: Field
     mesh: Mesh
     index: SurfaceIndex
+    lost: NDArray[np.bool_]
+    """Bone of the isolated vertebra that is no part of `field`."""
+    thin_necks: int
+    """Necks thinner than the smallest feature that were kept, as they join parts which are thick enough."""
 
 
-def prepare_bone(outer: Volume, *, step_mm: float, shell_mm: float, min_feature_mm: float) -> Bone:
+def prepare_bone(
+    outer: Volume, *, step_mm: float, shell_mm: float, min_feature_mm: float, body_ml: float = 0.05
+) -> Bone:
     """Resample the outer distance, clean it, mesh it, and make it exact at the depth of the shell.
 
     Parameters
@@ -156,6 +163,7 @@ def prepare_bone(outer: Volume, *, step_mm: float, shell_mm: float, min_feature_
     step_mm : edge of the working grid.
     shell_mm : depth at which the distance has to be exact.
     min_feature_mm : spikes thinner than this are left out (two extrusion lines of 0.4 mm).
+    body_ml : what two thick parts must hold for a thinner neck between them to be kept.
 
     Raises
     ------
@@ -164,8 +172,9 @@ def prepare_bone(outer: Volume, *, step_mm: float, shell_mm: float, min_feature_
     """
     grid = _grid_around(outer, step_mm)
     field = _resample(outer, grid)
+    isolated = field < 0
     _keep_one_solid_body(field)
-    _drop_spikes(field, step_mm, min_feature_mm)
+    thin_necks = _drop_spikes(field, step_mm, min_feature_mm, body_ml)
     _fill_pits(field, step_mm)
     off_zero(field)
     mesh = largest_body(mesh_of_field(field, grid.origin, step_mm))
@@ -178,7 +187,7 @@ def prepare_bone(outer: Volume, *, step_mm: float, shell_mm: float, min_feature_
     kji = np.stack(np.unravel_index(band, grid.shape), axis=1)
     exact = np.where(np.abs(field) < 2.0 * step_mm, field, -rough)
     exact.ravel()[band] = -index.distance(grid.points_at(kji))
-    return Bone(grid, exact.astype(np.float32), mesh, index)
+    return Bone(grid, exact.astype(np.float32), mesh, index, isolated & ~inside, thin_necks)
 
 
 def _grid_around(outer: Volume, step_mm: float, margin_mm: float = 3.0) -> Grid:
@@ -251,20 +260,24 @@ def _keep_one_solid_body(field: Field) -> None:
         field[(labels > 0) & (labels != labels[0, 0, 0])] = -1.0
 
 
-def _drop_spikes(field: Field, step_mm: float, min_feature_mm: float) -> None:
-    """Leave out what lies beyond the reach of a ball of the smallest feature, in place.
+def _drop_spikes(field: Field, step_mm: float, min_feature_mm: float, body_ml: float) -> int:
+    """Leave out what lies beyond the reach of a ball of the smallest feature, in place; returns the necks kept.
 
     An opening by reconstruction with slack: bone stays wherever it is within one grid diagonal of such a ball, so
-    edges and plates are not rounded by the grid. Parts up to a quarter thinner than asked may remain.
+    edges and plates are not rounded by the grid. Parts up to a quarter thinner than asked may remain. A thin neck
+    between two bodies of at least `body_ml` stays as thick as it is: cut, it would take the smaller body with it.
     """
     radius = min_feature_mm / 2.0
     # Read from the field, which is metric here; samples lie up to half a step off the middle of a thin part.
     core = field < -0.75 * radius
     reach = distance_to(core, step_mm)
     spikes = (field < 0) & (reach > radius + step_mm * np.sqrt(3.0))
-    if spikes.any():
-        field[spikes] = 1.0
-        _keep_one_solid_body(field)
+    if not spikes.any():
+        return 0
+    joining = necks((field < 0) & ~spikes, spikes, body_ml * 1000.0 / step_mm**3)
+    field[spikes & ~joining] = 1.0
+    _keep_one_solid_body(field)
+    return components(joining & (field < 0))[1]
 
 
 def _fill_pits(field: Field, step_mm: float) -> None:

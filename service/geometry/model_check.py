@@ -36,6 +36,11 @@ class CheckSettings:
     pocket_mm3: float = 5.0
     """Crevices up to this volume beyond the ball's reach are let pass."""
     surface_p99_mm: float = 0.3
+    missing_reach_mm: float = 0.8
+    """Bone farther than this from the model's material and not around its hollow is missing from it: two voxels,
+    so that neither voxels nor the thickness of a line count."""
+    missing_ml: float = 0.5
+    """More missing bone than this is a process, not a crumb."""
     least_relief_mm: float = 0.35
     """A mark that stands out less cannot be read on a print of 0.2 mm layers."""
     voxel_mm: float = 0.4
@@ -95,6 +100,8 @@ class ModelCheck:
     """Deviation of the outside from the isolated bone; None when no bone was given."""
     mark_relief_mm: tuple[float, ...] = ()
     """How far each mark stands out of the bone; empty when no bone was given or nothing is written."""
+    missing_ml: float | None = None
+    """Isolated bone that the model does not hold, away from channels, vents and marks; None when no bone was given."""
     failures: tuple[str, ...] = ()
 
     @property
@@ -130,6 +137,11 @@ def failures_of(
         yield (
             f"The outside of the model lies up to {check.surface_p99_mm:.2f} mm (99th percentile) from the bone; "
             f"{settings.surface_p99_mm:g} mm are allowed: wrong size, place or mirrored."
+        )
+    if check.missing_ml is not None and check.missing_ml > settings.missing_ml:
+        yield (
+            f"{check.missing_ml:.2f} mL of the isolated bone are missing from the model; "
+            f"{settings.missing_ml:g} mL are allowed."
         )
     for number, relief in enumerate(check.mark_relief_mm, 1):
         if relief < settings.least_relief_mm:

@@ -15,6 +15,8 @@ Ints = NDArray[np.int64]
 #: Candidate pixels handled at once; bounds the memory to some hundred MB.
 _CHUNK = 2_000_000
 #: A pixel centre that lies on an edge but for rounding belongs to both triangles, so that no gap opens between them.
+#: Right for pictures, where the nearer one is drawn; whoever counts what is covered counts such a pixel twice and must
+#: keep pixel centres off the edges, as `voxelise` does.
 _ON_EDGE = 1e-9
 
 
@@ -95,7 +97,9 @@ def _cross(u: Array, v: Array) -> Array:
 def voxelise(mesh: Mesh, origin: Array, step_mm: float, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     """Voxels (K, J, I) whose centre lies inside the mesh, by counting signed crossings along z.
 
-    Rays are set off the grid by an irrational fraction of a micrometre, so that none runs along an edge.
+    Rays are set off the grid by irrational parts of a micrometre (some 1e-5 mm), so that none runs along an edge: the
+    sum of crossings needs each to be counted exactly once, but `cover` gives a pixel on an edge to both triangles.
+    That move is all that keeps surfaces that lie on voxel centres right; it must stay well above `_ON_EDGE`.
     """
     nudge = np.array([np.sqrt(2.0), np.sqrt(3.0), 0.0]) * 1e-5
     corners = (mesh.corners - origin - nudge) / step_mm

@@ -81,7 +81,8 @@ def check_model(
     vertices : (N, 3) LPS mm, with shared vertices (as `read_stl` returns them).
     faces : (M, 3).
     plan : the plan with its vents; the shell, channels and vents expected.
-    outer : signed distance to the bone (mm, negative inside); adds the check of size, place and handedness.
+    outer : signed distance to the bone (mm, negative inside); adds the check of size, place and handedness, and
+        of bone that is missing from the model.
     marks : what is written on it: left out of wall and surface, and with `outer` looked for.
     """
     settings = settings or CheckSettings()
@@ -113,6 +114,7 @@ def check_model(
         cavities=int((sizes > settings.min_cavity_mm3).sum()),
         unreached_mm3=float(sum(p for p in pockets if p > settings.pocket_mm3)),
         surface_p99_mm=None if outer is None else _surface_deviation(view, plan, outer),
+        missing_ml=None if outer is None else _missing_ml(view, plan, outer, settings),
         mark_relief_mm=() if outer is None else tuple(_relief(view, mark, outer) for mark in marks),
     )
     return replace(check, failures=tuple(failures_of(check, plan, settings, sizes.tolist())))
@@ -309,6 +311,18 @@ def _surface_deviation(view: _View, plan: Plan, outer: Volume) -> float:
     if len(faces) == 0:
         return float("inf")
     return float(np.percentile(np.abs(outer.sample(centroids[faces], order=1, outside=8.0)), 99))
+
+
+def _missing_ml(view: _View, plan: Plan, outer: Volume, settings: CheckSettings) -> float:
+    """Volume of the bone that lies neither near the model's material nor around its hollow.
+
+    The deviation above is asked of what the model has, so it cannot see what the model lacks: this asks the bone.
+    """
+    points = outer.to_lps(np.argwhere(outer.values < 0)[:, ::-1])
+    k, j, i = view.grid.indices_of(points).T  # off the grid: its edge, which is as far from the model
+    far = points[(view.gap_mm[k, j, i] > settings.missing_reach_mm) & ~view.hollow[k, j, i]]
+    missing = ~altered(far, plan, view.marks, 1.0, sleeve=True)
+    return float(missing.sum()) * outer.voxel_ml
 
 
 def _relief(view: _View, mark: Mark, outer: Volume) -> float:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.domain.plan import Plan, Trajectory, Vent
@@ -29,6 +30,7 @@ from service.geometry.fields import (
     prepare_bone,
     subtract,
 )
+from service.geometry.lost_bone import LostPiece, lost_pieces
 from service.geometry.marking import Mark, choose_marks, raise_marks
 from service.geometry.mesh import Ints, Mesh, largest_body, mesh_of_field, simplify, submesh, surface_volumes
 from service.geometry.progress import Progress, silent
@@ -53,6 +55,10 @@ class SolidSettings:
     min_compartment_ml: float = 2.0
     """Hollows smaller than this (arch, processes) are made solid rather than drilled: two vents would cost more
     anatomy than the plastic is worth."""
+    lost_piece_ml: float = 0.05
+    """Bone left out of the model is told piece by piece from here on; a piece this large is kept by a thin neck."""
+    lost_limit_ml: float = 0.5
+    """More bone left out than this, and the model is not to be printed."""
     tip_slot_diameter_mm: float = 3.2
     """Cross holes through the sleeve just before the tip; 0 leaves the channel blind."""
 
@@ -74,6 +80,8 @@ class Solid:
     measures: dict[str, float]
     marks: tuple[Mark, ...] = ()
     """What is written on it; empty without a case code, or where no wall had room."""
+    lost: tuple[LostPiece, ...] = ()
+    """Bone that is not in the model, in pieces of at least `lost_piece_ml`, the largest first."""
 
     @property
     def mesh(self) -> Mesh:
@@ -113,6 +121,7 @@ def build_solid(
         step_mm=settings.grid_mm,
         shell_mm=plan.model.shell_mm,
         min_feature_mm=settings.min_feature_mm,
+        body_ml=settings.lost_piece_ml,
     )
     _check_paths(bone, plan)
     progress("hollow and vents", 0.5)
@@ -124,7 +133,8 @@ def build_solid(
     raise_marks(part, bone, marks)
     for shape in (*hollow.holes, *(channel_shape(bone, path, plan) for path in plan.trajectories)):
         subtract(part, bone.grid, shape)
-    filled_mm3 = _tidy(part, settings.grid_mm)
+    filled_mm3, islands = _tidy(part, settings.grid_mm)
+    lost = bone.lost | islands
     progress("surfaces of the model and its hollow", 0.75)
     with ThreadPoolExecutor(1) as beside:
         inner = beside.submit(_cavity_mesh, hollow.field, bone, settings)
@@ -140,6 +150,7 @@ def build_solid(
         cavity_vertices=cavity.vertices,
         cavity_faces=cavity.faces,
         marks=marks,
+        lost=lost_pieces(lost, bone.grid.origin, settings.grid_mm, settings.lost_piece_ml),
         measures={
             "bone_ml": round(bone.mesh.volume_mm3() / 1000.0, 4),
             "part_ml": round(final.volume_mm3() / 1000.0, 4),
@@ -149,6 +160,8 @@ def build_solid(
             "vents": float(len(hollow.vents)),
             "tip_slots": float(len(hollow.holes) - len(hollow.vents)),
             "pockets_filled_mm3": round(filled_mm3, 4),
+            "dropped_ml": round(float(lost.sum()) * settings.grid_mm**3 / 1000.0, 4),
+            "thin_necks_kept": float(bone.thin_necks),
             "faces": float(len(final.faces)),
         },
     )
@@ -273,8 +286,8 @@ def bone_distance(bone: Bone, points: Array) -> Array:
     return np.asarray(np.where(inside_grid, bone.field[k, j, i], 10.0), dtype=np.float64)
 
 
-def _tidy(part: Field, step_mm: float) -> float:
-    """Fill pockets without a way out and drop islands, in place; returns the filled volume in mm³."""
+def _tidy(part: Field, step_mm: float) -> tuple[float, NDArray[np.bool_]]:
+    """Fill pockets without a way out and drop islands, in place; returns the filled mm³ and what was dropped."""
     labels, count = components(part >= 0)
     filled = np.zeros(1)
     if count > 1:
@@ -282,11 +295,13 @@ def _tidy(part: Field, step_mm: float) -> float:
         filled = np.array([closed.sum()])
         part[closed] = -step_mm / 2.0
     labels, count = components(part < 0)
+    islands = np.zeros(part.shape, dtype=bool)
     if count > 1:
         sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        part[(labels > 0) & (labels != 1 + int(np.argmax(sizes)))] = step_mm / 2.0
+        islands = (labels > 0) & (labels != 1 + int(np.argmax(sizes)))
+        part[islands] = step_mm / 2.0
     off_zero(part)
-    return float(filled[0]) * step_mm**3
+    return float(filled[0]) * step_mm**3, islands
 
 
 def _part_mesh(part: Field, bone: Bone, settings: SolidSettings) -> Mesh:

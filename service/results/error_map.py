@@ -55,7 +55,7 @@ def error_map(
     words : what the colours mean.
     """
     middle = corners.mean(axis=1)
-    colours = _colours(offset_mm[cKDTree(points).query(middle)[1]])
+    colours = colours_of(offset_mm[cKDTree(points).query(middle)[1]])
     left, anterior, superior = axes
     views: Sequence[tuple[str, Array, Array, bool]] = (
         ("anterior", -anterior, superior, False),
@@ -78,19 +78,19 @@ def error_map(
     def view(number: int) -> Image.Image:
         fitted, cut = cameras[number], views[number][3]
         camera = Camera(fitted.direction, fitted.up, fitted.centre, scale, size)
-        return _view(corners, colours, camera, float(camera.project(centre)[0, 2]) if cut else None)
+        return coloured_view(corners, colours, camera, float(camera.project(centre)[0, 2]) if cut else None)
 
     for number, panel in enumerate(in_threads(view, range(len(views)))):
         name = views[number][0]
         place = ((number % _COLUMNS) * _PANEL, top + number // _COLUMNS * _PANEL)
         sheet.paste(panel, place)
         draw.text((place[0] + 10, place[1] + 8), name, fill=_INK, font=_font(16))
-    _legend(draw, sheet.height - bottom, words)
+    legend(draw, sheet.height - bottom, words)
     draw.text((12, sheet.height - 22), NOTICE, fill=_FAINT, font=_font(14))
     return sheet
 
 
-def _colours(offset_mm: Array) -> Array:
+def colours_of(offset_mm: Array) -> Array:
     """(N, 3) from blue (missing) over grey to red (extra); yellow where nothing is compared."""
     share = np.clip(offset_mm / SCALE_MM, -1.0, 1.0)[:, None]
     ends = np.where(share < 0, np.array(_MISSING, float), np.array(_EXTRA, float))
@@ -98,7 +98,7 @@ def _colours(offset_mm: Array) -> Array:
     return np.where(np.isnan(share), np.array(_LEFT_OUT, float), scale)
 
 
-def _view(corners: Array, colours: Array, camera: Camera, cut_depth: float | None) -> Image.Image:
+def coloured_view(corners: Array, colours: Array, camera: Camera, cut_depth: float | None) -> Image.Image:
     width, height = camera.size
     seen = camera.project(corners.reshape(-1, 3)).reshape(-1, 3, 3)
     across, along = seen[:, 1, :2] - seen[:, 0, :2], seen[:, 2, :2] - seen[:, 0, :2]
@@ -123,11 +123,11 @@ def _view(corners: Array, colours: Array, camera: Camera, cut_depth: float | Non
     return Image.fromarray(np.rint(picture).astype(np.uint8).reshape(height, width, 3), "RGB")
 
 
-def _legend(draw: ImageDraw.ImageDraw, top: int, words: str) -> None:
+def legend(draw: ImageDraw.ImageDraw, top: int, words: str) -> None:
     length, left = 480, 12
     for column in range(length):
         value = (2.0 * column / (length - 1) - 1.0) * SCALE_MM
-        red, green, blue = (round(c) for c in _colours(np.array([value]))[0])
+        red, green, blue = (round(c) for c in colours_of(np.array([value]))[0])
         draw.line([(left + column, top + 8), (left + column, top + 24)], fill=(red, green, blue))
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         value = (2.0 * share - 1.0) * SCALE_MM

@@ -40,6 +40,7 @@ def mesh_views(
     plan: Plan | None = None,
     panel: int = 480,
     title: str = "",
+    drawn: Mesh | None = None,
 ) -> Image.Image:
     """Four views of the model with axis letters and a scale bar, and the notice.
 
@@ -52,12 +53,12 @@ def mesh_views(
     plan : gives the anatomical directions (else LPS) and the channels.
     panel : edge of one view in pixels.
     title : first line of the picture, e.g. level and case code; never patient data.
+    drawn : the same model with fewer faces (`mesh_to_draw`), when several pictures share it.
     """
     mesh = Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64))
-    # Half a pixel of a printed page: a fifth of the faces for the same picture.
-    drawn = simplify(mesh, PICTURE_TOLERANCE_MM)
+    drawn = drawn or mesh_to_draw(mesh)
     normals = vertex_normals(drawn)
-    left, anterior, superior = _directions(plan.vertebra_frame if plan else None)
+    left, anterior, superior = directions_of(plan.vertebra_frame if plan else None)
     oblique = -0.55 * left + 0.72 * anterior - 0.45 * superior
     views: list[_View] = [
         ("anterior", -anterior, superior, None),
@@ -85,7 +86,13 @@ def mesh_views(
     return _sheet(pictures, panel, 3 if len(pictures) > 4 else 2, title)
 
 
-def _directions(frame: VertebraFrame | None) -> tuple[Array, Array, Array]:
+def mesh_to_draw(mesh: Mesh) -> Mesh:
+    """A fifth of the faces for the same picture: half a pixel of a printed page is the most that moves."""
+    return simplify(mesh, PICTURE_TOLERANCE_MM)
+
+
+def directions_of(frame: VertebraFrame | None) -> tuple[Array, Array, Array]:
+    """The patient's left, anterior and superior, unit vectors; without a frame those of LPS."""
     if frame is None:
         return np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), np.array([0, 0, 1.0])
     return np.array(frame.left), np.array(frame.anterior), np.array(frame.superior)

@@ -32,6 +32,7 @@ PRODUCTS: Mapping[str, str] = {
     "print.json": "print_layout",
     "views.png": "views",
     "slices.png": "slices",
+    "deviation.png": "deviation",
     "outer.nii.gz": "outer",
     "registration.npz": "registration",
     "plates.npz": "plates",

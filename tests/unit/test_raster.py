@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.geometry import raster
+from service.geometry.mesh import Mesh
 
 WIDTH, HEIGHT = 37, 23
 SQUARE = np.array([[3.0, 4.0], [19.0, 4.0], [19.0, 15.0], [3.0, 15.0]])
@@ -72,3 +73,31 @@ def test_triangles_come_in_their_order_however_they_are_cut(monkeypatch: pytest.
 def test_a_triangle_without_area_covers_nothing() -> None:
     line = np.array([[[2.0, 2.0], [10.0, 10.0], [6.0, 6.0]], [[4.0, 4.0]] * 3])
     assert len(covered(line)[0]) == 0
+
+
+@pytest.mark.parametrize("step", [0.4, 0.5, 1.0])
+def test_a_box_whose_faces_lie_on_voxel_centres_is_voxelised_exactly(step: float) -> None:
+    """Every edge and diagonal runs through voxel centres, where `cover` alone would count a crossing twice."""
+    low, high, shape = (4, 3, 2), (11, 9, 8), (14, 13, 16)  # x, y, z in voxels; (K, J, I)
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    vertices = np.where(corners, high, low) * step
+    faces = [
+        [0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
+        [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3],
+    ]  # fmt: skip
+    mesh = Mesh(vertices, np.array(faces))
+    assert mesh.volume_mm3() == pytest.approx(7 * 6 * 6 * step**3)
+    found = raster.voxelise(mesh, np.zeros(3), step, shape)
+    # Of the faces themselves one of each pair is inside, so that touching boxes share no voxel and leave none out.
+    assert found.sum() == 7 * 6 * 6
+    k, j, i = np.nonzero(found)
+    assert (i.max() - i.min() + 1, j.max() - j.min() + 1, k.max() - k.min() + 1) == (7, 6, 6)
+    assert found[3:8, 4:9, 5:11].all()
+
+
+def test_without_the_move_such_a_box_would_be_counted_wrong() -> None:
+    """What the move protects from: a pixel on the diagonal of a face belongs to both of its triangles."""
+    halves = np.array([[[0.0, 0.0], [8.0, 0.0], [8.0, 8.0]], [[0.0, 0.0], [8.0, 8.0], [0.0, 8.0]]])
+    _, column, row, _ = covered(halves)
+    _, times = np.unique(row * WIDTH + column, return_counts=True)
+    assert times.max() == 2

@@ -207,7 +207,7 @@ function drawScans() {
 
 // --- right column -------------------------------------------------------------------------------------------
 
-const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print, against the model', print_bone_errors: 'Predicted error of the print, against the CT', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', deviation: 'Outside of the model against the CT', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print, against the model', print_bone_errors: 'Predicted error of the print, against the CT', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;

@@ -7,24 +7,22 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service import NOTICE, __version__
 from service.domain.edits import edits_from_document
 from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
-from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.ct_deviation import CtDeviation, deviation_from_ct
 from service.geometry.edits import apply_edits
 from service.geometry.isolation import IsolationSettings, isolate_resumable, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
-from service.geometry.model_check import ModelCheck
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
 from service.geometry.parallel import in_threads
 from service.geometry.plates import find_bodies, target_field, write_bodies
@@ -38,15 +36,11 @@ from service.geometry.trajectories import PlanningLimits, PlanningResult, check_
 from service.imaging.masks import read_mask
 from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
-from service.results.pictures import mesh_views, slice_overlay
+from service.results.deviation_map import deviation_map
+from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
-
-SCHEMA = "spineprint.model/1"
-NO_ROOM_FOR_MARKS = (
-    "No side of the body has room for the case code: tag the printed part before it leaves the printer room."
-)
-SEEDS = ("target", "above", "below", "endplates")
+from service.workflow.tasks.model_report import SEEDS, model_report
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -55,7 +49,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
     print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, plates.npz, views.png,
-    slices.png.
+    slices.png, deviation.png.
 
     Raises
     ------
@@ -74,6 +68,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     )
     _require_confidence(isolation, float(settings.get("min_confidence", 0.5)))
     watch.stage("planning the needle paths", 0.5, 0.55)
+    # Before anything is written: the plan given may be the plan.json of `out`.
+    given_plan_sha256 = _sha256(Path(argument["plan"])) if argument.get("plan") else None
     planning, plan = _plan(argument, isolation, settings, ct)
     code = str(argument.get("case_code") or "")
     # What the checked mesh does not wait for runs beside it, on the other core.
@@ -101,8 +97,22 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
         write_bodies(bodies.result(), out / "plates.npz")
-        pictures.result()
-    report = _report(argument, ct, ct_sha256, isolation, planning, solid, check, pose, watch)
+        deviation = pictures.result()
+    report = model_report(
+        argument,
+        ct,
+        isolation,
+        planning,
+        solid,
+        check,
+        pose,
+        deviation=deviation,
+        ct_sha256=ct_sha256,
+        mask_sha256=_digest([Path(argument["mask"])]) if argument.get("mask") else None,
+        plan_sha256=_sha256(out / "plan.json"),
+        given_plan_sha256=given_plan_sha256,
+    )
+    report["timings_s"] = watch.timings()
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
@@ -239,104 +249,33 @@ def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
             write_stl(moved.vertices, moved.faces, out / f"{name}.stl")
 
 
-def _write_pictures(out: Path, ct: LoadedSeries, isolation: Isolation, solid: Solid, title: str) -> None:
-    views = mesh_views(
-        solid.vertices, solid.faces, plan=solid.plan, title=f"{title} {isolation.level}".strip()
-    )
+def _write_pictures(
+    out: Path, ct: LoadedSeries, isolation: Isolation, solid: Solid, code: str
+) -> CtDeviation:
+    """views.png, slices.png and deviation.png; returns what the last one shows."""
+    title = f"{code} {isolation.level}".strip()
+    drawn = mesh_to_draw(solid.mesh)
+    views = mesh_views(solid.vertices, solid.faces, plan=solid.plan, title=title, drawn=drawn)
     views.save(out / "views.png")
     overlay = slice_overlay(ct.volume, isolation.landmarks.body_centre, outlines=[isolation.outer],
                             meshes=[solid.mesh], plan=solid.plan)  # fmt: skip
     overlay.save(out / "slices.png")
-
-
-def _report(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, isolation: Isolation,
-            planning: PlanningResult, solid: Solid, check: ModelCheck, pose: Orientation,
-            watch: _Watch) -> dict[str, Any]:  # fmt: skip
-    marks = isolation.landmarks
-    warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
-    warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
-    if ct.info.lossy:
-        warnings.append({"code": "lossy", "message": LOSSY_CT})
-    if argument.get("case_code") and not solid.marks:
-        warnings.append({"code": "model.unmarked", "message": NO_ROOM_FOR_MARKS})
-    measured = check.to_document()
-    vents = [v for v in check.vents if v.reaches_hollow]
-    return {
-        "schema": SCHEMA,
-        "notice": NOTICE,
-        "version": __version__,
-        "level": isolation.level,
-        "source": isolation.source,
-        "inputs": {
-            "ct_sha256": ct_sha256,
-            "series_uid": ct.info.series_uid,
-            "slices": int(ct.volume.values.shape[0]),
-            "lossy": ct.info.lossy,
-            "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
-            "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
-            "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
-            "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
-            "settings": dict(argument.get("settings") or {}),
-        },
-        "isolation": {
-            "confidence": round(isolation.quality.confidence, 3),
-            "reasons": list(isolation.quality.reasons),
-            "measures": {k: round(float(v), 4) for k, v in isolation.quality.measures.items()},
-            "volume_ml": round(float((isolation.mask.values > 0).sum()) * isolation.mask.voxel_ml, 3),
-            "surface": asdict(isolation.surface),
-        },
-        "landmarks": {
-            "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},
-            "endplates_fitted": {"upper": marks.upper_endplate.fitted, "lower": marks.lower_endplate.fitted},
-            "pedicles": [
-                {"side": p.side, "width_mm": round(p.width_mm, 2), "height_mm": round(p.height_mm, 2)}
-                for p in marks.pedicles
-            ],
-        },
-        "planning": {
-            "unmet": list(planning.unmet),
-            "alternatives": {k: [asdict(t) for t in ts] for k, ts in planning.alternatives.items()},
-        },
-        "solid": solid.measures,
-        "marks": [mark.to_document() for mark in solid.marks],
-        "check": measured,
-        "gas_path": {
-            "closed_voids": check.closed_voids,
-            "openings_per_cavity": _openings_per_cavity(check),
-            "narrowest_opening_mm": min((v.diameter_mm for v in vents), default=None),
-            "channels_mm": [
-                None if c.diameter_mm is None else round(c.diameter_mm, 3) for c in check.channels
-            ],
-            # No way through the part is longer than a walk along its three sides.
-            "longest_path_mm": round(float(sum(check.extents_mm)), 1),
-        },
-        "orientation": pose.to_document(),
-        "size_mm": [round(v, 2) for v in pose.size_mm],
-        "warnings": warnings,
-        "failures": list(check.failures),
-        "passed": check.passed,
-        "timings_s": watch.timings(),
-    }
-
-
-def _openings_per_cavity(check: ModelCheck) -> int:
-    """Openings of the cavity with the fewest; a part without any hollow has nothing to open."""
-    reached = [v.cavity for v in check.vents if v.reaches_hollow]
-    if check.cavities == 0:
-        return 2
-    return (
-        min((reached.count(c) for c in set(reached)), default=0) if len(set(reached)) >= check.cavities else 0
-    )
-
-
-def _numbered(area: str, sentences: Sequence[str]) -> list[dict[str, str]]:
-    return [{"code": f"{area}.{n}", "message": s} for n, s in enumerate(sentences, 1)]
+    deviation = deviation_from_ct(ct.volume, solid.mesh, solid.cavity, solid.plan, solid.marks)
+    axes = directions_of(solid.plan.vertebra_frame)
+    picture = deviation_map(drawn, deviation, axes, surface=isolation.surface, title=title)
+    picture.save(out / "deviation.png")
+    return deviation
 
 
 def _digest(files: Sequence[Path]) -> str:
     """One hash over the files' contents, independent of their names and order."""
     parts = sorted(in_threads(lambda f: hashlib.sha256(f.read_bytes()).hexdigest(), files))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of the file as it is, as `sha256sum` tells it."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 class _Watch:

@@ -133,7 +133,11 @@ def _pictures(argument: Mapping[str, Any]) -> list[Picture]:
         Picture(Path(picture["path"]).read_bytes(), picture["title"])
         for picture in argument.get("pictures") or ()
     ]
-    captions = {"views": "The model, four views and a cut", "slices": "Planned paths on the planning CT"}
+    captions = {
+        "views": "The model, four views and a cut",
+        "slices": "Planned paths on the planning CT",
+        "deviation": "The model's outside against the planning CT",
+    }
     found = []
     for kind, caption in captions.items():
         if kind in argument["artifacts"]:
