@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service import NOTICE, __version__
 from service.domain.edits import edits_from_document
-from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
+from service.domain.plan import ModelSettings, Plan, plan_to_document
 from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
@@ -34,11 +34,12 @@ from service.geometry.registration_file import write_model
 from service.geometry.registration_model import build_model
 from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
-from service.geometry.trajectories import PlanningLimits, PlanningResult, check_trajectory, plan_trajectories
+from service.geometry.trajectories import PlanningLimits, PlanningResult, plan_trajectories
 from service.imaging.masks import read_mask
 from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
+from service.workflow.tasks.given_plan import checked_paths, read_given_plan
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 
@@ -180,14 +181,10 @@ def _plan(
     marks = isolation.landmarks
     limits = PlanningLimits(target=settings.get("target", "body_centre"))
     if argument.get("plan"):
-        given = plan_from_document(json.loads(Path(argument["plan"]).read_text("utf-8")))
-        checked = [
-            check_trajectory(isolation.outer, marks, t.pedicle, t.entry, t.target, limits=limits)
-            for t in given.trajectories
-        ]
-        planning = PlanningResult(
-            tuple(t for t, _ in checked), {}, tuple(r for _, reasons in checked for r in reasons)
+        given = read_given_plan(
+            Path(argument["plan"]), isolation.level, ct.volume.frame_of_reference_uid or ""
         )
+        planning = checked_paths(given, isolation, limits)
         model = given.model
     else:
         planning = plan_trajectories(isolation.outer, marks, limits=limits)
