@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service import NOTICE, __version__
 from service.domain.edits import edits_from_document
-from service.domain.plan import ModelSettings, Plan, plan_to_document
+from service.domain.plan import ModelSettings, Plan, known_level, plan_to_document
 from service.domain.series import LOSSY_CT
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
@@ -62,6 +62,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     ------
     GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out`.
     """
+    argument = {**argument, "level": known_level(argument["level"])}
     watch = _Watch(progress)
     out = Path(argument["out"])
     settings = dict(argument.get("settings") or {})
