@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,19 @@ from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
 from service.geometry.trajectories import PlanningLimits, PlanningResult, plan_trajectories
 from service.imaging.masks import read_mask
-from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
 from service.workflow.tasks.given_plan import checked_paths, read_given_plan
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
+from service.workflow.tasks.packed import packed_volumes
+from service.workflow.tasks.points_used import SEEDS, points_unused, points_used
+from service.workflow.tasks.untrusted import require_confidence
 
 SCHEMA = "spineprint.model/1"
 NO_ROOM_FOR_MARKS = (
     "No side of the body has room for the case code: tag the printed part before it leaves the printer room."
 )
-SEEDS = ("target", "above", "below", "endplates")
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
     Raises
     ------
-    GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out`.
+    GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out` but a
+        bone that is not trusted (see `untrusted`).
     """
     argument = {**argument, "level": known_level(argument["level"])}
     watch = _Watch(progress)
@@ -71,10 +73,9 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
     ct_sha256 = _digest(ct.files)
-    isolation = apply_edits(
-        _isolate(argument, ct, ct_sha256, watch), edits_from_document(argument.get("edits"))
-    )
-    _require_confidence(isolation, float(settings.get("min_confidence", 0.5)))
+    edits = edits_from_document(argument.get("edits"))
+    isolation = apply_edits(_isolate(argument, ct, ct_sha256, watch), edits)
+    require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
     watch.stage("planning the needle paths", 0.5, 0.55)
     planning, plan = _plan(argument, isolation, settings, ct)
     code = str(argument.get("case_code") or "")
@@ -108,18 +109,6 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
-
-
-def _require_confidence(isolation: Isolation, bar: float) -> None:
-    quality = isolation.quality
-    if quality.confidence < bar:
-        raise GeometryError(
-            f"The isolation is not trustworthy (confidence {quality.confidence:.2f}, needed {bar:.2f}): "
-            + " ".join(quality.reasons),
-            next_step="Give points nearer to the body centres (target, above, below), or a mask made by hand.",
-            code="geometry.low_confidence",
-            details={"confidence": quality.confidence, "reasons": list(quality.reasons)},
-        )
 
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watch: _Watch) -> Isolation:
@@ -211,13 +200,6 @@ def _plan(
     )
 
 
-def packed_volumes(isolation: Isolation) -> dict[str, bytes]:
-    """mask.nii.gz and outer.nii.gz, name -> content: kept in memory until the model is known to be one."""
-    outer = replace(isolation.outer, values=isolation.outer.values.astype(np.float32))
-    volumes = {"mask.nii.gz": isolation.mask, "outer.nii.gz": outer}
-    return {name: nifti_bytes(volume, compressed=True) for name, volume in volumes.items()}
-
-
 def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
     """What printing needs: plan.json, model.stl, print.stl, print.json; blocker.stl and filler.stl where there is
     something to block or fill."""
@@ -253,6 +235,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, isola
     marks = isolation.landmarks
     warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
+    warnings += _numbered("inputs", points_unused(argument, isolation))
     if ct.info.lossy:
         warnings.append({"code": "lossy", "message": LOSSY_CT})
     if argument.get("case_code") and not solid.marks:
@@ -272,7 +255,7 @@ def _report(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, isola
             "lossy": ct.info.lossy,
             "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
             "mask_sha256": _digest([Path(argument["mask"])]) if argument.get("mask") else None,
-            "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
+            "seeds": points_used(argument),
             "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
             "settings": dict(argument.get("settings") or {}),
         },
