@@ -313,7 +313,7 @@ def _require_plausible(mask: Volume, ct: Volume, level: str) -> None:
         raise _refused(
             f"The mask of {level} holds no cortical bone: 95 % of its voxels are below {bright:.0f} HU, so it covers "
             "soft tissue.",
-            "Check that the mask was made on this CT, and that it is the bone and not another label.",
+            "Export the mask with the geometry of this CT. Check that it is the bone and not another label.",
             code="imaging.mask_place",
         )
 

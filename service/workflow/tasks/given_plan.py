@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from service.domain.plan import Plan, plan_from_document
+from service.domain.plan import ModelSettings, Plan, plan_from_document
 from service.errors import InputRefusedError
 from service.geometry.anatomy import Isolation
 from service.geometry.given_paths import check_trajectory
 from service.geometry.trajectories import PlanningLimits, PlanningResult
+from service.workflow.tasks.markups import UNKNOWN_CT, GivenPath, is_markups, paths_of, read_markups
 
 
 def read_given_plan(path: Path, level: str, frame_of_reference_uid: str) -> Plan:
@@ -45,12 +47,32 @@ def read_given_plan(path: Path, level: str, frame_of_reference_uid: str) -> Plan
     return given
 
 
-def checked_paths(given: Plan, isolation: Isolation, limits: PlanningLimits) -> PlanningResult:
-    """The paths of `given` against the bone. Raises as `check_trajectory`."""
+def given_paths(
+    path: Path,
+    isolation: Isolation,
+    frame_of_reference_uid: str,
+    planned: ModelSettings,
+    limits: PlanningLimits,
+) -> tuple[PlanningResult, ModelSettings]:
+    """The paths of a plan.json or a 3D Slicer markups file, checked; the model that belongs to them.
+
+    planned : what holds where the file says nothing of the model.
+    Raises as `read_given_plan`, `read_markups` and `check_trajectory`.
+    """
+    if is_markups(path):
+        drawn = paths_of(read_markups(path), isolation.landmarks.frame)
+        return _checked(drawn, isolation, limits, (UNKNOWN_CT,)), planned
+    given = read_given_plan(path, isolation.level, frame_of_reference_uid)
+    paths = [GivenPath(t.pedicle, t.entry, t.target) for t in given.trajectories]
+    return _checked(paths, isolation, limits), given.model
+
+
+def _checked(
+    paths: Sequence[GivenPath], isolation: Isolation, limits: PlanningLimits, said: tuple[str, ...] = ()
+) -> PlanningResult:
     checked = [
-        check_trajectory(isolation.outer, isolation.landmarks, t.pedicle, t.entry, t.target, limits=limits)
-        for t in given.trajectories
+        check_trajectory(isolation.outer, isolation.landmarks, p.pedicle, p.entry, p.target, limits=limits)
+        for p in paths
     ]
-    return PlanningResult(
-        tuple(t for t, _ in checked), {}, tuple(r for _, reasons in checked for r in reasons)
-    )
+    reasons = tuple(r for _, found in checked for r in found)
+    return PlanningResult(tuple(t for t, _ in checked), {}, said + reasons)

@@ -38,7 +38,7 @@ from service.geometry.trajectories import PlanningLimits, PlanningResult, plan_t
 from service.imaging.masks import read_mask
 from service.imaging.series import LoadedSeries, load_series
 from service.results.pictures import mesh_views, slice_overlay
-from service.workflow.tasks.given_plan import checked_paths, read_given_plan
+from service.workflow.tasks.given_plan import given_paths
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 from service.workflow.tasks.packed import packed_volumes
@@ -170,19 +170,16 @@ def _plan(
     """Plan anew, or check again the paths of a plan edited by hand (`plan`)."""
     marks = isolation.landmarks
     limits = PlanningLimits(target=settings.get("target", "body_centre"))
+    model = ModelSettings(
+        shell_mm=float(settings.get("shell_mm", 2.0)),
+        channel_diameter_mm=float(settings.get("channel_diameter_mm", 2.8)),
+        sleeve_wall_mm=float(settings.get("sleeve_wall_mm", 2.0)),
+    )
     if argument.get("plan"):
-        given = read_given_plan(
-            Path(argument["plan"]), isolation.level, ct.volume.frame_of_reference_uid or ""
-        )
-        planning = checked_paths(given, isolation, limits)
-        model = given.model
+        frame = ct.volume.frame_of_reference_uid
+        planning, model = given_paths(Path(argument["plan"]), isolation, frame, model, limits)
     else:
         planning = plan_trajectories(isolation.outer, marks, limits=limits)
-        model = ModelSettings(
-            shell_mm=float(settings.get("shell_mm", 2.0)),
-            channel_diameter_mm=float(settings.get("channel_diameter_mm", 2.8)),
-            sleeve_wall_mm=float(settings.get("sleeve_wall_mm", 2.0)),
-        )
     if not planning.trajectories:
         raise GeometryError(
             "No needle path can be planned: " + " ".join(planning.unmet),
