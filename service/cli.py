@@ -132,7 +132,10 @@ def model(
     edits: Annotated[Path | None, typer.Option(exists=True, help=EDITS_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True, help="DICOM SEG, NIfTI or NRRD")] = None,
     mask_label: Annotated[int | None, typer.Option(help="value of the vertebra in a label map")] = None,
-    plan: Annotated[Path | None, typer.Option(exists=True, help="plan.json edited by hand")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="plan.json edited by hand, or lines of 3D Slicer (.mrk.json)"),
+    ] = None,
     series: Annotated[
         str | None, typer.Option(help="SeriesInstanceUID, when the folder holds several")
     ] = None,

@@ -20,7 +20,8 @@ from service.geometry.anatomy import Isolation
 from service.geometry.orientation import choose_orientation
 from service.geometry.progress import silent
 from service.geometry.solid import build_solid
-from service.workflow.tasks.model_task import packed_volumes, write_geometry
+from service.workflow.tasks.model_task import write_geometry
+from service.workflow.tasks.packed import packed_volumes
 from service.workflow.tasks.slice_task import slice_task
 
 NAME = "gcode"

@@ -166,6 +166,24 @@ def plan_from_document(document: Mapping[str, object]) -> Plan:
     )
 
 
+def known_level(name: object) -> str:
+    """The level as it is written everywhere ("l1" is "L1").
+
+    Raises
+    ------
+    InputRefusedError
+        `input.level`, with the levels that are possible.
+    """
+    level = str(name).strip().upper()
+    if level not in LEVELS:
+        raise InputRefusedError(
+            f"The level {_shown(name)} is not one that can be made: the service knows {LEVELS[0]} to {LEVELS[-1]}.",
+            next_step=f"Give one of {', '.join(LEVELS)}.",
+            code="input.level",
+        )
+    return level
+
+
 def _trajectory(item: Mapping[str, object]) -> Trajectory:
     pedicle = item.get("pedicle")
     if pedicle not in ("left", "right"):

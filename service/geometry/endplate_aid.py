@@ -18,6 +18,9 @@ from service.geometry.shape_fit import PlacedShape, vertex_normals
 
 Array = NDArray[np.float64]
 
+_POSTERIOR = np.array([0.0, 1.0, 0.0])
+_NAMES = ("upper front", "upper back", "lower front", "lower back")
+
 
 @dataclass(frozen=True)
 class AidSettings:
@@ -30,6 +33,13 @@ class AidSettings:
     """Heights between upper and lower points that can belong to a body."""
     depth_mm: tuple[float, float] = (12.0, 55.0)
     far_mm: float = 45.0
+    behind_share: float = 0.4
+    """Least share of a plate's length that leads to the back: steep lumbar plates, curved and turned spines keep it."""
+    out_of_plane_mm: float = 10.0
+    """One point from the plane of the other three: a few mm of each click, not the edge of the body."""
+    beside_target_mm: float = 12.0
+    beside_shape_mm: float = 9.0
+    """The target is a rough click, the shape found is not; half of a body is 20 mm wide."""
 
 
 def check_points(points: EndplatePoints, target: Array, settings: AidSettings | None = None) -> None:
@@ -41,31 +51,92 @@ def check_points(points: EndplatePoints, target: Array, settings: AidSettings | 
         `geometry.endplate_points`, with what is wrong.
     """
     use = settings or AidSettings()
+    if not np.all(np.isfinite(points.all)):
+        faults = ["a coordinate is not a number"]
+    elif np.linalg.norm(points.all - target, axis=1).max() > use.far_mm:
+        faults = [f"one lies more than {use.far_mm:g} mm from the target point"]
+    else:
+        faults = _size_faults(points, use) or _place_faults(points, target, use)
+    if faults:
+        raise _unfit(faults)
+
+
+def _size_faults(points: EndplatePoints, use: AidSettings) -> list[str]:
     upper, lower = points.upper, points.lower
     heights = np.linalg.norm(upper - lower, axis=1)
     depths = [float(np.linalg.norm(plate[0] - plate[1])) for plate in (upper, lower)]
     faults = []
-    if not np.all(np.isfinite(points.all)):
-        faults.append("a coordinate is not a number")
-    elif np.linalg.norm(points.all - target, axis=1).max() > use.far_mm:
-        faults.append(f"one lies more than {use.far_mm:g} mm from the target point")
-    else:
-        if not np.all((heights > use.height_mm[0]) & (heights < use.height_mm[1])):
-            faults.append(
-                f"they are {heights[0]:.0f} mm (front) and {heights[1]:.0f} mm (back) apart in height"
-            )
-        if not all(use.depth_mm[0] < d < use.depth_mm[1] for d in depths):
-            faults.append(
-                f"front and back are {depths[0]:.0f} mm (upper) and {depths[1]:.0f} mm (lower) apart"
-            )
-        if np.any((upper - lower) @ (upper - lower).mean(axis=0) <= 0) or (upper - lower)[:, 2].mean() <= 0:
-            faults.append("upper and lower points are exchanged")
+    if not np.all((heights > use.height_mm[0]) & (heights < use.height_mm[1])):
+        faults.append(f"they are {heights[0]:.0f} mm (front) and {heights[1]:.0f} mm (back) apart in height")
+    if not all(use.depth_mm[0] < d < use.depth_mm[1] for d in depths):
+        faults.append(f"front and back are {depths[0]:.0f} mm (upper) and {depths[1]:.0f} mm (lower) apart")
+    if np.any((upper - lower) @ (upper - lower).mean(axis=0) <= 0) or (upper - lower)[:, 2].mean() <= 0:
+        faults.append("upper and lower points are exchanged")
+    return faults
+
+
+def _place_faults(points: EndplatePoints, target: Array, use: AidSettings) -> list[str]:
+    """Front and back, and one sagittal plane, as far as the patient's own axes and the target tell them."""
+    faults = _not_behind(points, _POSTERIOR, use)
     if faults:
-        raise GeometryError(
-            f"The four endplate points do not fit one vertebral body: {'; '.join(faults)}.",
-            next_step="Mark, in the mid-sagittal plane, upper front, upper back, lower front and lower back.",
-            code="geometry.endplate_points",
-        )
+        return faults
+    upper, lower = points.upper, points.lower
+    back, up = (upper + lower)[1] - (upper + lower)[0], (upper - lower).sum(axis=0)
+    side = np.cross(back, up)
+    side /= np.linalg.norm(side)
+    off = points.all - points.all.mean(axis=0)
+    # The mean directions lie in the plane, so what is left is the twist, shared by all four alike.
+    twist = 4.0 * float(np.abs(off @ side).max())
+    if twist > use.out_of_plane_mm:
+        return [
+            f"they do not lie in one sagittal plane: one is {twist:.0f} mm beside that of the other three"
+        ]
+    return _beside((points.all - target) @ side, "the target point", use.beside_target_mm)
+
+
+def check_against_shape(
+    shape: PlacedShape, points: EndplatePoints, settings: AidSettings | None = None
+) -> None:
+    """Refuse points that cannot lie on the endplates of the vertebra found: its own axes are known now.
+
+    Raises
+    ------
+    GeometryError
+        `geometry.endplate_points`, with what is wrong.
+    """
+    use = settings or AidSettings()
+    local = (points.all - shape.pose.centre) @ shape.pose.axes
+    faults = _not_behind(points, shape.pose.axes[:, 1], use)
+    faults += _beside(local[:, 0], "the middle of the vertebra found", use.beside_shape_mm)
+    if faults:
+        raise _unfit(faults)
+
+
+def _not_behind(points: EndplatePoints, posterior: Array, use: AidSettings) -> list[str]:
+    faults = []
+    for name, (front, back) in (("upper", points.upper), ("lower", points.lower)):
+        share = float((back - front) @ posterior / np.linalg.norm(back - front))
+        if share < use.behind_share:
+            why = "front and back are exchanged" if share < -use.behind_share else "look at both"
+            faults.append(f"the {name} back point does not lie behind the {name} front point ({why})")
+    return faults
+
+
+def _beside(lateral: Array, what: str, most_mm: float) -> list[str]:
+    far = np.abs(lateral) > most_mm
+    if not far.any():
+        return []
+    named = ", ".join(name for name, is_far in zip(_NAMES, far, strict=True) if is_far)
+    return [f"{named} up to {np.abs(lateral).max():.0f} mm beside {what}, out of the mid-sagittal plane"]
+
+
+def _unfit(faults: list[str]) -> GeometryError:
+    return GeometryError(
+        f"The four endplate points do not fit one vertebral body: {'; '.join(faults)}.",
+        next_step="Mark, in the mid-sagittal plane, upper front, upper back, lower front and lower back: front is "
+        "the side of the belly, back that of the canal.",
+        code="geometry.endplate_points",
+    )
 
 
 def with_marked_heights(
@@ -74,9 +145,10 @@ def with_marked_heights(
     """The placed shape with its body squeezed or stretched, front and back apart, to the endplates marked.
 
     Upper and lower plate are straight lines in the mid-sagittal plane, before and after; what lies between them
-    keeps its share of the height.
+    keeps its share of the height. Raises GeometryError (`geometry.endplate_points`) for points of another vertebra.
     """
     use = settings or AidSettings()
+    check_against_shape(shape, points, use)
     frame = _body_frame(shape, points)
     local = (shape.vertices - frame.origin) @ frame.axes
     normals = vertex_normals(shape.vertices, shape.template.faces) @ frame.axes

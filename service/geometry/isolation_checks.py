@@ -49,6 +49,8 @@ class GateSettings:
     short_gap_share: float = 0.84
     """Nearer than this a neighbour may not fit better than the vertebra itself, as it does when that spans a disc."""
     weak_surface_share: float = 0.35
+    weak_surface_factor: tuple[float, float] = (0.8, 0.3)
+    """What is left of the confidence at that share, and where nothing of the surface reaches the threshold."""
     template_spread_mm: float = 1.2
     review_levels: tuple[str, ...] = ("T8", "T9", "T10", "L5")
     """Levels at which the method is known to be weak: always for a person to look at."""
@@ -286,11 +288,12 @@ def _judge_shape(
     if heights:
         _judge_heights(found, min(heights) / max(heights), gates, marked=marked)
     if measures["share_without_threshold"] > gates.weak_surface_share:
-        share = 100 * measures["share_without_threshold"]
+        share = measures["share_without_threshold"]
+        factor = np.interp(share, (gates.weak_surface_share, 1.0), gates.weak_surface_factor)
         found.append(
             (
-                0.8,
-                f"{share:.0f} % of the surface never reaches the bone threshold and follows the soft boundary.",
+                float(factor),
+                f"{100 * share:.0f} % of the surface never reaches the bone threshold and follows the soft boundary.",
             )
         )
     if level in gates.review_levels:

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from service.domain.plan import Trajectory, Vec3
-from service.errors import GeometryError
+from service.domain.plan import Trajectory
 from service.geometry.anatomy import Landmarks, Pedicle
 from service.geometry.angles import angle_between_deg, angles, direction_from_angles, unit
 from service.geometry.volume import Volume
@@ -87,28 +86,6 @@ def plan_trajectories(
         others[side] = tuple(ranked[1:])
         unmet.extend(unmet_reasons(outer, landmarks, ranked[0], limits=use))
     return PlanningResult(tuple(best), others, tuple(unmet))
-
-
-def check_trajectory(
-    outer: Volume,
-    landmarks: Landmarks,
-    side: Side,
-    entry: Vec3,
-    target: Vec3,
-    *,
-    limits: PlanningLimits | None = None,
-) -> tuple[Trajectory, tuple[str, ...]]:
-    """A path given from outside with its angles and clearance measured anew, and what it does not keep."""
-    use = limits or PlanningLimits()
-    pedicle = next((p for p in landmarks.pedicles if p.side == side), None)
-    if pedicle is None:
-        raise GeometryError(
-            f"The {side} pedicle was not found, so a path through it cannot be checked.",
-            next_step="Look at the isolated bone, or use the other pedicle.",
-            code="geometry.pedicle",
-        )
-    trajectory = _trajectory(outer, landmarks, pedicle, np.array(entry), np.array(target), use)
-    return trajectory, unmet_reasons(outer, landmarks, trajectory, limits=use)
 
 
 def unmet_reasons(
@@ -278,7 +255,7 @@ class _Search:
         entry = find_entry(self.outer, tip, direction)
         if entry is None:
             return None
-        path = _trajectory(self.outer, self.landmarks, self.pedicle, entry, tip, self.use)
+        path = measured_path(self.outer, self.landmarks, self.pedicle, entry, tip, self.use)
         return path if path.clearance_mm > 0 else None
 
 
@@ -296,9 +273,10 @@ def find_entry(outer: Volume, target: Array, direction: Array, *, reach_mm: floa
     return np.asarray(target - (steps[leaves - 1] + 0.25 * share) * direction)
 
 
-def _trajectory(
+def measured_path(
     outer: Volume, landmarks: Landmarks, pedicle: Pedicle, entry: Array, target: Array, use: PlanningLimits
 ) -> Trajectory:
+    """The path with its angles and its clearance in the pedicle."""
     section = pedicle_section(landmarks, pedicle, entry, target, use)
     clearance = float(-outer.sample(section, outside=8.0).max()) if len(section) else -8.0
     sagittal, transverse, _ = angles(landmarks.frame, entry, target, pedicle.side)

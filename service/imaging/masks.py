@@ -20,6 +20,7 @@ from service.geometry.volume import Volume
 from service.imaging import headers
 from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.nifti import read_nifti
+from service.imaging.nrrd import read_nrrd
 
 SEGMENTATION_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -47,6 +48,10 @@ _LEAST_INSIDE = 0.99
 _ALIGNED_VOXELS = 0.05
 _AIRY_HU = -100.0
 """Mean below fat: a filled vertebra is between 50 and 500 HU, so such a mask covers air or lies elsewhere."""
+_CORTEX_PERCENTILE, _CORTEX_HU = 95.0, 160.0
+"""Whatever its marrow is, a vertebra has a cortex of more than a twentieth of its volume; muscle and most organs do not
+reach this with the noise of thin slices (SD 60 HU)."""
+_NAMED_LEVEL = re.compile(r"(?<![A-Za-z0-9])(C[1-7]|T1[0-3]|T[1-9]|L[1-6]|S[1-5])(?![0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class _Segment:
         """Whether label or anatomic region names this level ("L1", "vertebrae_L1", "L1 vertebra")."""
         pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(level)}(?![0-9])", re.IGNORECASE)
         return any(pattern.search(words.replace("_", " ")) for words in (self.label, self.region))
+
+    def other_level(self, level: str) -> str | None:
+        """The level that label or region name instead of this one; None when they name this one or none."""
+        named = _NAMED_LEVEL.findall(f"{self.label} {self.region}".replace("_", " "))
+        return str(named[0]).upper() if named and not self.is_level(level) else None
 
 
 def read_mask(
@@ -86,7 +96,7 @@ def read_mask(
     if lower.endswith((".nii", ".nii.gz")):
         mask = _one_label(read_nifti(path), level, label)
     elif lower.endswith((".nrrd", ".nhdr")):
-        mask = _one_label(_read_nrrd(path), level, label)
+        mask = _one_label(read_nrrd(path), level, label)
     else:
         mask = _read_seg(path, ct, level, label, allow_other_frame)
     placed = onto_grid(mask, ct)
@@ -95,21 +105,6 @@ def read_mask(
 
 
 # --- sources ----------------------------------------------------------------------------------------------
-
-
-def _read_nrrd(path: Path) -> Volume:
-    import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
-
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _refused("The mask file cannot be read.", "Export the mask again.") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise _refused("The mask file is not one three-dimensional image.", "Export a single label map.")
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image), affine)
 
 
 def _one_label(volume: Volume, level: str, label: int | None) -> Volume:
@@ -231,6 +226,14 @@ def _segment_number(segments: Sequence[_Segment], level: str, label: int | None)
             )
         return label
     if len(segments) == 1:
+        other = segments[0].other_level(level)
+        if other is not None:
+            raise _refused(
+                f"The only segment is named '{segments[0].label}', which is {other}, but {level} is asked for.",
+                f"Give the segmentation of {level}; if only the name is wrong, name segment {numbers[0]} by its "
+                "number.",
+                code="imaging.mask_label",
+            )
         return numbers[0]
     named = [s.number for s in segments if s.is_level(level)]
     if len(named) != 1:
@@ -303,6 +306,14 @@ def _require_plausible(mask: Volume, ct: Volume, level: str) -> None:
             f"The mask of {level} covers air or fat (mean {covered.mean():.0f} HU): it is flipped or belongs "
             "to another scan.",
             "Export the mask with the geometry of this CT.",
+            code="imaging.mask_place",
+        )
+    bright = float(np.percentile(covered, _CORTEX_PERCENTILE))
+    if bright < _CORTEX_HU:
+        raise _refused(
+            f"The mask of {level} holds no cortical bone: 95 % of its voxels are below {bright:.0f} HU, so it covers "
+            "soft tissue.",
+            "Export the mask with the geometry of this CT. Check that it is the bone and not another label.",
             code="imaging.mask_place",
         )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from service.cli_common import parse_endplates
 from service.errors import GeometryError, InputRefusedError
@@ -72,9 +73,34 @@ def swapped(marked: EndplatePoints) -> EndplatePoints:
     return EndplatePoints(marked.lower, marked.upper)
 
 
+def turned(marked: EndplatePoints, which: str = "both") -> EndplatePoints:
+    """Back-first, as somebody clicks who reads the slice the other way round."""
+    upper = marked.upper if which == "lower" else marked.upper[::-1]
+    return EndplatePoints(upper, marked.lower if which == "upper" else marked.lower[::-1])
+
+
+def sideways(mm: float, which: tuple[int, ...] = (0, 1, 2, 3)) -> EndplatePoints:
+    moved = points().all
+    moved[list(which), 0] += mm
+    return EndplatePoints(moved[:2], moved[2:])
+
+
+def leaning(axis: int, degrees: float) -> EndplatePoints:
+    """All four turned about the body's centre, as in a spine that is curved or rotated."""
+    turn = Rotation.from_euler("xyz"[axis], degrees, degrees=True)
+    moved = CENTRE + turn.apply(points().all - CENTRE)
+    return EndplatePoints(moved[:2], moved[2:])
+
+
 @pytest.mark.parametrize(
     ("marked", "says"),
     [
+        (turned(points()), "upper back point does not lie behind the upper front point (front and back are"),
+        (turned(points(), "lower"), "exchanged"),
+        (sideways(24.0), "lower back up to 24 mm beside the target point"),
+        (sideways(24.0, (1,)), "one sagittal plane"),
+        (sideways(13.0, (2,)), "one sagittal plane"),
+        (leaning(2, 80.0), "does not lie behind"),
         (swapped(points()), "exchanged"),
         (points(back_high=60.0), "one lies more than"),
         (points(front_high=-11.0), "apart in height"),
@@ -92,6 +118,21 @@ def test_points_that_fit_no_body_are_refused_in_words(marked: EndplatePoints, sa
 
 def test_points_that_fit_are_taken() -> None:
     check_points(points(), CENTRE)
+
+
+@pytest.mark.parametrize(("axis", "degrees"), [(0, 45.0), (0, -35.0), (1, 25.0), (2, 35.0), (2, -35.0)])
+def test_a_curved_or_rotated_spine_is_no_fault(axis: int, degrees: float) -> None:
+    check_points(leaning(axis, degrees), CENTRE)
+
+
+@pytest.mark.parametrize(
+    ("marked", "says"),
+    [(turned(points()), "exchanged"), (sideways(11.0), "beside the middle of the vertebra found")],
+)
+def test_points_that_do_not_fit_the_shape_found_move_nothing(marked: EndplatePoints, says: str) -> None:
+    with pytest.raises(GeometryError, match=says) as caught:
+        with_marked_heights(placed(), marked)
+    assert caught.value.code == "geometry.endplate_points"
 
 
 def test_command_line_takes_four_points() -> None:

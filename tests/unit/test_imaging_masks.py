@@ -66,6 +66,63 @@ def test_nrrd(ct: Volume, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "m.nrrd", ct, level="L1").values, blob(ct).values)
 
 
+@pytest.mark.parametrize("space", [None, "scanner-xyz", "3D-right-handed", "space dimension: 3"])
+def test_an_nrrd_that_does_not_say_where_it_lies_is_refused(
+    ct: Volume, tmp_path: Path, space: str | None
+) -> None:
+    file = nrrd(ct, tmp_path)
+    line = {None: b"", "space dimension: 3": b"space dimension: 3\n"}.get(space, f"space: {space}\n".encode())
+    raw = file.read_bytes()
+    assert b"space: left-posterior-superior\n" in raw
+    file.write_bytes(raw.replace(b"space: left-posterior-superior\n", line, 1))
+    with pytest.raises(ImagingError, match="does not say where it lies"):
+        read_mask(file, ct, level="L1")
+
+
+def test_an_nrrd_in_ras_lies_where_it_says(ct: Volume, tmp_path: Path) -> None:
+    file = nrrd(ct, tmp_path)
+    raw = file.read_bytes()
+    for old, new in (
+        (b"space: left-posterior-superior", b"space: right-anterior-superior"),
+        (b"space directions: (0.5,0,0) (0,0.5,0)", b"space directions: (-0.5,0,0) (0,-0.5,0)"),
+        (b"space origin: (-10,-20,5)", b"space origin: (10,20,5)"),
+    ):
+        assert old in raw
+        raw = raw.replace(old, new, 1)
+    file.write_bytes(raw)
+    np.testing.assert_array_equal(read_mask(file, ct, level="L1").values, blob(ct).values)
+
+
+@pytest.mark.parametrize("sizes", [b"90000 90000 90000", b"900 900 900"])
+def test_an_nrrd_that_announces_more_than_it_can_hold_is_refused(
+    ct: Volume, tmp_path: Path, sizes: bytes
+) -> None:
+    file = nrrd(ct, tmp_path)
+    file.write_bytes(file.read_bytes().replace(b"sizes: 36 40 14", b"sizes: " + sizes, 1))
+    with pytest.raises(ImagingError) as refused:
+        read_mask(file, ct, level="L1")
+    assert refused.value.code == "imaging.unsafe"
+
+
+def nrrd(ct: Volume, folder: Path) -> Path:
+    plain = on_file(blob(ct), folder / "plain.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(str(plain)), str(folder / "m.nrrd"))
+    return folder / "m.nrrd"
+
+
+def test_soft_tissue_is_no_vertebra_and_weak_bone_is_one(ct: Volume, tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).normal(45.0, 60.0, ct.values.shape)
+    muscle = Volume(noise.astype(np.int16), ct.lps_from_ijk)
+    file = on_file(blob(ct), tmp_path / "m.nii.gz")
+    with pytest.raises(ImagingError, match="no cortical bone") as refused:
+        read_mask(file, muscle, level="L1")
+    assert refused.value.code == "imaging.mask_place"
+    # Severe osteoporosis: marrow of 60 HU, the cortex one blurred voxel thick.
+    weak = np.full(ct.values.shape, 60, np.int16)
+    weak[3, 8:20, 5:22] = 220
+    read_mask(file, Volume(weak, ct.lps_from_ijk), level="L1")
+
+
 def test_another_grid_is_interpolated_in_place(ct: Volume, tmp_path: Path) -> None:
     centre, radius = np.array([-1.0, -9.0, 11.5]), 4.0
 
@@ -164,9 +221,14 @@ def seg_file(files: Sequence[Path], masks: Sequence[np.ndarray], names: Sequence
     return path
 
 
+def bony(volume: Volume) -> Volume:
+    """The test series is a ramp of few HU; a vertebra's mask has to lie on bone."""
+    return Volume(volume.values + 300, volume.lps_from_ijk, volume.frame_of_reference_uid)
+
+
 def test_dicom_seg_by_name_by_number_and_of_another_frame(tmp_path: Path) -> None:
     files = write_series(tmp_path / "ct", 12)
-    volume = load_series(tmp_path / "ct").volume
+    volume = bony(load_series(tmp_path / "ct").volume)
     one, two = np.zeros((2, 12, 32, 32), np.uint8)
     one[2:6, 4:12, 6:20] = 1
     two[7:9, 10:14, 3:9] = 1
@@ -183,6 +245,21 @@ def test_dicom_seg_by_name_by_number_and_of_another_frame(tmp_path: Path) -> Non
         read_mask(file, other, level="L1")
     assert raised.value.code == "imaging.mask_frame"
     np.testing.assert_array_equal(read_mask(file, other, level="L1", allow_other_frame=True).values, one)
+
+
+def test_the_only_segment_has_to_be_the_level_asked_for_or_name_none(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "ct", 12)
+    volume = bony(load_series(tmp_path / "ct").volume)
+    one = np.zeros((12, 32, 32), np.uint8)
+    one[2:6, 4:12, 6:20] = 1
+    file = seg_file(files, [one], ["vertebrae_L3"], tmp_path / "l3")
+    with pytest.raises(ImagingError, match="named 'vertebrae_L3', which is L3, but L1") as refused:
+        read_mask(file, volume, level="L1")
+    assert refused.value.code == "imaging.mask_label"
+    np.testing.assert_array_equal(read_mask(file, volume, level="L3").values, one)
+    np.testing.assert_array_equal(read_mask(file, volume, level="L1", label=1).values, one)
+    plain = seg_file(files, [one], ["Segment 1"], tmp_path / "plain")
+    np.testing.assert_array_equal(read_mask(plain, volume, level="L1").values, one)
 
 
 def test_a_ct_given_as_mask_is_refused(tmp_path: Path) -> None:

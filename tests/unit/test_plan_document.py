@@ -18,6 +18,7 @@ from service.domain.plan import (
     Trajectory,
     Vent,
     VertebraFrame,
+    known_level,
     plan_from_document,
     plan_to_document,
 )
@@ -187,3 +188,12 @@ def test_two_paths_through_one_pedicle_are_refused():
 def test_something_that_is_no_object_is_refused(document: Any):
     with pytest.raises(InputRefusedError):
         plan_from_document(document)
+
+
+def test_a_level_is_taken_in_any_case_and_written_in_one() -> None:
+    assert [known_level(name) for name in ("l1", " T12 ", "L5")] == ["L1", "T12", "L5"]
+    for name in ("S1", "T7", "L6", "", None):
+        with pytest.raises(InputRefusedError) as refused:
+            known_level(name)
+        assert refused.value.code == "input.level"
+        assert "T8, T9" in refused.value.next_step and "L5" in refused.value.next_step

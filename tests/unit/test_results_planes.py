@@ -97,6 +97,11 @@ def test_a_mask_beside_the_slices_of_a_tilted_ct_is_refused(tmp_path: Path) -> N
     assert refused.value.code == "results.mask_grid"
 
 
+def bony(ct: Volume) -> Volume:
+    """The test series is a ramp of few HU; a vertebra's mask has to lie on bone."""
+    return Volume(ct.values + 300, ct.lps_from_ijk, ct.frame_of_reference_uid)
+
+
 def test_a_mask_of_an_enhanced_ct_refers_to_its_frames(tmp_path: Path) -> None:
     slices = [ct_slice(n, size=SIZE) for n in reversed(range(COUNT))]
     (tmp_path / "ct").mkdir()
@@ -115,7 +120,7 @@ def test_a_mask_of_an_enhanced_ct_refers_to_its_frames(tmp_path: Path) -> None:
     )
     (reference,) = read.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert reference.ReferencedSOPInstanceUID == for_all.SOPInstanceUID
-    again = read_mask(tmp_path / "seg.dcm", ct, level="L1")
+    again = read_mask(tmp_path / "seg.dcm", bony(ct), level="L1")
     np.testing.assert_array_equal(again.values, mask.values)
     said = results.run("dciodvfy", "-new", str(tmp_path / "seg.dcm")).splitlines()
     assert [line for line in said if line.startswith("Error")] == []
@@ -128,6 +133,6 @@ def test_a_segmentation_made_on_tilted_slices_is_read_onto_the_straight_grid(tmp
     mask = ball(ct, middle, 5.0)
     seg = build_seg(mask, headers(files), results.ORIGIN, level="L1")
     (tmp_path / "seg.dcm").write_bytes(results.bytes_of(seg))
-    again = read_mask(tmp_path / "seg.dcm", ct, level="L1")
+    again = read_mask(tmp_path / "seg.dcm", bony(ct), level="L1")
     both = (again.values & mask.values).sum()
     assert 2 * both / (again.values.sum() + mask.values.sum()) > 0.95

@@ -80,6 +80,15 @@ def test_a_model_needs_points_or_a_mask(tmp_path: Path) -> None:
     assert not (tmp_path / "model.stl").exists()
 
 
+@pytest.mark.parametrize("source", ["target", "mask"])
+def test_a_level_that_cannot_be_made_is_refused_before_anything_is_read(tmp_path: Path, source: str) -> None:
+    for level in ("S1", "T7"):
+        argument = {"ct": str(tmp_path / "none"), "level": level, "out": str(tmp_path), source: "x"}
+        with pytest.raises(InputRefusedError) as refused:
+            model_task(argument, silent)
+        assert refused.value.code == "input.level"
+
+
 def test_inspection_names_the_series_and_its_slices(tmp_path: Path) -> None:
     files = [str(f) for f in write_series(tmp_path / "ct")]
     result = inspect_study({"files": files}, silent)

@@ -9,10 +9,10 @@ import pytest
 
 from service.errors import GeometryError
 from service.geometry.angles import direction_from_angles
+from service.geometry.given_paths import check_trajectory
 from service.geometry.landmarks import find_landmarks
 from service.geometry.trajectories import (
     PlanningLimits,
-    check_trajectory,
     find_entry,
     pedicle_section,
     plan_trajectories,
@@ -112,10 +112,57 @@ def test_edited_path_is_measured_anew(bone) -> None:
     same, reasons = check_trajectory(outer, landmarks, path.pedicle, path.entry, path.target)
     assert same == path
     assert reasons == ()
-    shifted = tuple(float(v) for v in np.array(path.entry) + 9.0 * np.array(landmarks.frame.left))
+    shifted = moved_by(path.entry, 3.0 * np.array(landmarks.frame.left))
     moved, reasons = check_trajectory(outer, landmarks, path.pedicle, shifted, path.target)
-    assert moved.transverse_deg > path.transverse_deg + 5
-    assert reasons
+    assert moved.transverse_deg > path.transverse_deg + 2
+    assert any("leaves the bone again" in reason for reason in reasons)
+
+
+def moved_by(point, shift) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in np.array(point) + shift)
+    return x, y, z
+
+
+@pytest.mark.parametrize(
+    ("along_mm", "says"), [(8.0, "8 mm inside"), (-5.0, "outside"), (-60.0, "60 mm outside")]
+)
+def test_an_entry_that_is_not_on_the_surface_is_said(bone, along_mm: float, says: str) -> None:
+    outer, landmarks = bone
+    for path in plan_trajectories(outer, landmarks).trajectories:
+        forward = np.subtract(path.target, path.entry)
+        entry = moved_by(path.entry, along_mm * forward / np.linalg.norm(forward))
+        _, reasons = check_trajectory(outer, landmarks, path.pedicle, entry, path.target)
+        assert any("the entry lies" in reason and says in reason for reason in reasons), reasons
+
+
+def test_a_path_named_after_the_other_pedicle_is_refused(bone) -> None:
+    outer, landmarks = bone
+    left, right = plan_trajectories(outer, landmarks).trajectories
+    for name, path in (("left", right), ("right", left)):
+        with pytest.raises(GeometryError, match=f"named {name} runs on the side") as refused:
+            check_trajectory(outer, landmarks, name, path.entry, path.target)
+        assert refused.value.code == "geometry.path_side"
+        assert refused.value.next_step
+
+
+def test_a_path_that_leaves_the_bone_is_refused(bone) -> None:
+    outer, landmarks = bone
+    path = plan_trajectories(outer, landmarks).trajectories[0]
+    left = np.array(landmarks.frame.left)
+    forward = np.subtract(path.target, path.entry)
+    cases = [
+        # Both ends 7 mm towards the midline: the canal.
+        (moved_by(path.entry, -7.0 * left), moved_by(path.target, -7.0 * left), "beside the pedicle"),
+        # Starting in the canal beside the isthmus and crossing into the pedicle's front.
+        (moved_by(path.entry, -7.0 * left), path.target, "canal"),
+        (path.entry, moved_by(path.target, forward), "ends outside"),
+        (path.target, path.entry, "from the back to the front"),
+        (path.target, moved_by(path.target, 3.0 * forward), "from the back to the front"),
+    ]
+    for entry, target, says in cases:
+        with pytest.raises(GeometryError, match=says) as refused:
+            check_trajectory(outer, landmarks, "left", entry, target)
+        assert refused.value.code in ("geometry.path_outside", "geometry.path_side")
 
 
 def test_anterior_third_lies_in_front_of_the_centre(bone) -> None:

@@ -22,6 +22,7 @@ from service.geometry.solid import Solid, SolidSettings
 from service.geometry.trajectories import PlanningResult
 from service.imaging.series import LoadedSeries
 from service.workflow.tasks.kept_isolation import LIBRARIES
+from service.workflow.tasks.points_used import points_unused, points_used
 
 SCHEMA = "spineprint.model/1"
 #: What decides about the model beside what decides about the bone: a report from other versions may differ.
@@ -39,7 +40,6 @@ THIN_NECKS = (
     "Parts of the model hang together by bone thinner than two lines of the nozzle ({count} place(s)), printed as thin "
     "as it is: look at the model there, and handle the print with care."
 )
-SEEDS = ("target", "above", "below", "endplates")
 
 
 def model_report(
@@ -109,6 +109,7 @@ def _warnings(
 ) -> list[dict[str, str]]:
     warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
+    warnings += _numbered("inputs", points_unused(argument, isolation))
     if ct.info.lossy:
         warnings.append({"code": "lossy", "message": LOSSY_CT})
     warnings += _numbered("model.lost_bone", warnings_about(solid.lost, solid.plan))
@@ -142,7 +143,7 @@ def _inputs(argument: Mapping[str, Any], ct: LoadedSeries) -> dict[str, Any]:
         "lossy": ct.info.lossy,
         "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
         "mask_label": argument.get("mask_label"),
-        "seeds": {k: argument.get(k) for k in SEEDS if argument.get(k)},
+        "seeds": points_used(argument),
         "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
         "settings": dict(argument.get("settings") or {}),
     }

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.edits import edits_from_document
-from service.domain.plan import ModelSettings, Plan, plan_from_document, plan_to_document
+from service.domain.plan import ModelSettings, Plan, known_level, plan_to_document
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
 from service.geometry.bone_edge import SurfaceSettings
@@ -32,15 +31,18 @@ from service.geometry.registration_file import write_model
 from service.geometry.registration_model import build_model
 from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
-from service.geometry.trajectories import PlanningLimits, PlanningResult, check_trajectory, plan_trajectories
+from service.geometry.trajectories import PlanningLimits, PlanningResult, plan_trajectories
 from service.imaging.masks import read_mask
-from service.imaging.nifti import nifti_bytes
 from service.imaging.series import LoadedSeries, load_series
 from service.results.deviation_map import deviation_map
 from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
+from service.workflow.tasks.given_plan import given_paths
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
-from service.workflow.tasks.model_report import SEEDS, model_report
+from service.workflow.tasks.model_report import model_report
+from service.workflow.tasks.packed import packed_volumes
+from service.workflow.tasks.points_used import SEEDS
+from service.workflow.tasks.untrusted import require_confidence
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -53,8 +55,10 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
 
     Raises
     ------
-    GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out`.
+    GeometryError, ImagingError, InputRefusedError : in words; nothing useful is left behind in `out` but a
+        bone that is not trusted (see `untrusted`).
     """
+    argument = {**argument, "level": known_level(argument["level"])}
     watch = _Watch(progress)
     out = Path(argument["out"])
     settings = dict(argument.get("settings") or {})
@@ -63,10 +67,9 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
     ct_sha256 = _digest(ct.files)
-    isolation = apply_edits(
-        _isolate(argument, ct, ct_sha256, watch), edits_from_document(argument.get("edits"))
-    )
-    _require_confidence(isolation, float(settings.get("min_confidence", 0.5)))
+    edits = edits_from_document(argument.get("edits"))
+    isolation = apply_edits(_isolate(argument, ct, ct_sha256, watch), edits)
+    require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
     watch.stage("planning the needle paths", 0.5, 0.55)
     # Before anything is written: the plan given may be the plan.json of `out`.
     given_plan_sha256 = _sha256(Path(argument["plan"])) if argument.get("plan") else None
@@ -116,18 +119,6 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
-
-
-def _require_confidence(isolation: Isolation, bar: float) -> None:
-    quality = isolation.quality
-    if quality.confidence < bar:
-        raise GeometryError(
-            f"The isolation is not trustworthy (confidence {quality.confidence:.2f}, needed {bar:.2f}): "
-            + " ".join(quality.reasons),
-            next_step="Give points nearer to the body centres (target, above, below), or a mask made by hand.",
-            code="geometry.low_confidence",
-            details={"confidence": quality.confidence, "reasons": list(quality.reasons)},
-        )
 
 
 def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watch: _Watch) -> Isolation:
@@ -189,23 +180,16 @@ def _plan(
     """Plan anew, or check again the paths of a plan edited by hand (`plan`)."""
     marks = isolation.landmarks
     limits = PlanningLimits(target=settings.get("target", "body_centre"))
+    model = ModelSettings(
+        shell_mm=float(settings.get("shell_mm", 2.0)),
+        channel_diameter_mm=float(settings.get("channel_diameter_mm", 2.8)),
+        sleeve_wall_mm=float(settings.get("sleeve_wall_mm", 2.0)),
+    )
     if argument.get("plan"):
-        given = plan_from_document(json.loads(Path(argument["plan"]).read_text("utf-8")))
-        checked = [
-            check_trajectory(isolation.outer, marks, t.pedicle, t.entry, t.target, limits=limits)
-            for t in given.trajectories
-        ]
-        planning = PlanningResult(
-            tuple(t for t, _ in checked), {}, tuple(r for _, reasons in checked for r in reasons)
-        )
-        model = given.model
+        frame = ct.volume.frame_of_reference_uid
+        planning, model = given_paths(Path(argument["plan"]), isolation, frame, model, limits)
     else:
         planning = plan_trajectories(isolation.outer, marks, limits=limits)
-        model = ModelSettings(
-            shell_mm=float(settings.get("shell_mm", 2.0)),
-            channel_diameter_mm=float(settings.get("channel_diameter_mm", 2.8)),
-            sleeve_wall_mm=float(settings.get("sleeve_wall_mm", 2.0)),
-        )
     if not planning.trajectories:
         raise GeometryError(
             "No needle path can be planned: " + " ".join(planning.unmet),
@@ -221,13 +205,6 @@ def _plan(
         trajectories=planning.trajectories,
         model=model,
     )
-
-
-def packed_volumes(isolation: Isolation) -> dict[str, bytes]:
-    """mask.nii.gz and outer.nii.gz, name -> content: kept in memory until the model is known to be one."""
-    outer = replace(isolation.outer, values=isolation.outer.values.astype(np.float32))
-    volumes = {"mask.nii.gz": isolation.mask, "outer.nii.gz": outer}
-    return {name: nifti_bytes(volume, compressed=True) for name, volume in volumes.items()}
 
 
 def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
