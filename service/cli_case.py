@@ -159,11 +159,12 @@ def inputs(
     config: ConfigOption = None,
 ) -> None:
     """Give level and points (or a mask); the running service builds the model."""
+    from service.domain.plan import known_level
     from service.workflow import build
 
     app = _open(config)
     given = build.ModelInputs(
-        level=level, target=parse_point("--target", target), above=parse_point("--above", above),
+        level=known_level(level), target=parse_point("--target", target), above=parse_point("--above", above),
         below=parse_point("--below", below), endplates=parse_endplates(endplates), mask=mask,
         mask_label=mask_label, edits=read_edits(edits),
     )  # fmt: skip
