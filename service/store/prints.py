@@ -14,6 +14,9 @@ from service.errors import ConflictError, NotFoundError
 from service.store import times
 from service.store.tables import print_jobs, printers
 
+#: name -> (reserved token, last reading, when it was read)
+PrinterRows = Mapping[str, tuple[str, dict[str, Any] | None, datetime | None]]
+
 
 @dataclass(frozen=True)
 class PrintJob:
@@ -176,8 +179,7 @@ def save_reading(connection: Connection, printer: str, reading: Mapping[str, Any
         connection.execute(insert(printers).values(name=printer, **values))
 
 
-def printer_rows(connection: Connection) -> dict[str, tuple[str, dict[str, Any] | None, datetime | None]]:
-    """name -> (reserved token, last reading, when it was read)."""
+def printer_rows(connection: Connection) -> PrinterRows:
     rows = connection.execute(select(printers))
     return {
         r.name: (r.reserved_token, dict(r.reading) if r.reading else None, times.maybe(r.read_at))

@@ -12,15 +12,12 @@ from service.domain.print_job import PrintState
 from service.domain.print_outcome import OUTCOME_TEXT, Outcome, told
 from service.ports import PrinterState, bare_name
 from service.store import prints
-from service.store.prints import PrintJob
+from service.store.prints import PrinterRows, PrintJob
 from service.workflow import print_trace
 from service.workflow.app import App
-from service.workflow.print_settle import NOT_STARTED, OUTCOMES
+from service.workflow.print_settle import ON_PLATE, is_silent, settle_as
 
 P = PrintState
-#: name -> (reserved token, last reading, when it was read), as `prints.printer_rows`.
-Rows = Mapping[str, tuple[str, dict[str, Any] | None, datetime | None]]
-_ON_PLATE = frozenset({P.PRINTING, P.PAUSED, P.AWAITING_REMOVAL})
 
 _PRINTING = "The part is being printed."
 _RUNNING_TEXT: Mapping[PrintState, str] = {
@@ -53,8 +50,8 @@ def print_views(connection: Connection, app: App, jobs: Sequence[PrintJob]) -> l
             "stopped_by": stopped.get(job.token) if outcomes[job.token] is Outcome.STOPPED_HERE else None,
             "first_layer_missed": job.token in missed,
             "printer_silent_since": silent_since(rows, job),
-            "can_settle": bool(_settle_as(app, rows, job)),
-            "settle_as": _settle_as(app, rows, job),
+            "can_settle": bool(settle_as(app, rows, job)),
+            "settle_as": settle_as(app, rows, job),
         }
         for job in jobs
     ]
@@ -88,22 +85,14 @@ def _text(outcome: Outcome | None) -> str | None:
     return None if outcome is None else OUTCOME_TEXT[outcome]
 
 
-def silent_since(rows: Rows, job: PrintJob) -> datetime | None:
+def silent_since(rows: PrinterRows, job: PrintJob) -> datetime | None:
     """For a part that may lie on it: when its printer last answered, if it does not answer now."""
-    _, seen, read_at = rows.get(job.printer, ("", None, None))
-    silent = seen is not None and seen.get("state") == PrinterState.SILENT.value
-    return read_at if silent and job.state in _ON_PLATE | {P.UNKNOWN} else None
+    if not is_silent(rows, job.printer) or job.state not in ON_PLATE | {P.UNKNOWN}:
+        return None
+    return rows[job.printer][2]
 
 
-def _settle_as(app: App, rows: Rows, job: PrintJob) -> list[str]:
-    """The outcomes for which `print_settle.settle` takes a person's word; a test holds the two together."""
-    if job.may_start_late:
-        return [NOT_STARTED]
-    lost = job.state in _ON_PLATE and (job.printer not in app.printers or silent_since(rows, job) is not None)
-    return list(OUTCOMES) if lost or job.state is P.UNKNOWN else []
-
-
-def printer_end(connection: Connection, rows: Rows) -> dict[str, dict[str, str | None]]:
+def printer_end(connection: Connection, rows: PrinterRows) -> dict[str, dict[str, str | None]]:
     """name -> how the job ended that lies on this printer; only the printers on which one does."""
     lying = {
         name: seen.get("job") or {}

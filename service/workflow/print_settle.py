@@ -26,7 +26,7 @@ OUTCOMES: Mapping[str, PrintState] = {
     "failed": PrintState.FAILED,
     NOT_STARTED: PrintState.NOT_STARTED,
 }
-_ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
+ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
 
 
 def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
@@ -46,16 +46,14 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
     now = app.clock.now()
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
-        if job.may_start_late and target is PrintState.NOT_STARTED:
-            return _seen_not_to_run(connection, job, actor, note.strip(), now)
-        if job.state is not PrintState.UNKNOWN and not (
-            job.state in _ON_PLATE and _gone(connection, app, job)
-        ):
+        if outcome not in settle_as(app, prints.printer_rows(connection), job):
             raise ConflictError(
                 "Only a print whose outcome is unknown, or whose printer does not answer, can be settled by hand.",
                 code="print.state",
                 next_step="Load the print job again.",
             )
+        if job.may_start_late:
+            return _seen_not_to_run(connection, job, actor, note.strip(), now)
         job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=times.to_text(now))
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
@@ -94,11 +92,22 @@ def _seen_not_to_run(
     return prints.looked_at(connection, job, note, now)
 
 
-def _gone(connection: Connection, app: App, job: PrintJob) -> bool:
+def settle_as(app: App, rows: prints.PrinterRows, job: PrintJob) -> tuple[str, ...]:
+    """The outcomes for which a person's word is taken for this print; none while its printer can tell."""
+    if job.may_start_late:
+        return (NOT_STARTED,)
+    if job.state is PrintState.UNKNOWN or (job.state in ON_PLATE and _gone(app, rows, job)):
+        return tuple(OUTCOMES)
+    return ()
+
+
+def _gone(app: App, rows: prints.PrinterRows, job: PrintJob) -> bool:
     """The printer will not tell: it is not configured any more, or its last reading is that it was silent."""
-    if job.printer not in app.printers:
-        return True
-    _, seen, _ = prints.printer_rows(connection).get(job.printer, ("", None, None))
+    return job.printer not in app.printers or is_silent(rows, job.printer)
+
+
+def is_silent(rows: prints.PrinterRows, printer: str) -> bool:
+    _, seen, _ = rows.get(printer, ("", None, None))
     return seen is not None and seen.get("state") == PrinterState.SILENT.value
 
 
