@@ -20,6 +20,7 @@ from typing import Any
 from service.bootstrap import handlers, recognise_scan
 from service.config import Config
 from service.domain.case import CaseState
+from service.domain.costs import Prices, estimate
 from service.domain.people import Actor, Person, Role, acting
 from service.errors import SpineprintError
 from service.geometry.progress import Progress, silent
@@ -197,7 +198,9 @@ class TinyTasks:
     def _slice(self, argument: Mapping[str, Any]) -> dict[str, Any]:
         out = Path(argument["out"])
         (out / "print.gcode.gz").write_bytes(gzip.compress(self.gcode.encode(), mtime=0))
-        audit = {"passed": True, "findings": [], "measures": self.gcode_measures}
+        cost = estimate(Prices.from_document(argument.get("prices")), weight_g=1.5, print_time_s=600)
+        audit = {"passed": True, "findings": [], "measures": self.gcode_measures, "weight_g": 1.5,
+                 **({"cost": cost} if cost else {})}  # fmt: skip
         (out / "print.report.json").write_text(json.dumps(audit), "utf-8")
         return {"audit": audit, "engine": "tiny", "print_time_s": 600,
                 "material_mm3": 1200.0}  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 #: Proposal (P): time between CT and operation that a site plans with when no date is entered.
 UNDATED_DAYS = 7.0
@@ -29,6 +30,9 @@ class Waiting:
 
     gcode_sha256: str = ""
     """Of the file that would be printed."""
+    weight_g: float | None = None
+    cost: Mapping[str, Any] | None = None
+    """As `costs.estimate` at the time of slicing; None where nothing has a price."""
 
     @property
     def wanted_by(self) -> datetime:

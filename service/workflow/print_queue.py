@@ -111,9 +111,11 @@ def _waiting(connection: Connection, app: App) -> list[Waiting]:
 def _waits(connection: Connection, app: App, case: Case) -> Waiting:
     gcode = blobs.current(connection, case.id).get("gcode")
     print_s = printers_free.print_s(connection, app, case)
+    report = printers_free.sliced_report(connection, case)
     return Waiting(
-        case.id, case.code, case.created_at, case.surgery_at, print_s, gcode.sha256 if gcode else ""
-    )
+        case.id, case.code, case.created_at, case.surgery_at, print_s, gcode.sha256 if gcode else "",
+        weight_g=report.get("weight_g"), cost=report.get("cost"),
+    )  # fmt: skip
 
 
 def _after_print(app: App) -> timedelta | None:
@@ -129,7 +131,7 @@ def _after_print(app: App) -> timedelta | None:
 def _row(case: Waiting, plan: Forecast | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "case_id": case.case_id, "code": case.code, "surgery_at": case.surgery_at, "print_time_s": case.print_s,
-        "gcode_sha256": case.gcode_sha256 or None,
+        "gcode_sha256": case.gcode_sha256 or None, "weight_g": case.weight_g, "cost": case.cost,
         "printer": None, "print_start": None, "ready_by": None, "late_h": None,
     }  # fmt: skip
     if plan is not None:

@@ -32,11 +32,17 @@ def all_printers(connection: Connection, app: App, now: datetime) -> dict[str, F
 
 def print_s(connection: Connection, app: App, case: Case) -> float:
     """How long this case prints: by its audit, else as the site counts with."""
-    report = blobs.current(connection, case.id).get("gcode_report")
-    seconds = json.loads(report.path.read_text("utf-8")).get("print_time_s") if report else None
+    seconds = sliced_report(connection, case).get("print_time_s")
     if isinstance(seconds, int | float) and seconds > 0:
         return float(seconds)
     return app.sterile_settings.print_h * 3600.0
+
+
+def sliced_report(connection: Connection, case: Case) -> dict[str, Any]:
+    """What slicing and audit left: time, weight, cost, findings; empty before."""
+    report = blobs.current(connection, case.id).get("gcode_report")
+    read: dict[str, Any] = json.loads(report.path.read_text("utf-8")) if report else {}
+    return read
 
 
 def _job(

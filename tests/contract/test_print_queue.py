@@ -217,3 +217,18 @@ def test_the_forecast_counts_printers_turnover_and_what_comes_after():
     assert found[2].print_start == NOW + timedelta(hours=4, minutes=30)
     assert forecast([_case("X", 2)], {}, timedelta(0), NOW) == []
     assert forecast([_case("N", None)], free, timedelta(0), NOW)[0].late_h is None
+
+
+def test_a_row_tells_weight_and_cost_where_the_hospital_states_prices(tmp_path: Path) -> None:
+    costs = {"currency": "CHF", "pla_per_kg": 40.0, "printer_per_h": 6.0}
+    rows = []
+    for name, sections in (("priced", {"costs": costs}), ("unpriced", {})):
+        rig = make_rig(tmp_path / name, **sections)
+        bring(rig, CaseState.SLICED)
+        rows += print_queue.list_queue(rig.app)
+        rig.app.engine.dispose()
+    assert [row["weight_g"] for row in rows] == [1.5, 1.5]
+    assert [row["cost"] for row in rows] == [
+        {"currency": "CHF", "material": 0.06, "printer": 1.0, "total": 1.06},
+        None,
+    ]

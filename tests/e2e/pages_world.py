@@ -226,9 +226,13 @@ class World:
                         "wall_mean_mm": 2.0, "wall_p1_mm": 1.85, "wall_thin_share": 0.0,
                         "bone": {"p95_mm": 0.11, "mean_abs_mm": 0.03, "left_out_share": 0.07}},
         }  # fmt: skip
+        report = {
+            "passed": True, "measures": measures, "print_time_s": 7200, "weight_g": 29.8,
+            "cost": {"currency": "EUR", "material": 0.83, "printer": 5.0, "total": 5.83},
+        }  # fmt: skip
         for picture in ("errors", "bone"):
             shutil.copyfile(self.model / "views.png", out / f"print.{picture}.png")
-        (out / "print.report.json").write_text(json.dumps({"passed": True, "measures": measures}), "utf-8")
+        (out / "print.report.json").write_text(json.dumps(report), "utf-8")
         return {"audit": {"passed": True, "findings": []}, "engine": "made", "print_time_s": 7200,
                 "material_mm3": 24000.0}  # fmt: skip
 

@@ -48,6 +48,7 @@ def test_the_audit_and_the_predicted_print_stand_on_the_cases_page(world: World,
     page = open_page(f"/cases/{case.id}", "tom")
     page.wait_for_selector("#print-check figure:nth-of-type(2) img")
     said = text(page, "#print-check")
+    assert "2 h 00 min" in said and "29.8 g" in said and "5.83 EUR" in said
     assert "0.11 mm (95th percentile)" in said and "against the bone in the CT" in said and "7.0 %" in said
     assert "0.04 mm (95th percentile)" in said and "3.26 mm" in said and "Not a medical device" in said
     assert page.eval_on_selector(
@@ -99,7 +100,7 @@ def test_the_board_shows_what_is_next_to_print(world: World, open_page: Opened) 
     token = identity.add_token(world.app, "screen", ["board"], "test")
     page = open_page(f"/board#token={token}")
     page.wait_for_selector(f"#next .tile:has-text('{case.code}')")
-    assert "prints" in text(page, "#next")
+    assert "prints 2 h 00 min, 30 g, 5.83 EUR" in text(page, f"#next .tile:has-text('{case.code}')")
     assert "QUEUED" not in page.content()
 
 

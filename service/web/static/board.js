@@ -1,6 +1,6 @@
 // The print room's wall screen: reads only, never a patient's name.
 
-import { $, adoptToken, clock, duration, el, fill, plain, poll, progressBar, showProblem, STATES, watchStaleness } from './core.js';
+import { $, adoptToken, clock, duration, el, fill, plain, poll, price, progressBar, showProblem, STATES, watchStaleness } from './core.js';
 
 adoptToken();
 let printers = []; let jobs = []; let cases = []; let queue = []; let readAt = performance.now();
@@ -81,7 +81,7 @@ function queueLine(row) {
   const tooLate = row.late_h > 0 ? `, ${duration(row.late_h * 3600)} TOO LATE` : '';
   const forecast = row.ready_by ? `on ${row.printer}, ready ${DAY.format(new Date(row.ready_by))}${tooLate}` : row.no_forecast || 'no forecast';
   return el('div', { class: `tile slim ${late ? 'alert' : ''}` }, el('div', { class: 'head' }, el('span', { class: 'say' }, `${row.place}.`), el('span', { class: 'name' }, row.code), el('span', { class: 'age' }, row.surgery_at ? `surgery ${DAY.format(new Date(row.surgery_at))}${row.overdue ? ', PASSED' : ''}` : 'no surgery set')),
-    el('div', {}, `prints ${duration(row.print_time_s)}${row.ready_by ? ', ' : '. '}${forecast}`));
+    el('div', {}, `prints ${[duration(row.print_time_s), row.weight_g ? `${Math.round(row.weight_g)} g` : '', price(row.cost)].filter(Boolean).join(', ')}${row.ready_by ? ', ' : '. '}${forecast}`));
 }
 
 /** Printers the times above do not count on, where others they do. */

@@ -234,6 +234,9 @@ export function duration(seconds) {
   return `${Math.floor(h / 24)} days ${h % 24} h`;
 }
 
+/** An estimate of `domain/costs.py` in words; empty where nothing has a price. */
+export const price = (cost) => (cost ? `${fixed(cost.total, 2)} ${cost.currency}` : '');
+
 export const fixed = (value, digits = 1) => (value === null || value === undefined ? '—' : Number(value).toFixed(digits));
 /** DICOM person names: Family^Given^Middle. */
 export const personName = (name) => (name || '').split('=')[0].split('^').filter(Boolean).join(', ');

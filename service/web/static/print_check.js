@@ -1,5 +1,5 @@
 /** What the audit proved about the G-code, and how the part is predicted to print. */
-import { el, facts, fill, fixed, get } from './core.js';
+import { duration, el, facts, fill, fixed, get, price } from './core.js';
 
 let drawn = '';
 let onScreen = null;
@@ -10,9 +10,17 @@ export const shownPrint = () => onScreen;
 const diameter = (hole) => (hole.free_radius_mm === null ? 'free' : `${fixed(2 * hole.free_radius_mm, 2)} mm`);
 const share = (value) => (value === null || value === undefined ? '—' : `${(100 * value).toFixed(1)} %`);
 
+/** Time, plastic and, where the hospital states prices, cost of the print. */
+function taken(report) {
+  const rows = report.print_time_s ? [['Printing time', duration(report.print_time_s)]] : [];
+  if (report.weight_g) rows.push(['Plastic, supports and brim included', `${fixed(report.weight_g, 1)} g`]);
+  if (report.cost) rows.push(['Estimated cost', price(report.cost)]);
+  return rows;
+}
+
 function figures(report) {
   const m = report.measures || {}; const p = m.printed;
-  const rows = [['Audit', report.passed ? 'passed' : 'failed'], ['Plastic / volume of the model', fixed(m.part_over_mesh, 3)]];
+  const rows = [['Audit', report.passed ? 'passed' : 'failed'], ...taken(report), ['Plastic / volume of the model', fixed(m.part_over_mesh, 3)]];
   if ((m.channels || []).length) rows.push(['Channels, free', m.channels.map(diameter).join(', ')]);
   if ((m.vents || []).length) rows.push(['Vents, free', m.vents.map(diameter).join(', ')]);
   if (p) rows.push(['Printed surface from the model', `${fixed(p.surface_p95_mm, 2)} mm (95th percentile), ${fixed(p.surface_mean_abs_mm, 2)} mm on average`], ['Surface more than 0.5 mm off', share(p.surface_off_share)], ['Wall as printed', `${fixed(p.wall_mean_mm, 2)} mm on average, ${fixed(p.wall_p1_mm, 2)} mm at the 1st percentile`], ['Walls under 1.6 mm', share(p.wall_thin_share)]);
