@@ -7,6 +7,7 @@ import logging
 import os
 import runpy
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +24,7 @@ from service.cli_case import case_app
 from service.cli_common import (
     EDITS_HELP,
     ENDPLATES_HELP,
+    HANDED_OUT_HELP,
     KEEP_HELP,
     SURFACE_HELP,
     ConfigOption,
@@ -141,6 +143,8 @@ def model(
     ] = None,
     surface: Annotated[Surface | None, typer.Option(help=SURFACE_HELP)] = None,
     keep_isolation: Annotated[bool, typer.Option(help=KEEP_HELP)] = True,
+    handed_out: Annotated[Path | None, typer.Option(exists=True, help=HANDED_OUT_HELP)] = None,
+    dicom_seg: Annotated[bool, typer.Option(help="also write mask.seg.dcm, a DICOM Segmentation")] = False,
     config: ConfigOption = None,
 ) -> None:
     """CT to a checked, printable model: writes mask.nii.gz, plan.json, model.stl, report.json."""
@@ -157,6 +161,8 @@ def model(
         "mask": str(mask) if mask else None, "mask_label": mask_label, "plan": str(plan) if plan else None,
         "settings": settings, "case_code": "", "out": str(out),
         "keep_isolation": str(out / "kept") if keep_isolation else None,
+        "handed_out": str(handed_out) if handed_out else None,
+        "dicom_seg_at": datetime.now(UTC).isoformat() if dicom_seg else None,
     }  # fmt: skip
     result = _with_progress(model_task, argument)
     for warning in result["warnings"]:
@@ -164,7 +170,8 @@ def model(
     for failure in result["failures"]:
         console.print(f"[bold red]failed check[/]: {escape(str(failure))}")
     console.print(
-        f"Written to {out}: mask.nii.gz, plan.json, model.stl, report.json, pictures.\n[dim]{NOTICE}[/]"
+        f"Written to {out}: mask.nii.gz, mask.seg.nrrd (for 3D Slicer), plan.json, model.stl, report.json, pictures.\n"
+        f"[dim]{NOTICE}[/]"
     )
     raise typer.Exit(0 if result["passed"] else 2)
 

@@ -36,6 +36,10 @@ SURFACE_HELP = (
     "the bone's edge where the CT shows it, or the 226 HU surface as it is (default: [model] surface)"
 )
 KEEP_HELP = "keep the isolated bone in OUT/kept, so that cuts, paint or a plan by hand do not fit it again"
+HANDED_OUT_HELP = (
+    "mask that --mask was edited from: what was erased or painted then counts whatever the CT shows there "
+    "(default: OUT/mask_handed_out.nii.gz of an earlier run)"
+)
 ENDPLATES_HELP = (
     "for a fractured body: X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z upper front, upper back, lower front, lower back"
 )

@@ -17,6 +17,8 @@ from service.geometry.volume import Volume
 
 MOST_TAKEN_SHARE = 0.4
 """Who takes away more than this corrects another bone than the one that was isolated."""
+MOST_ADDED_SHARE = 0.4
+"""Who paints more than this makes a bone of their own: a mask says that more clearly."""
 _EDGE_MM = 1.5
 """Paint keeps so far from the edge of the computed region, where the surface has to close."""
 
@@ -42,7 +44,7 @@ def apply_edits(isolation: Isolation, edits: Sequence[Edit]) -> Isolation:
     edited = replace(outer, values=values)
     was, now = outer.values < 0, values < 0
     taken_ml, added_ml = (float(v.sum()) * outer.voxel_ml for v in (was & ~now, now & ~was))
-    _check_share(float(was.sum()) * outer.voxel_ml, taken_ml)
+    _check_share(float(was.sum()) * outer.voxel_ml, taken_ml, added_ml)
     quality = isolation.quality
     words = f"Edited by hand in {len(edits)} place(s): {taken_ml:.2f} mL taken away, {added_ml:.2f} mL added."
     return replace(
@@ -111,13 +113,18 @@ def _keep_the_body(values: NDArray[np.float32], outer: Volume, body_centre: Arra
     values[(labels > 0) & (labels != body)] = 1.0
 
 
-def _check_share(whole_ml: float, taken_ml: float) -> None:
+def _check_share(whole_ml: float, taken_ml: float, added_ml: float) -> None:
     if taken_ml > MOST_TAKEN_SHARE * whole_ml:
-        raise GeometryError(
-            f"The edits take away {taken_ml:.1f} of {whole_ml:.1f} mL of bone.",
-            next_step="Isolate the vertebra again with other points, or give a mask made by hand.",
-            code="edits.too_much",
-        )
+        done = f"take away {taken_ml:.1f} of {whole_ml:.1f} mL of bone"
+    elif added_ml > MOST_ADDED_SHARE * whole_ml:
+        done = f"add {added_ml:.1f} mL to {whole_ml:.1f} mL of bone"
+    else:
+        return
+    raise GeometryError(
+        f"The edits {done}.",
+        next_step="Isolate the vertebra again with other points, or give a mask made by hand.",
+        code="edits.too_much",
+    )
 
 
 def _edited_mask(mask: Volume, before: Volume, after: Volume) -> Volume:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import cc3d
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from service.errors import GeometryError
-from service.geometry.anatomy import BodyField, BodyName, Isolation, Seeds
+from service.geometry.anatomy import BodyField, BodyName, Isolation, Quality, Seeds
 from service.geometry.bone_edge import SurfaceSettings
+from service.geometry.drawn_edits import DrawnEdits, drawn_edits
 from service.geometry.evidence import Evidence
 from service.geometry.isolation_checks import (
     GateSettings,
@@ -134,12 +135,16 @@ def isolation_from_mask(
     mask: Volume,
     level: str,
     *,
+    handed_out: Volume | None = None,
     settings: IsolationSettings | None = None,
     progress: Progress = silent,
 ) -> Isolation:
     """The same from a mask of the one vertebra (non-zero inside; any grid in the CT's frame).
 
     The mask is brought to the CT's grid, its largest body kept and filled.
+
+    handed_out : the mask of this CT that a person edited to make this one, on the CT's voxels: what was erased or
+        painted then is so for the surface as well, whatever the CT shows there (`drawn_edits`).
 
     Raises
     ------
@@ -152,12 +157,27 @@ def isolation_from_mask(
     native = _mask_on_ct(ct, mask, use.crop_margin_mm)
     refuse_implausible(native, level, use.gates)
     progress("taking the surface", 0.4)
-    surface = outer_surface(ct, native, settings=use.surface)
+    threshold_hu = use.surface.threshold_hu
+    drawn = drawn_edits(ct, handed_out, native, threshold_hu=threshold_hu) if handed_out else None
+    surface = outer_surface(drawn.ct if drawn else ct, native, settings=use.surface)
     progress("finding the landmarks", 0.8)
     landmarks = find_landmarks(surface.field, level)
     quality = judge(surface_measures(ct, native, surface, use.gates), landmarks, level, use.gates)
     progress("isolated", 1.0)
-    return Isolation(level, native, surface.field, landmarks, quality, "mask", surface.taken)
+    return Isolation(
+        level, native, surface.field, landmarks, _with_drawn(quality, drawn), "mask", surface.taken
+    )
+
+
+def _with_drawn(quality: Quality, drawn: DrawnEdits | None) -> Quality:
+    if drawn is None:
+        return quality
+    words = (
+        f"The mask handed out was edited by hand: {drawn.erased_ml:.2f} mL erased, "
+        f"{drawn.painted_ml:.2f} mL painted."
+    )
+    measures = {"drawn_out_ml": drawn.erased_ml, "drawn_in_ml": drawn.painted_ml}
+    return replace(quality, reasons=(*quality.reasons, words), measures=quality.measures | measures)
 
 
 def _neighbours(fit: SpineFit) -> tuple[BodyField, ...]:

@@ -20,7 +20,7 @@ from service.geometry.volume import Volume
 from service.imaging import headers
 from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.nifti import read_nifti
-from service.imaging.nrrd import read_nrrd
+from service.imaging.nrrd import read_nrrd, segment_names
 
 SEGMENTATION_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -81,8 +81,8 @@ def read_mask(
     path : DICOM SEG (any name), .nii, .nii.gz or .nrrd.
     ct : the planning CT.
     level : the vertebra asked for, "L1"; chooses the segment of a SEG by its name, and speaks in messages.
-    label : the value (NIfTI, NRRD) or segment number (SEG) to take. Needed when the file holds several and a SEG
-        does not name the level: label numbers of other programs are never guessed.
+    label : the value (NIfTI, NRRD) or segment number (SEG) to take. Needed when the file holds several and a SEG or
+        3D Slicer's .seg.nrrd does not name the level: label numbers of other programs are never guessed.
     allow_other_frame : accept a SEG of another frame of reference (after someone checked that it fits).
 
     Raises ImagingError when the label is not clear or absent, the mask is empty, lies outside the CT, on air, or
@@ -96,7 +96,8 @@ def read_mask(
     if lower.endswith((".nii", ".nii.gz")):
         mask = _one_label(read_nifti(path), level, label)
     elif lower.endswith((".nrrd", ".nhdr")):
-        mask = _one_label(read_nrrd(path), level, label)
+        named = [_Segment(number, name, "") for number, name in segment_names(path).items()]
+        mask = _one_label(read_nrrd(path), level, _segment_number(named, level, label) if named else label)
     else:
         mask = _read_seg(path, ct, level, label, allow_other_frame)
     placed = onto_grid(mask, ct)

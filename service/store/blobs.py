@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,9 @@ def keep(source: Path, folder: Path, kind: str) -> tuple[Path, str, int]:
     """
     digest = sha256_of(source)
     suffix = (
-        "".join(source.suffixes[-2:]) if source.name.endswith((".nii.gz", ".gcode.gz")) else source.suffix
+        "".join(source.suffixes[-2:])
+        if source.name.endswith((".nii.gz", ".gcode.gz", ".seg.nrrd"))
+        else source.suffix
     )
     target = folder / f"{kind}-{digest[:16]}{suffix}"
     size = source.stat().st_size
@@ -130,6 +133,15 @@ def record(
         )
     )
     return Artifact(artifact_id, case_id, kind, path, digest, size, now)
+
+
+def outdate(connection: Connection, case_id: str, kinds: Sequence[str]) -> None:
+    """No artifact of these kinds is current any more; the files stay."""
+    connection.execute(
+        update(artifacts)
+        .where(artifacts.c.case_id == case_id, artifacts.c.kind.in_(kinds))
+        .values(current=False)
+    )
 
 
 def current(connection: Connection, case_id: str) -> dict[str, Artifact]:

@@ -13,7 +13,7 @@ from service.domain.case import CaseEvent, CaseState
 from service.domain.edits import Edit
 from service.domain.people import Actor, system
 from service.domain.plan import LEVELS
-from service.errors import InputRefusedError, StorageError
+from service.errors import InputRefusedError, SpineprintError, StorageError
 from service.store import approvals, blobs, cases, studies
 from service.store.cases import Case
 from service.store.database import reading, transaction
@@ -23,6 +23,8 @@ from service.workflow.jobs import entry_job, progress_for
 #: File of the model task -> kind of artifact.
 PRODUCTS: Mapping[str, str] = {
     "mask.nii.gz": "mask",
+    "mask.seg.nrrd": "mask_seg_nrrd",
+    "mask_handed_out.nii.gz": "mask_handed_out",
     "plan.json": "plan",
     "model.stl": "mesh",
     "report.json": "model_report",
@@ -36,6 +38,13 @@ PRODUCTS: Mapping[str, str] = {
     "outer.nii.gz": "outer",
     "registration.npz": "registration",
     "plates.npz": "plates",
+}
+#: What the task leaves of a bone that was not trusted, for a person to correct and give back.
+UNTRUSTED: Mapping[str, str] = {
+    "untrusted/mask.nii.gz": "untrusted_mask",
+    "untrusted/mask.seg.nrrd": "untrusted_mask_seg_nrrd",
+    "untrusted/report.json": "untrusted_report",
+    "mask_handed_out.nii.gz": "mask_handed_out",
 }
 #: Without these the model is not complete.
 REQUIRED = ("mask.nii.gz", "plan.json", "model.stl", "report.json", "print.stl", "print.json")
@@ -117,7 +126,11 @@ def build(app: App, case: Case, key: str) -> None:
     """Job of BUILDING: run the model task, keep its products, show the plan."""
     work = fresh_folder(app.work_folder(key))
     argument = build_argument(app, case, work)
-    result = app.run_task("model", argument, progress_for(app, case.id))
+    try:
+        result = app.run_task("model", argument, progress_for(app, case.id))
+    except SpineprintError:
+        _keep_untrusted(app, case, work)
+        raise
     missing = [name for name in REQUIRED if not (work / name).is_file()]
     if missing:
         raise StorageError(
@@ -125,15 +138,12 @@ def build(app: App, case: Case, key: str) -> None:
             next_step="Resume the case to try again.",
             code="task.incomplete",
         )
-    kept = {
-        kind: blobs.keep(work / name, app.case_folder(case.id), kind)
-        for name, kind in PRODUCTS.items()
-        if (work / name).is_file()
-    }
+    kept = _kept(app, case, work, PRODUCTS)
     now = app.clock.now()
     with transaction(app.engine) as connection:
         for kind, files in kept.items():
             blobs.record(connection, case.id, kind, files, now)
+        blobs.outdate(connection, case.id, [k for k in UNTRUSTED.values() if k not in kept])
         cases.move(
             connection,
             cases.get(connection, case.id),
@@ -150,11 +160,29 @@ def build(app: App, case: Case, key: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def _kept(app: App, case: Case, work: Path, products: Mapping[str, str]) -> dict[str, tuple[Path, str, int]]:
+    return {
+        kind: blobs.keep(work / name, app.case_folder(case.id), kind)
+        for name, kind in products.items()
+        if (work / name).is_file()
+    }
+
+
+def _keep_untrusted(app: App, case: Case, work: Path) -> None:
+    """Among the case's files, where the words of the refusal send the person."""
+    kept = _kept(app, case, work, UNTRUSTED)
+    now = app.clock.now()
+    with transaction(app.engine) as connection:
+        for kind, files in kept.items():
+            blobs.record(connection, case.id, kind, files, now)
+
+
 def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
     """The JSON argument of the model task for this case."""
     with reading(app.engine) as connection:
         # What came after the inspection never gets into a model by itself.
         stored = studies.used_in(connection, case.study_uid, case.study_revision)
+        handed_out = blobs.current(connection, case.id).get("mask_handed_out")
     settings = app.config.model
     return {
         "files": [i.path for i in stored if i.series_uid == case.series_uid],
@@ -167,6 +195,7 @@ def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
         "edits": case.inputs.get("edits"),
         "mask": case.inputs.get("mask"),
         "mask_label": case.inputs.get("mask_label"),
+        "handed_out": str(handed_out.path) if handed_out else None,
         "case_code": case.code,
         "out": str(work),
         "keep_isolation": str(kept_isolation_folder(app, case.id)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_what_means_nothing_is_refused(isolation: Isolation, edit: Edit, code: s
         apply_edits(isolation, [edit])
     assert caught.value.code == code
     assert caught.value.next_step
+
+
+def test_who_paints_a_bone_of_their_own_is_sent_to_a_mask(isolation: Isolation) -> None:
+    away = [np.array(d, dtype=float) for d in product((-1, 0, 1), repeat=3) if any(d)]
+    around = [12.0 * d / np.linalg.norm(d) for d in away]
+    edits = [Edit("paint", (float(p[0]), float(p[1]), float(p[2])), 7.0) for p in around]
+    with pytest.raises(GeometryError) as caught:
+        apply_edits(isolation, edits)
+    assert caught.value.code == "edits.too_much" and "add" in caught.value.message
+    assert apply_edits(isolation, edits[:3]).quality.measures["edited_in_ml"] > 0.3
 
 
 GOOD: dict[str, Any] = {"kind": "erase", "centre": [0, 0, 0], "radius_mm": 3}

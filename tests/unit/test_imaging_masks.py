@@ -17,6 +17,7 @@ from service.geometry.series_gate import GatePolicy
 from service.geometry.volume import Volume
 from service.imaging.masks import TOTALSEGMENTATOR_LABELS, VERSE_LABELS, read_mask
 from service.imaging.nifti import write_nifti
+from service.imaging.nrrd import seg_nrrd_bytes
 from service.imaging.series import load_series
 from tests.support_dicom import write_series
 
@@ -64,6 +65,35 @@ def test_nrrd(ct: Volume, tmp_path: Path) -> None:
     plain = on_file(blob(ct), tmp_path / "plain.nii.gz")
     sitk.WriteImage(sitk.ReadImage(str(plain)), str(tmp_path / "m.nrrd"))
     np.testing.assert_array_equal(read_mask(tmp_path / "m.nrrd", ct, level="L1").values, blob(ct).values)
+
+
+def test_a_segmentation_written_for_3d_slicer_comes_back_the_same(ct: Volume, tmp_path: Path) -> None:
+    turned = ct.lps_from_ijk.copy()
+    turned[:3, :3] = _about_z(0.2) @ turned[:3, :3] @ np.diag([-1.0, 1.0, 1.0])
+    for number, affine in enumerate((ct.lps_from_ijk, turned)):
+        scan = Volume(ct.values, affine)
+        mask = blob(scan)
+        file = tmp_path / f"{number}.seg.nrrd"
+        file.write_bytes(seg_nrrd_bytes(mask, "L1 vertebra"))
+        assert file.read_bytes() == seg_nrrd_bytes(mask, "L1 vertebra")
+        np.testing.assert_array_equal(read_mask(file, scan, level="L1").values, mask.values)
+    image = sitk.ReadImage(str(tmp_path / "0.seg.nrrd"))
+    assert image.GetMetaData("Segment0_Name") == "L1 vertebra"
+    assert image.GetMetaData("Segmentation_MasterRepresentation") == "Binary labelmap"
+
+
+def _about_z(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def test_a_segment_of_3d_slicer_named_after_another_level_is_refused(ct: Volume, tmp_path: Path) -> None:
+    file = tmp_path / "edited.seg.nrrd"
+    file.write_bytes(seg_nrrd_bytes(blob(ct), "L2 vertebra"))
+    with pytest.raises(ImagingError) as refused:
+        read_mask(file, ct, level="L1")
+    assert refused.value.code == "imaging.mask_label" and "L2" in refused.value.message
+    assert read_mask(file, ct, level="L1", label=1).values.any(), "unless its number is given"
 
 
 @pytest.mark.parametrize("space", [None, "scanner-xyz", "3D-right-handed", "space dimension: 3"])

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.domain.case import CaseState
 from service.errors import GeometryError
 from service.geometry.anatomy import Isolation, Quality
 from service.geometry.isolation_checks import GateSettings, judge
 from service.geometry.landmarks import find_landmarks
 from service.geometry.volume import Volume
 from service.imaging.nifti import read_nifti
+from service.store import blobs
+from service.store.database import reading
+from service.workflow import build, person_steps
+from service.workflow.tasks.handed_out import FILE, read_handed_out, write_handed_out
 from service.workflow.tasks.points_used import points_unused, points_used
-from service.workflow.tasks.untrusted import require_confidence
+from service.workflow.tasks.untrusted import FOLDER, require_confidence
+from tests.support_app import PLANNER, Rig, bring
 from tests.unit.vertebra_model import ModelVertebra
 
 CRUSHED = "The body has lost 40 % of its height: the four endplate points are needed."
@@ -68,3 +76,56 @@ def test_a_surface_that_shows_no_bone_is_trusted_less(bone: Isolation, share: fl
     measures = {"volume_ml": 40.0, "metal_ml": 0.0, "edge_voxels": 0.0, "tunnels": 1.0}
     quality = judge(measures | {"share_without_threshold": share}, bone.landmarks, "L1", GateSettings())
     assert at_most - 0.1 <= quality.confidence <= at_most
+
+
+def test_the_mask_handed_out_stays_through_builds_from_edited_ones(bone: Isolation, tmp_path: Path) -> None:
+    assert read_handed_out(None, tmp_path) is None
+    write_handed_out(bone, tmp_path)
+    smaller = replace(bone, mask=replace(bone.mask, values=bone.mask.values * 0))
+    edited = replace(smaller, quality=Quality(1.0, (), {"drawn_out_ml": 0.4, "drawn_in_ml": 0.0}))
+    write_handed_out(edited, tmp_path)
+    kept = read_handed_out(None, tmp_path)
+    assert kept is not None
+    np.testing.assert_array_equal(kept.values, bone.mask.values)
+    write_handed_out(smaller, tmp_path)
+    other = read_handed_out(str(tmp_path / FILE), tmp_path / "elsewhere")
+    assert other is not None and not other.values.any(), "an isolation that is no edit takes its place"
+    (tmp_path / FILE).write_bytes(b"damaged")
+    assert read_handed_out(None, tmp_path) is None
+
+
+def test_the_case_keeps_what_was_not_trusted_until_a_model_is_built(rig: Rig) -> None:
+    refusal = GeometryError("Not trusted.", next_step="Correct it.", code="geometry.low_confidence")
+
+    def refused(argument: Mapping[str, Any]) -> dict[str, Any]:
+        out = Path(argument["out"])
+        (out / FOLDER).mkdir()
+        for name in build.UNTRUSTED:
+            (out / name).write_text(name, "utf-8")
+        raise refusal
+
+    model = rig.tasks._model
+    rig.tasks._model = refused  # type: ignore[method-assign]
+    case = bring(rig, CaseState.RECEIVED)
+    build.give_inputs(rig.app, case.id, build.ModelInputs("L1", target=(1.0, 2.0, 3.0)), PLANNER)
+    rig.run_jobs("build")
+    assert rig.case(case.id).state is CaseState.NEEDS_ATTENTION
+    with reading(rig.app.engine) as connection:
+        kept = blobs.current(connection, case.id)
+    assert set(kept) >= set(build.UNTRUSTED.values())
+    assert kept["untrusted_mask_seg_nrrd"].path.name.endswith(".seg.nrrd")
+    rig.tasks._model = model  # type: ignore[method-assign]
+    person_steps.resume(rig.app, case.id, PLANNER)
+    build.give_inputs(rig.app, case.id, build.ModelInputs("L1", target=(1.0, 2.0, 3.0)), PLANNER)
+    rig.run_jobs("build")
+    assert rig.case(case.id).state is CaseState.PLAN_READY
+    with reading(rig.app.engine) as connection:
+        kept = blobs.current(connection, case.id)
+    assert not {k for k in kept if k.startswith("untrusted")} and "mask_handed_out" in kept
+    again = build.build_argument(rig.app, rig.case(case.id), Path("work"))
+    assert again["handed_out"] == str(kept["mask_handed_out"].path)
+
+
+def test_the_service_knows_the_names_the_task_writes() -> None:
+    assert {str(Path(name).parent) for name in build.UNTRUSTED} == {FOLDER, "."}
+    assert FILE in build.UNTRUSTED and FILE in build.PRODUCTS

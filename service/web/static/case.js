@@ -207,7 +207,7 @@ function drawScans() {
 
 // --- right column -------------------------------------------------------------------------------------------
 
-const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', views: 'Views', slices: 'Slices', deviation: 'Outside of the model against the CT', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print, against the model', print_bone_errors: 'Predicted error of the print, against the CT', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
+const KINDS = { mesh: 'Model (STL)', print_mesh: 'Model in print pose (STL)', plan: 'Plan', model_report: 'Report of the model', mask: 'Mask of the vertebra (NIfTI)', mask_seg_nrrd: 'Mask of the vertebra, to edit in 3D Slicer', mask_handed_out: 'Mask as it was before corrections', untrusted_mask: 'What was found and not trusted: mask (NIfTI)', untrusted_mask_seg_nrrd: 'What was found and not trusted: to edit in 3D Slicer', untrusted_report: 'Why it was not trusted', views: 'Views', slices: 'Slices', deviation: 'Outside of the model against the CT', gcode: 'G-code', gcode_report: 'Audit of the G-code', print_errors: 'Predicted error of the print, against the model', print_bone_errors: 'Predicted error of the print, against the CT', outer: 'Outer surface (NIfTI)', blocker: 'Support blocker (STL)', filler: 'Solid regions (STL)', print_layout: 'Print pose' };
 
 function drawRight() {
   const s = detail.study; const i = detail.inspection;

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,24 @@ from service.imaging.series import LoadedSeries, load_series
 from service.results.deviation_map import deviation_map
 from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
 from service.workflow.tasks.given_plan import given_paths
+from service.workflow.tasks.handed_out import read_handed_out, write_handed_out
 from service.workflow.tasks.kept_fit import read_start, write_start
 from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 from service.workflow.tasks.model_report import model_report
 from service.workflow.tasks.packed import packed_volumes
 from service.workflow.tasks.points_used import SEEDS
+from service.workflow.tasks.seg_export import write_seg
 from service.workflow.tasks.untrusted import require_confidence
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label), edits,
-    plan, settings, case_code, out, keep_isolation (a folder: see `kept_isolation`).
+    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label; handed_out, the file it was
+    edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a folder: `kept_isolation`),
+    dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
 
-    Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing and verifying need:
-    print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz, registration.npz, plates.npz, views.png,
-    slices.png, deviation.png.
+    Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing, verifying and editing
+    need: mask.seg.nrrd, mask_handed_out.nii.gz, print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz,
+    registration.npz, plates.npz, views.png, slices.png, deviation.png.
 
     Raises
     ------
@@ -68,8 +72,13 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     watch.stage("isolating the vertebra", 0.05, 0.5)
     ct_sha256 = _digest(ct.files)
     edits = edits_from_document(argument.get("edits"))
-    isolation = apply_edits(_isolate(argument, ct, ct_sha256, watch), edits)
-    require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
+    found = _isolate(argument, ct, ct_sha256, watch)
+    isolation = apply_edits(found, edits)
+    try:
+        require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
+    except GeometryError:
+        write_handed_out(found, out)
+        raise
     watch.stage("planning the needle paths", 0.5, 0.55)
     # Before anything is written: the plan given may be the plan.json of `out`.
     given_plan_sha256 = _sha256(Path(argument["plan"])) if argument.get("plan") else None
@@ -79,6 +88,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     with ThreadPoolExecutor(1) as beside:
         registration = beside.submit(build_model, ct.volume, isolation.mask)
         volumes = beside.submit(packed_volumes, isolation)
+        handed_out = beside.submit(write_handed_out, found, out)
         fields = (target_field(isolation.outer, plan), *isolation.neighbours)
         bodies = beside.submit(find_bodies, ct.volume, fields)
         watch.stage("building the model", 0.55, 0.75)
@@ -97,6 +107,10 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
         write_geometry(out, solid, pose)
         for name, content in volumes.result().items():
             (out / name).write_bytes(content)
+        handed_out.result()
+        if argument.get("dicom_seg_at"):
+            now = datetime.fromisoformat(str(argument["dicom_seg_at"]))
+            write_seg(isolation.mask, ct.files, ct_sha256, isolation.level, now, out)
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
         write_model(registration.result(), out / "registration.npz")
         write_bodies(bodies.result(), out / "plates.npz")
@@ -127,7 +141,10 @@ def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watc
     settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
     if argument.get("mask"):
         mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
-        return isolation_from_mask(ct.volume, mask, level, settings=settings, progress=watch.inner)
+        handed_out = read_handed_out(argument.get("handed_out"), Path(argument["out"]))
+        return isolation_from_mask(
+            ct.volume, mask, level, handed_out=handed_out, settings=settings, progress=watch.inner
+        )
     if not argument.get("target"):
         raise InputRefusedError(
             "Neither a target point nor a mask was given.",

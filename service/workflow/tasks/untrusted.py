@@ -51,8 +51,9 @@ def _next_step(isolation: Isolation) -> str:
     else:
         first = "Give points nearer to the body centres (target, above, below), or correct the mask"
     return (
-        f"{first} ({FOLDER}/mask.nii.gz in the output folder holds what was found, to load into 3D Slicer) and give "
-        "it back as a mask. Who has checked the bone and answers for it lowers [model] min_confidence."
+        f"{first} (mask.seg.nrrd holds what was found, to load into 3D Slicer: in {FOLDER} of the output folder, or "
+        "among the files of the case) and give it back as a mask. Who has checked the bone and answers for it lowers "
+        "[model] min_confidence."
     )
 
 

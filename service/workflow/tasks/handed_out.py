@@ -1,0 +1,33 @@
+"""The mask that was handed out for a person to edit, kept beside the model: an edited one is then read as edits of it.
+
+It stays through builds from edited masks, so that the same command gives the same bone again, and is replaced by each
+isolation that is no edit of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.errors import ImagingError
+from service.geometry.anatomy import Isolation
+from service.geometry.volume import Volume
+from service.imaging.nifti import read_nifti, write_nifti
+
+FILE = "mask_handed_out.nii.gz"
+
+
+def read_handed_out(given: str | None, out: Path) -> Volume | None:
+    """What was handed out: `given`, else in the folder of an earlier run; None when there is nothing to be read."""
+    path = Path(given) if given else out / FILE
+    if not path.is_file():
+        return None
+    try:
+        return read_nifti(path)
+    except ImagingError:
+        return None
+
+
+def write_handed_out(isolation: Isolation, out: Path) -> None:
+    """The mask before corrections by `edits`, which are applied to an edited one again."""
+    if "drawn_out_ml" not in isolation.quality.measures:
+        write_nifti(isolation.mask, out / FILE)
