@@ -44,7 +44,6 @@ from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
 from service.workflow.tasks.model_report import model_report
 from service.workflow.tasks.packed import packed_volumes
 from service.workflow.tasks.points_used import SEEDS
-from service.workflow.tasks.seg_export import write_seg
 from service.workflow.tasks.untrusted import require_confidence
 
 
@@ -109,6 +108,9 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
             (out / name).write_bytes(content)
         handed_out.result()
         if argument.get("dicom_seg_at"):
+            # here, as highdicom costs every other run a second to load
+            from service.workflow.tasks.seg_export import write_seg
+
             now = datetime.fromisoformat(str(argument["dicom_seg_at"]))
             write_seg(isolation.mask, ct.files, ct_sha256, isolation.level, now, out)
         watch.stage("rest of pictures and registration model", 0.95, 1.0)
