@@ -56,6 +56,28 @@ def good(sliced: SlicedPart) -> tuple[str, ...]:
     return tuple(sliced.gcode.read_text().splitlines())
 
 
+@pytest.mark.parametrize(
+    ("programs", "words"),
+    [
+        ({}, "no apt-get"),
+        ({"apt-get": "exit 0"}, "no mirror of Debian"),
+        (
+            {"apt-get": '[ "$1" = indextargets ] && echo "Debian x http://127.0.0.1:9/"'},
+            "could not be downloaded",
+        ),
+    ],
+)
+def test_where_it_cannot_be_had_it_is_said_and_nothing_is_left(tmp_path, monkeypatch, programs, words):
+    (tmp_path / "bin").mkdir()
+    for name in {*programs, *(("apt-cache", "dpkg-deb") if programs else ())}:
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{programs.get(name, 'exit 1')}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(NotToBeHadError, match=words):
+        installed(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_engine_and_definitions_are_found_as_one_installation(cura5, slicer):
     assert cura5.engine.resolve().parent in cura5.resources.parents
     assert slicer.describe().startswith("CuraEngine 5.")
