@@ -19,7 +19,7 @@ from manifold3d import Manifold
 
 from adapters.cura_engine.engine import CuraEngineSlicer
 from service.errors import ToolMissingError
-from service.ports import SliceResult, SliceSettings
+from service.ports import Slicer, SliceResult, SliceSettings
 
 ENTRY = (0.0, -8.0, 9.5)
 TARGET = (1.5, 4.0, 5.5)
@@ -66,18 +66,23 @@ def build(folder: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
+def slice_part(slicer: Slicer, folder: Path) -> SlicedPart:
+    """The part built and sliced in `folder`."""
+    part, blocker, filler = build(folder)
+    result = slicer.slice(
+        part, folder / "print.gcode", SliceSettings(), blocker_stl=blocker, filler_stl=filler
+    )
+    return SlicedPart(part, blocker, filler, result)
+
+
 @functools.cache
 def sliced_part() -> SlicedPart:
     """The part sliced once per test run; skips with words where no engine is installed."""
-    folder = Path(tempfile.mkdtemp(prefix="sliced-part-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    part, blocker, filler = build(folder)
     slicer = CuraEngineSlicer()
     try:
         slicer.describe()
     except ToolMissingError as error:
         pytest.skip(f"no slicing engine here: {error.message}")
-    result = slicer.slice(
-        part, folder / "print.gcode", SliceSettings(), blocker_stl=blocker, filler_stl=filler
-    )
-    return SlicedPart(part, blocker, filler, result)
+    folder = Path(tempfile.mkdtemp(prefix="sliced-part-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return slice_part(slicer, folder)

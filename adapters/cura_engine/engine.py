@@ -69,17 +69,14 @@ class CuraEngineSlicer:
 
     def _flat(self, settings: SliceSettings) -> FlatDefinition:
         release = setting_version_of(self._install.resources)
-        flat = flatten(self._install.resources, print_values(settings, self._config, release))
-        engine_is_4 = self._version.startswith("4.")
-        definitions_are_4 = release <= CURA_4_LAST_SETTING_VERSION
-        if engine_is_4 != definitions_are_4:
+        if self._version.startswith("4.") != (release <= CURA_4_LAST_SETTING_VERSION):
             raise ToolMissingError(
-                f"CuraEngine {self._version} and the printer definitions found (setting version "
-                f"{flat.setting_version}) are of different releases.",
+                f"CuraEngine {self._version} and the printer definitions found (setting version {release}) are of "
+                "different releases.",
                 next_step=HOW_TO_INSTALL,
                 code="tool.definitions",
             )
-        return flat
+        return flatten(self._install.resources, print_values(settings, self._config, release))
 
     def slice(
         self,

@@ -54,8 +54,8 @@ _REINSTALL = (
 
 
 _OTHER_RELEASE = (
-    "Use the CuraEngine of Debian or Ubuntu (4.13) with its definitions, or another release of UltiMaker Cura: "
-    "[slicer] engine and resources. Please report which release it was."
+    "Use the CuraEngine of Debian or Ubuntu (4.13 or 5.0) with its definitions, or another release of "
+    "UltiMaker Cura: [slicer] engine and resources. Please report which release it was."
 )
 
 

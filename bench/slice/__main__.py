@@ -1,6 +1,7 @@
 """python -m bench.slice [--case DIR] [--runs N] [--write PAGE]; exit code 1 when an acceptance line fails.
 
-Engine, definitions and kind of support are those of the service's settings (SPINEPRINT_SLICER__...).
+Engine, definitions and kind of support are those of the service's settings (SPINEPRINT_SLICER__...); with --cura5 the
+engine and definitions are a Cura 5 fetched from Debian.
 Without --case a phantom is written and modelled first; a case folder is what `spineprint model --out` makes. Every run
 is the service's own task from the approved mesh to the audited, packed file; the engine runs inside a shell script
 that notes when it begins and ends, so both times are of the same run. The prediction of the printed part belongs to
@@ -30,8 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
-from adapters.cura_engine.locate import find_install
+from adapters.cura_engine.locate import CuraInstall, find_install
 from bench.slice import slice_argument
+from bench.slice.charon import NotToBeHadError
+from bench.slice.cura5 import installed
 from bench.verify.page import Tee, put
 from service.config import load_config
 from service.geometry.progress import silent
@@ -49,19 +52,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.slice", description=__doc__)
     parser.add_argument("--case", type=Path, help="case folder (default: a phantom is modelled)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--cura5", action="store_true", help="with Debian's Cura 5, fetched (bench.slice.cura5)"
+    )
     parser.add_argument("--write", type=Path, help="page of the documentation whose table is replaced")
     options = parser.parse_args()
+    wanted = load_config(None).slicer
+    try:
+        install = installed() if options.cura5 else find_install(wanted.engine, wanted.resources)
+    except NotToBeHadError as why:
+        sys.exit(str(why))
     work = Path(tempfile.mkdtemp(prefix="bench-slice-"))
     kept = Tee()
     try:
         with contextlib.redirect_stdout(kept):
             print(f"| {_machine()} | median | from | to | runs |\n|---|---|---|---|---|", flush=True)
             case = options.case or _phantom_case(work)
-            good = _measure(case, work, options.runs)
+            good = _measure(case, work, install, options.runs)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if options.write:
-        put(options.write, "slicing", kept.text())
+        put(options.write, "slicing-cura-5" if options.cura5 else "slicing", kept.text())
     return 0 if good else 1
 
 
@@ -75,9 +86,9 @@ class _Times:
     own_cpu: list[float] = field(default_factory=list)
 
 
-def _measure(case: Path, work: Path, runs: int) -> bool:
+def _measure(case: Path, work: Path, install: CuraInstall, runs: int) -> bool:
     log = work / "engine.times"
-    slicer = CuraEngineSlicer(_timed_engine(work, log))
+    slicer = CuraEngineSlicer(_timed_engine(work, log, install))
     print(f"engine: {slicer.describe()}", flush=True)
     times = _Times()
     for run in range(runs):
@@ -167,9 +178,8 @@ def _phantom_case(work: Path) -> Path:
     return case
 
 
-def _timed_engine(work: Path, log: Path) -> CuraEngineConfig:
+def _timed_engine(work: Path, log: Path, install: CuraInstall) -> CuraEngineConfig:
     wanted = load_config(None).slicer
-    install = find_install(wanted.engine, wanted.resources)
     engine, times = shlex.quote(str(install.engine)), shlex.quote(str(log))
     script = work / "CuraEngine"
     script.write_text(

@@ -69,7 +69,7 @@ def audit_read(
 
     Parameters
     ----------
-    expected : what was ordered.
+    expected : what was ordered; how the head moves goes by the engine that the header names.
     corners : triangles (F, 3, 3) of the mesh it was sliced from, in print coordinates: mm, z up, resting on
         z = 0, the plate's centre at x = y = 0.
     channels : planned channels as (mouth, blind end, radius) in the same coordinates.
@@ -81,6 +81,7 @@ def audit_read(
     part = part_size(corners)
     areas = layer_areas(corners, expected.layer_mm)
     header = parse_header(gcode.header)
+    expected = expected.of_engine(header.values.get("GENERATOR.VERSION", ""))
     lines = beads(
         gcode,
         bed_from_print_mm=expected.bed_from_print_mm,

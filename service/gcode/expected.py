@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError
-from service.gcode.profile import MotionProfile
+from service.gcode.profile import MOTION_OF_ENGINE, MotionProfile
 from service.ports import SliceSettings
 
 #: Share of the print speed by `;TYPE:` in UltiMaker's AA 0.4 / PLA / 0.2 mm profile, evaluated at
@@ -50,6 +50,7 @@ class ExpectedPrint:
     """Where x = y = 0 of the STL lies on the plate."""
     speed_shares: Mapping[str, float] = field(default_factory=lambda: dict(_SPEED_SHARES))
     motion: MotionProfile = field(default_factory=MotionProfile)
+    """Of Cura 4.13; see `of_engine`."""
     layer_tolerance_mm: float = 0.001
     temperature_tolerance_c: float = 0.01
     speed_tolerance_mm_s: float = 0.6
@@ -96,6 +97,14 @@ class ExpectedPrint:
             print_speed_mm_s=settings.print_speed_mm_s,
             material_guid=settings.material_guid,
         )
+
+    def of_engine(self, version: str) -> ExpectedPrint:
+        """The same with the motion of the engine that says it wrote the file, by its version.
+
+        A file that claims another engine than its own is held against the wrong motion and refused. An engine that is
+        not known is a fault of the header.
+        """
+        return replace(self, motion=MOTION_OF_ENGINE.get(version.partition(".")[0], self.motion))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _JERKS: Mapping[str, float] = {"SUPPORT-INTERFACE": 5.0}
 
 @dataclass(frozen=True)
 class MotionProfile:
-    """Speeds in mm/s, accelerations in mm/s2, jerks in mm/s. Values of CuraEngine's definitions of 4.13.
+    """Speeds in mm/s, accelerations in mm/s2, jerks in mm/s. Values of UltiMaker's definitions in Cura 4.13.
 
     From the first layer to layer `slowdown_layers` speed and acceleration rise evenly to their final values.
     """
@@ -52,3 +52,25 @@ class MotionProfile:
     fan_tolerance: float = 1.0
     acceleration_tolerance: float = 1.0
     """Both are written as whole numbers."""
+
+
+#: By the first number of the engine's version. Those of Cura 5.0 were read in its definitions and found in its files;
+#: where a later 5.x moves differently, its files are refused.
+MOTION_OF_ENGINE: Mapping[str, MotionProfile] = {
+    "4": MotionProfile(),
+    "5": MotionProfile(
+        first_layer_acceleration=1000.0,
+        accelerations={
+            "FILL": 3500.0,
+            "WALL-INNER": 1500.0,
+            "WALL-OUTER": 429.0,
+            "SKIN": 1000.0,
+            "SUPPORT": 2000.0,
+            "SUPPORT-INTERFACE": 1000.0,
+            "SKIRT": 1000.0,
+        },
+        travel_acceleration=1500.0,
+        first_layer_travel_acceleration=1500.0 * 1000.0 / 3500.0,
+        travel_jerk_mm_s=20.0,
+    ),
+}

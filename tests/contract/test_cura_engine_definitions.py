@@ -170,6 +170,7 @@ GONE_IN_5_0 = {
     "speed_equalize_flow_enabled",
     "outer_inset_first",
 }
+NEW_IN_5_0 = {"speed_equalize_flow_width_factor"}
 # The same for its later steps up to 5.13, as far as Cura names them and they are not of printers of others.
 GONE_LATER = {
     21: {"limit_support_retractions", "material_flow_dependent_temperature"},
@@ -187,7 +188,7 @@ GONE_LATER = {
 @pytest.mark.parametrize("release", [20, 21, 22, 23, 24, 25, 26, 27, 28])
 def test_definitions_of_cura_5_are_asked_only_for_what_they_have(tmp_path, resources, release):
     gone = GONE_IN_5_0.union(*(keys for first, keys in GONE_LATER.items() if first <= release))
-    there = set(flatten(resources, {}).values) - gone
+    there = set(flatten(resources, {}).values).union(NEW_IN_5_0) - gone
     stub = stub_definitions(tmp_path, release, there)
     assert setting_version_of(stub) == release
     values = print_values(SliceSettings(), CuraEngineConfig(), release)
@@ -195,10 +196,12 @@ def test_definitions_of_cura_5_are_asked_only_for_what_they_have(tmp_path, resou
     assert {*filler_values(4.2), *blocker_values()} <= there
     # nothing else of what we want is lost on the way
     assert set(VALUES_413) - set(values) == {"fill_perimeter_gaps"}
+    assert set(values) - set(VALUES_413) == NEW_IN_5_0 | {"retraction_combing"}
 
 
 def test_an_installed_cura_5_is_taken(tmp_path, resources):
-    stub = stub_definitions(tmp_path, 20, set(flatten(resources, {}).values) - GONE_IN_5_0)
+    there = set(flatten(resources, {}).values).union(NEW_IN_5_0) - GONE_IN_5_0
+    stub = stub_definitions(tmp_path, 20, there)
     engine = program(tmp_path / "CuraEngine")
     engine.write_text("#!/bin/sh\necho Cura_SteamEngine version 5.2.1\n")
     said = CuraEngineSlicer(CuraEngineConfig(engine=engine, resources=stub)).describe()

@@ -63,7 +63,11 @@ def test_without_an_engine_meshes_and_settings_are_handed_over(tmp_path: Path, n
     assert document["cura"]["all"]["support_type"] == "buildplate"
     assert document["cura"]["filler"]["infill_pattern"] == "lightning"
     assert document["cura"]["blocker"] == {"anti_overhang_mesh": True}
-    assert document["only_in_setting_versions"] == {"fill_perimeter_gaps": [0, 19]}
+    assert document["only_in_setting_versions"] == {
+        "fill_perimeter_gaps": [0, 19],
+        "speed_equalize_flow_width_factor": [20, None],
+        "retraction_combing": [20, None],
+    }
 
 
 def test_what_was_handed_over_survives_the_way_to_another_process(
