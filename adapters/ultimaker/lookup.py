@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.ultimaker.client import PrinterClient, refusal
+from adapters.ultimaker.cluster_queue import PrinterQueue, pick
 from adapters.ultimaker.faults import PrinterOddAnswerError
 from adapters.ultimaker.reading import job_from, job_from_history, text
 from service.errors import DeviceError
@@ -34,20 +35,25 @@ class Wanted:
             return True
         return job.is_called(self.name)
 
+    def known_as(self, job: PrinterJob, listed: PrinterJob | None) -> PrinterJob:
+        """The machine's job under the identifier it was accepted by: the queue may have one of its own for it."""
+        return replace(job, uuid=self.uuid or (listed.uuid if listed is not None else "") or job.uuid)
+
 
 def find_job(
     client: PrinterClient,
     wanted: Wanted,
     settle_s: float,
     sleep: Callable[[float], None] = time.sleep,
+    queue: PrinterQueue | None = None,
 ) -> JobLookup:
-    """Look in the running job and the whole history. Never raises for the device; see JobLookup."""
+    """Look in the queue, the running job and the whole history. Never raises for the device; see JobLookup."""
     try:
-        first = _look(client, wanted)
+        first = _look(client, wanted, queue)
         if first.outcome is not LookupOutcome.ABSENT or settle_s <= 0:
             return first
         sleep(settle_s)
-        return _look(client, wanted)
+        return _look(client, wanted, queue)
     except DeviceError as exc:
         return JobLookup(LookupOutcome.UNSURE, detail=exc.message)
 
@@ -67,17 +73,33 @@ def current_document(client: PrinterClient) -> object:
     return answer.json()
 
 
-def _look(client: PrinterClient, wanted: Wanted) -> JobLookup:
+def _look(client: PrinterClient, wanted: Wanted, queue: PrinterQueue | None) -> JobLookup:
+    """In the order in which a job goes its way, so that none slips through between two questions."""
+    listed = pick([entry.job for entry in queue.listed()], wanted.name, wanted.uuid) if queue else None
+    if listed is not None and listed.waits:
+        return JobLookup(
+            LookupOutcome.FOUND, listed, f"It waits in the printer's queue. {listed.remark}".strip()
+        )
     job = current_job(client)
-    if wanted.fits(job):
+    if job is not None and wanted.fits(job):
+        job = wanted.known_as(job, listed)
         return JobLookup(LookupOutcome.FOUND, job, "It is the printer's present job.")
+    recent = pick(queue.completed(), wanted.name, wanted.uuid) if queue else None
     past, seen = _search_history(client, wanted)
     if past is not None:
-        return _found_in_history(client, wanted, past)
+        past = wanted.known_as(past, listed or recent)
+        return _found_in_history(client, wanted, past, recent)
+    if listed is not None or recent is not None:
+        return JobLookup(LookupOutcome.FOUND, listed or recent, "The printer's queue tells of it.")
+    return _absent(client, job, seen)
+
+
+def _absent(client: PrinterClient, job: PrinterJob | None, seen: int) -> JobLookup:
+    """It was met nowhere: is that evidence? `job` is the present one, `seen` the entries of the history, -1 not all."""
     if seen < 0:
         return JobLookup(LookupOutcome.UNSURE, detail="The printer's history could not be read to its end.")
     if job is not None and (job.name or job.uuid):
-        # it runs one job at a time and has no queue: another job present is an answer
+        # it runs one job at a time, and its queue was read: another job present is an answer
         return JobLookup(
             LookupOutcome.ABSENT, detail=f"Another job is in the printer; history of {seen} read."
         )
@@ -91,12 +113,19 @@ def _look(client: PrinterClient, wanted: Wanted) -> JobLookup:
     )
 
 
-def _found_in_history(client: PrinterClient, wanted: Wanted, past: PrinterJob) -> JobLookup:
+def _found_in_history(
+    client: PrinterClient, wanted: Wanted, past: PrinterJob, recent: PrinterJob | None
+) -> JobLookup:
     if not past.result:
         # the running job is in the history too, without result: it may have come between our two looks
         job = current_job(client)
-        if wanted.fits(job):
-            return JobLookup(LookupOutcome.FOUND, job, "It is the printer's present job.")
+        if job is not None and wanted.fits(job):
+            return JobLookup(
+                LookupOutcome.FOUND, replace(job, uuid=past.uuid), "It is the printer's present job."
+            )
+        if recent is not None and recent.result:
+            told = replace(past, result=recent.result, cleared=recent.cleared)
+            return JobLookup(LookupOutcome.FOUND, told, f"By the printer's queue: {recent.result}.")
         return JobLookup(
             LookupOutcome.FOUND,
             past,

@@ -29,6 +29,7 @@ TOLD = (
     "false_idle",  # printer/status says idle whatever goes on
     "job_404",  # print_job says 404 whatever goes on
     "history_empty",  # history shows nothing
+    "queue_empty",  # the queue of the cluster firmware shows nothing
     "odd_status",  # printer/status is `value`
     "odd_state",  # print_job/state is `value`
 )

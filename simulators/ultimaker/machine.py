@@ -177,7 +177,13 @@ class Machine:
     # --- what the API asks -------------------------------------------------------------------------------
 
     def start(
-        self, gcode: GcodeFile, name: str, user: str, application: str, received: dict[str, Any]
+        self,
+        gcode: GcodeFile,
+        name: str,
+        user: str,
+        application: str,
+        received: dict[str, Any],
+        uuid: str = "",
     ) -> Job:
         """Begin a print at once. Raises BusyError. `received` goes into the ledger with the start."""
         self.advance()
@@ -185,7 +191,7 @@ class Machine:
             raise BusyError(self.status)
         now_s = self.now_s()
         mismatch = self.mismatches(gcode) if self.options.on_mismatch == "prompt" else ()
-        job = Job(str(uuids.uuid4()), name, user, application, now_s, gcode, mismatch=mismatch)
+        job = Job(uuid or str(uuids.uuid4()), name, user, application, now_s, gcode, mismatch=mismatch)
         self.job = job
         self._enter(job, "none", now_s, self.options.none_s)
         self.history.start(job, self.slots[0].core, self.slots[0].material)

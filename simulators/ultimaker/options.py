@@ -20,7 +20,26 @@ class Options:
     variant: str = "Ultimaker 3"
     typeid: int = 9066
     cluster_size: int = 0
-    """In the mDNS record, as the cluster firmware does (sheet, section 7); 0: it is not in it."""
+    """Printers in the group of the cluster firmware: its queue is served, and the mDNS record says so (sheet, sections
+    4.2 and 7); 0: there is none."""
+    cluster_mode: str = "open"
+    """`open`: anybody on the network may send; `cloud`: nobody without a login (401)."""
+    cluster_sent_s: float = 2.0
+    """How long a file is on its way from the queue to the machine (`sent_to_printer`)."""
+    cluster_same_uuid: bool = True
+    """The machine shows a job of the queue under the queue's own identifier; else under one of its own."""
+    cluster_old_words: bool = False
+    """Without the words that begin with `aborted_` and `failed_`."""
+    cluster_recent: int = 20
+    """Entries of `recently_completed`."""
+    cluster_deleted_shown: bool = False
+    """A job taken out of the queue is told there as aborted, never started."""
+    cluster_delete_begun_status: int = 405
+    """Answer to the wish to take out a job that has begun."""
+    cluster_queue_kept: bool = True
+    """What waits outlives the power."""
+    cluster_after_cut: str = "gone"
+    """What the queue makes of a job that the power cut: `gone`, `aborted`, `failed`, or `queued` once more."""
 
     denied_status: int = 401
     """Answer to credentials that are not allowed (sheet section 3: 401 or 403)."""

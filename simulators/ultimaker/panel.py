@@ -52,6 +52,8 @@ async def overview(request: Request) -> dict[str, Any]:
         "challenges": sim.gatekeeper.challenges,
         "uploads": len(sim.uploads),
         "starts": len(sim.machine.ledger),
+        "queue": [sim.cluster.view(queued) for queued in sim.cluster.jobs],
+        "repeats": sim.cluster.repeats,
         "speed": sim.clock.speed,
         "options": asdict(sim.options),
         "bed_c": tree.printer_tree(sim)["bed"]["temperature"]["current"],

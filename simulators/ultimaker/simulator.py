@@ -13,6 +13,7 @@ from typing import Any
 
 from simulators.ultimaker.auth import Gatekeeper
 from simulators.ultimaker.clock import MachineClock
+from simulators.ultimaker.cluster import ClusterQueue, QueuedJob
 from simulators.ultimaker.faults import EVENTS, Fault, FaultBoard
 from simulators.ultimaker.gcode import GcodeFile, plain_bytes, read_gcode
 from simulators.ultimaker.job import History, Job
@@ -54,6 +55,7 @@ class Simulator:
     clock: MachineClock
     state_file: Path | None = None
     machine: Machine = field(init=False)
+    cluster: ClusterQueue = field(init=False)
     gatekeeper: Gatekeeper = field(init=False)
     faults: FaultBoard = field(default_factory=FaultBoard)
     uploads: list[dict[str, Any]] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Simulator:
 
     def __post_init__(self) -> None:
         self.machine = Machine(self.options, self.clock)
+        self.cluster = ClusterQueue(self.options, self.machine)
         self.gatekeeper = Gatekeeper(self.options)
         if self.state_file is not None and self.state_file.exists():
             self._load(json.loads(self.state_file.read_text()))
@@ -97,17 +100,23 @@ class Simulator:
             raise UploadRefusedError(self.options.bad_header_status, "Invalid header")
         if self.options.on_mismatch == "refuse" and self.machine.mismatches(gcode):
             raise UploadRefusedError(self.options.bad_header_status, "Configuration mismatch")
-        received = {
-            "sha256": upload.sha256,
-            "gcode_sha256": upload.gcode_sha256,
-            "bytes": upload.size,
-            "layers": len(gcode.layers),
-            "received_at": _wall_now(),
-        }
         try:
-            return self.machine.start(gcode, name, user, application, received)
+            return self.machine.start(gcode, name, user, application, _received(upload, gcode))
         except BusyError as exc:
             raise UploadRefusedError(self.options.busy_status, "Printer is busy") from exc
+
+    def queue(self, upload: Upload, data: bytes, name: str, owner: str, require: str) -> QueuedJob:
+        """Into the queue of the cluster firmware, busy or not. Raises UploadRefusedError."""
+        note: dict[str, Any] = {"name": name, "bytes": upload.size, "received_at": _wall_now(), "status": 200}
+        self.uploads.append(note)
+        gcode = upload.gcode
+        if gcode is None or gcode.header_faults:
+            note["status"] = 400
+            raise UploadRefusedError(400, "Invalid or unsupported g-code")
+        job = self.cluster.add(data, gcode, _received(upload, gcode), name, owner, require)
+        # in the queue, on disk, before the client may hear of it
+        self.save()
+        return job
 
     # --- things that happen ------------------------------------------------------------------------------
 
@@ -118,10 +127,10 @@ class Simulator:
             return
         machine = self.machine
         if fault.kind == "reboot":
-            machine.power_off()
+            self._power_off()
             machine.power_on()
         elif fault.kind == "power_cut":
-            machine.power_off()
+            self._power_off()
         elif fault.kind == "power_on":
             machine.power_on()
         elif fault.kind == "panel_abort":
@@ -142,9 +151,14 @@ class Simulator:
             self.gatekeeper.clients.clear()
         self.save()
 
+    def _power_off(self) -> None:
+        self.machine.power_off()
+        self.cluster.power_off()
+
     def tick(self) -> None:
-        """Carry the machine to the present and write down what changed."""
+        """Carry the machine and its queue to the present and write down what changed."""
         self.machine.advance()
+        self.cluster.advance()
         if self.machine.dirty or len(self.gatekeeper.clients) != self._saved_clients:
             self.save()
 
@@ -167,6 +181,7 @@ class Simulator:
             "ledger": self.machine.ledger,
             "spool_empty": self.machine.spool_empty,
             "job": None if job is None else _kept(job),
+            "queue": self.cluster.document(),
         }
         temporary = self.state_file.with_suffix(".new")
         with temporary.open("w") as out:
@@ -195,6 +210,17 @@ class Simulator:
             machine.power_off()
         machine.on = False
         machine.power_on()
+        self.cluster.load(document.get("queue", []))
+
+
+def _received(upload: Upload, gcode: GcodeFile) -> dict[str, Any]:
+    return {
+        "sha256": upload.sha256,
+        "gcode_sha256": upload.gcode_sha256,
+        "bytes": upload.size,
+        "layers": len(gcode.layers),
+        "received_at": _wall_now(),
+    }
 
 
 def _kept(job: Job) -> dict[str, Any]:

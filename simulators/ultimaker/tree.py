@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from simulators.ultimaker.cluster import GROUP_UUID, HOSTNAME
 from simulators.ultimaker.heat import Heater
 from simulators.ultimaker.machine import Machine, Slot
 from simulators.ultimaker.simulator import Simulator
@@ -127,9 +128,9 @@ def system_tree(sim: Simulator) -> dict[str, Any]:
         "country": "",
         "display_message": {},
         "firmware": sim.options.firmware,
-        "guid": "6e2ff6ae-3b25-4a5c-8e3c-5f0c1c0f5d11",
+        "guid": GROUP_UUID,
         "hardware": {"revision": 0, "typeid": sim.options.typeid},
-        "hostname": "ultimakersystem-000000000001",
+        "hostname": HOSTNAME,
         "is_country_locked": False,
         "language": "en",
         "log": [],

@@ -27,6 +27,7 @@ from adapters.ultimaker.faults import (
     PrinterAuthError,
     PrinterSilentError,
 )
+from adapters.ultimaker.interfaces import INTERFACES, Interface
 from service.errors import DeviceError, InputRefusedError
 from service.ports import LookupOutcome, PrinterState, SendOutcome
 from simulators.ultimaker.clock import MachineClock
@@ -36,6 +37,7 @@ from simulators.ultimaker.simulator import Simulator
 from tests.support_ultimaker import (
     RunningSimulator,
     in_process,
+    options_for,
     simulator,
     small_gcode,
     start_simulator,
@@ -56,6 +58,7 @@ class Room:
     printer: UltimakerPrinter
     gcode: Path
     credentials: Path
+    interface: Interface
 
     def wait(self, machine_s: float) -> None:
         self.device.panel("clock", advance_s=machine_s)
@@ -65,12 +68,13 @@ class Room:
 
     def hasty(self, settle_s: float = HASTY.settle_s) -> UltimakerPrinter:
         """A client that does not wait long for the same printer."""
-        settings = replace(HASTY, settle_s=settle_s)
+        settings = replace(HASTY, settle_s=settle_s, interface=self.interface)
         return UltimakerPrinter("um3", self.device.url, self.credentials, settings)
 
     def start(self, name: str = "case-1") -> str:
         result = self.printer.send(self.gcode, name)
         assert result.outcome is SendOutcome.ACCEPTED, result.detail
+        self.wait(0)  # out of a queue it begins by itself
         return result.uuid
 
     def until_printing(self) -> None:
@@ -80,16 +84,22 @@ class Room:
         assert reading.job.state == "printing"
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    sim = Simulator(Options(auto_allow=True), MachineClock(0.0))
+#: Tests of what only the direct interface has: a login for the upload, an answer to a busy one.
+direct_only = pytest.mark.parametrize("room", ["direct"], indirect=True)
+
+
+@pytest.fixture(params=["direct", "cluster"])
+def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Room]:
+    """Once for each interface that jobs are sent by."""
+    interface = INTERFACES[request.param]
+    sim = Simulator(options_for(request.param), MachineClock(0.0))
     with in_process(sim) as device:
         credentials = tmp_path / "printer.json"
         pair(device.url, credentials, poll_s=0.01)
         gcode = tmp_path / "model.gcode"
         gcode.write_text(small_gcode(seconds=3600))
-        printer = UltimakerPrinter("um3", device.url, credentials, SETTINGS)
-        yield Room(sim, device, printer, gcode, credentials)
+        printer = UltimakerPrinter("um3", device.url, credentials, replace(SETTINGS, interface=interface))
+        yield Room(sim, device, printer, gcode, credentials, interface)
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""A print of ours that waits in the printer's own queue (cluster firmware): may it wait, or is it taken out.
+
+What waits there begins by itself, perhaps hours later. So it waits only while the plate was seen clear lately, and
+never behind another job: then it is taken out, which is believed when the printer shows that it is gone. A print that
+our records had given up is taken out always: it would be a second start for one approval.
+"""
+
+from __future__ import annotations
+
+from service.domain.people import Actor
+from service.domain.print_job import PrintState
+from service.errors import DeviceError, DeviceUnsureError
+from service.ports import JobLookup, LookupOutcome, Printer, PrinterJob, PrinterReading
+from service.store import cases, prints
+from service.store.database import reading, transaction
+from service.store.prints import PrintJob
+from service.workflow import print_record
+from service.workflow.app import App
+from service.workflow.print_end import PRINTER
+from service.workflow.print_guard import plate_seen
+
+_MAY_WAIT = frozenset({PrintState.SENDING, PrintState.QUEUED, PrintState.UNKNOWN})
+_NEXT = "Look at the printer and its plate, then resume the case and start the print again."
+_LEFT_OVER = "It lay in the printer's queue after it had been given up, and was taken out."
+
+
+def wait_or_withdraw(
+    app: App, printer: Printer, seen: PrinterReading, job: PrintJob, told: PrinterJob
+) -> None:
+    """Our print is in the queue by this reading: let it wait, or take it out."""
+    begun = job.state not in _MAY_WAIT
+    why = "it had begun, and waits in the queue again" if begun else _why_not(app, seen, job, told)
+    if not why:
+        print_record.record(app, job, told, PrintState.QUEUED)
+        return
+    lookup = printer.withdraw(job.token, job.uuid)
+    if lookup.outcome is LookupOutcome.ABSENT and not begun:
+        print_record.not_started(
+            app, job.token, DeviceError(f"The print was taken out of the printer's queue: {why}.",
+                                        code="print.withdrawn", next_step=_NEXT),
+        )  # fmt: skip
+    elif begun:
+        print_record.unknown(app, job, f"{why}; {_still(lookup)}")
+    elif not _has_begun(lookup):
+        _tell_once(app, job, f"It is to be taken out of the printer's queue ({why}), but {_still(lookup)}.")
+
+
+def _why_not(app: App, seen: PrinterReading, job: PrintJob, told: PrinterJob) -> str:
+    """Why a print may not wait any longer; empty when it may. What is on its way to the machine is let go."""
+    if told.state != "queued":
+        return ""
+    if seen.job is not None and not seen.job.cleared:
+        return "another job is in the printer, whose part would lie on the plate"
+    if seen.waiting and seen.waiting[0] != told:
+        return "another job waits before it, whose part would lie on the plate"
+    if not plate_seen(app, job):
+        changes = f" ({told.remark.rstrip('.')})" if told.remark else ""
+        return f"it waited for too long since the plate was seen clear{changes}"
+    return ""
+
+
+def withdraw_strays(app: App, printer: Printer, seen: PrinterReading) -> None:
+    """Take every print out of the queue that our records had given up as not started."""
+    for told in seen.waiting:
+        with reading(app.engine) as connection:
+            job = prints.maybe(connection, told.bare_name)
+        if job is None or job.printer != printer.name or job.state is not PrintState.NOT_STARTED:
+            continue
+        lookup = printer.withdraw(job.token, told.uuid)
+        if not _has_begun(lookup):  # what has begun is taken up again by the next look
+            gone = lookup.outcome is LookupOutcome.ABSENT
+            _tell_once(
+                app,
+                job,
+                _LEFT_OVER
+                if gone
+                else f"It lies in the printer's queue after it was given up: {_still(lookup)}.",
+            )
+
+
+def withdraw_by(app: App, printer: Printer, job: PrintJob, actor: Actor) -> bool:
+    """A person takes a waiting print back. False: it has begun meanwhile, and is to be stopped like any other.
+
+    Raises DeviceUnsureError when the printer does not show that it is gone.
+    """
+    lookup = printer.withdraw(job.token, job.uuid)
+    if _has_begun(lookup):
+        return False
+    if lookup.outcome is not LookupOutcome.ABSENT:
+        raise DeviceUnsureError(
+            f"The print was to be taken out of the printer's queue, and {_still(lookup)}.",
+            code="print.withdraw_unsure",
+            next_step="Look at the printer; try again, or remove the job at its display.",
+        )
+    print_record.not_started(
+        app, job.token, DeviceError(f"The print was taken out of the printer's queue by {actor.name}.",
+                                    code="print.withdrawn", next_step=_NEXT),
+    )  # fmt: skip
+    return True
+
+
+def _has_begun(lookup: JobLookup) -> bool:
+    return lookup.outcome is LookupOutcome.FOUND and lookup.job is not None and not lookup.job.waits
+
+
+def _still(lookup: JobLookup) -> str:
+    if lookup.outcome is LookupOutcome.FOUND:
+        return "it has begun" if _has_begun(lookup) else "it is still there"
+    if lookup.outcome is LookupOutcome.ABSENT:
+        return "it was taken out"
+    return f"the printer does not say whether it is still there ({lookup.detail.rstrip('.') or 'no words'})"
+
+
+def _tell_once(app: App, job: PrintJob, detail: str) -> None:
+    """Into the record and to people; said again only in other words."""
+    with transaction(app.engine) as connection:
+        fresh = prints.get(connection, job.token)
+        if fresh.detail == detail:
+            return
+        prints.remark(connection, fresh, detail, app.clock.now())
+        case = cases.get(connection, job.case_id)
+        cases.note(
+            connection, case, event="print_in_queue", actor=PRINTER, now=app.clock.now(),
+            data={"job": job.token, "printer": job.printer, "detail": detail},
+        )  # fmt: skip
+    app.notifier.notify("print", f"{job.token} on {job.printer}: {detail}", case_code=case.code)
