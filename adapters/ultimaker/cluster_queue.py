@@ -102,9 +102,12 @@ def waiting_here(entries: Sequence[Listed]) -> tuple[PrinterJob, ...]:
 
 
 def pick(entries: Sequence[PrinterJob], name: str, uuid: str) -> PrinterJob | None:
-    """The job by its identifier, else by its name: one that has begun before one that waits."""
+    """The job by its identifier, else by its name: one that has begun before one that waits.
+
+    One that waits under another identifier than the known one is a copy, and not the job.
+    """
     known = [job for job in entries if uuid and job.uuid == uuid]
-    named = [job for job in entries if job.is_called(name)]
+    named = [job for job in entries if job.is_called(name) and not (uuid and job.waits)]
     return next(iter(known or sorted(named, key=lambda job: job.waits)), None)
 
 

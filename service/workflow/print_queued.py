@@ -8,10 +8,10 @@ our records had given up is taken out always: it would be a second start for one
 from __future__ import annotations
 
 from service.domain.people import Actor
-from service.domain.print_job import PrintState
+from service.domain.print_job import OVER, PrintState
 from service.errors import DeviceError, DeviceUnsureError
 from service.ports import JobLookup, LookupOutcome, Printer, PrinterJob, PrinterReading
-from service.store import cases, prints
+from service.store import audit, cases, prints
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
 from service.workflow import print_record
@@ -21,6 +21,7 @@ from service.workflow.print_guard import plate_seen
 
 _MAY_WAIT = frozenset({PrintState.SENDING, PrintState.QUEUED, PrintState.UNKNOWN})
 _NEXT = "Look at the printer and its plate, then resume the case and start the print again."
+_COPY = "print_copy_in_queue"
 _LEFT_OVER = "It lay in the printer's queue after it had been given up, and was taken out."
 
 
@@ -59,23 +60,66 @@ def _why_not(app: App, seen: PrinterReading, job: PrintJob, told: PrinterJob) ->
     return ""
 
 
+def ours(seen: PrinterReading, job: PrintJob) -> PrinterJob | None:
+    """The job in the queue that this print is; one of its name under another identifier is a copy."""
+    return next(
+        (t for t in seen.waiting if t.is_called(job.token) and (not job.uuid or t.uuid == job.uuid)), None
+    )
+
+
 def withdraw_strays(app: App, printer: Printer, seen: PrinterReading) -> None:
-    """Take every print out of the queue that our records had given up as not started."""
+    """Take out of the queue what our records had given up as not started, and every further copy of a print.
+
+    A copy comes of an upload that was cut off for us and sent again, or of somebody who repeats the job at another
+    program: it would be a second print for one approval.
+    """
     for told in seen.waiting:
         with reading(app.engine) as connection:
             job = prints.maybe(connection, told.bare_name)
-        if job is None or job.printer != printer.name or job.state is not PrintState.NOT_STARTED:
+        if job is None or job.printer != printer.name:
             continue
-        lookup = printer.withdraw(job.token, told.uuid)
-        if not _has_begun(lookup):  # what has begun is taken up again by the next look
-            gone = lookup.outcome is LookupOutcome.ABSENT
-            _tell_once(
-                app,
-                job,
-                _LEFT_OVER
-                if gone
-                else f"It lies in the printer's queue after it was given up: {_still(lookup)}.",
-            )
+        if job.state is PrintState.NOT_STARTED:
+            _withdraw_given_up(app, printer, job, told)
+        elif _is_copy(seen, job, told):
+            printer.withdraw(job.token, told.uuid)  # seen at the next look, and tried again then
+            _tell_of_copy(app, job, told)
+
+
+def _is_copy(seen: PrinterReading, job: PrintJob, told: PrinterJob) -> bool:
+    if job.state in (PrintState.INTENT, PrintState.SENDING):
+        return False  # being sent: which of them is ours is not known yet
+    if job.uuid and job.state not in OVER:
+        return told.uuid != job.uuid
+    in_machine = seen.job is not None and seen.job.is_called(job.token) and seen.job.uuid != told.uuid
+    return job.state in OVER or in_machine
+
+
+def _tell_of_copy(app: App, job: PrintJob, told: PrinterJob) -> None:
+    with transaction(app.engine) as connection:
+        case = cases.get(connection, job.case_id)
+        known = audit.events(connection, {f"case:{case.id}"}, (_COPY,))
+        if any(row.data.get("uuid") == told.uuid for row in known):
+            return
+        data = {"job": job.token, "printer": job.printer, "uuid": told.uuid}
+        cases.note(connection, case, event=_COPY, actor=PRINTER, now=app.clock.now(), data=data)
+    app.notifier.notify(
+        "print", f"A further copy of {job.token} lies in the queue of {job.printer}, and is taken out: one approval "
+        "allows one print.",
+        case_code=case.code,
+    )  # fmt: skip
+
+
+def _withdraw_given_up(app: App, printer: Printer, job: PrintJob, told: PrinterJob) -> None:
+    lookup = printer.withdraw(job.token, told.uuid)
+    if not _has_begun(lookup):  # what has begun is taken up again by the next look
+        gone = lookup.outcome is LookupOutcome.ABSENT
+        _tell_once(
+            app,
+            job,
+            _LEFT_OVER
+            if gone
+            else f"It lies in the printer's queue after it was given up: {_still(lookup)}.",
+        )
 
 
 def withdraw_by(app: App, printer: Printer, job: PrintJob, actor: Actor) -> bool:

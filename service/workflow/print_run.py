@@ -231,7 +231,7 @@ def _silent_since(
 
 def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> None:
     """Bring one print up to date from a reading, or from the printer's history when it runs no more."""
-    told = next((t for t in (*((seen.job,) if seen.job else ()), *seen.waiting) if _is_ours(t, job)), None)
+    told = seen.job if seen.job and _is_ours(seen.job, job) else print_queued.ours(seen, job)
     if told is None:
         lookup = printer.find(job.token, job.uuid)
         if lookup.outcome is LookupOutcome.UNSURE:

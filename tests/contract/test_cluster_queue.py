@@ -163,6 +163,18 @@ def test_the_direct_interface_stays_usable_on_cluster_firmware(queue: Queue, tmp
     assert (result.outcome, result.waits, queue.starts("A")) == (SendOutcome.ACCEPTED, False, 1)
 
 
+def test_without_a_pairing_the_file_is_not_checked_and_a_print_can_be_stopped(queue: Queue):
+    """The queue wants no login, the printer's own check of the file does."""
+    job = queue.send(queue.start("A"))
+    queue.poll("A")
+    queue.devices["A"].fault("forget_clients")
+    assert any("Pair again" in reason for reason in queue.printer("A").preflight(queue.gcode().path))
+    queue.wait(600)
+    print_stop.command(queue.rig.app, job.token, "abort", TECHNICIAN)
+    queue.wait(300)
+    assert queue.job(job).result == "Aborted"
+
+
 # --- other jobs in the queue ------------------------------------------------------------------------------
 
 
@@ -422,3 +434,63 @@ def test_the_record_of_the_approval_names_one_start(queue: Queue):
         (known,) = prints.listed(connection, case_id=queue.case_id)
     (start,) = queue.devices["A"].ledger()
     assert (known.token, known.uuid) == (start["name"], start["uuid"]) == (job.token, job.uuid)
+
+
+# --- copies of a job of ours ------------------------------------------------------------------------------
+
+
+def _again(queue: Queue, job: prints.PrintJob, action: str = "duplicate") -> None:
+    """Somebody presses that in Cura."""
+    url = f"{queue.devices['A'].url}/cluster-api/v1/print_jobs/{job.uuid}/action"
+    requests.put(url, json={"action": action}, timeout=10).raise_for_status()
+
+
+def test_an_upload_that_arrives_twice_prints_once(queue: Queue):
+    """Killed while the printer reads the file; the replay sends again; then the first upload is in the queue too."""
+    job = queue.start("A")
+    queue.force(job, P.SENDING)
+    job = queue.send(job)
+    queue.poll("A")
+    assert queue.job(job).state is P.PRINTING
+    queue.of_another(job.token)
+    assert [status for _, status in queue.listed()] == ["none", "queued"]
+    queue.poll("A")
+    assert len(queue.listed()) == 1
+    queue.wait(5000)
+    queue.devices["A"].panel("clear")
+    queue.wait(1000)
+    assert (queue.job(job).state, queue.starts("A")) == (P.FINISHED, 1)
+
+
+def test_both_copies_in_the_queue_print_once(queue: Queue):
+    job = queue.queued()
+    queue.of_another(job.token)
+    queue.poll("A")
+    assert queue.listed() == [(job.token, "queued")]
+    queue.mend()
+    queue.poll("A")
+    assert (queue.job(job).state, queue.starts("A")) == (P.PRINTING, 1)
+
+
+def test_a_copy_that_somebody_makes_is_taken_out_and_told_once(queue: Queue):
+    job = queue.send(queue.start("A"))
+    queue.wait(5000)
+    _again(queue, job)
+    queue.devices["A"].fault("error_500", method="DELETE", count=2)
+    for _ in range(4):
+        queue.poll("A")
+    assert len(queue.listed()) == 1
+    assert len([words for words in queue.told() if "copy" in words]) == 1
+    queue.devices["A"].panel("clear")
+    queue.wait(1000)
+    assert (queue.job(job).state, queue.starts("A")) == (P.FINISHED, 1)
+
+
+def test_a_copy_of_a_print_that_is_over_is_not_taken_for_it(queue: Queue):
+    job = queue.send(queue.start("A"))
+    queue.wait(5000)
+    queue.devices["A"].panel("core", slot=0, id="AA 0.8")
+    _again(queue, job)
+    queue.devices["A"].panel("clear")
+    queue.poll("A")
+    assert (queue.job(job).state, queue.listed()) == (P.FINISHED, [])

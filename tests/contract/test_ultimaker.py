@@ -155,6 +155,7 @@ def test_a_late_check_that_says_unauthorized_is_settled_by_digest(
     assert load_credentials(tmp_path / "c.json").id
 
 
+@direct_only
 def test_a_new_pairing_takes_effect_without_a_new_client(room: Room) -> None:
     room.device.fault("forget_clients")
     assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.REFUSED
@@ -256,7 +257,7 @@ def test_commands_that_cannot_be_done_say_so(room: Room) -> None:
 
 
 def test_a_command_is_for_our_job_alone(room: Room) -> None:
-    room.printer.send(room.gcode, "somebody-elses")
+    room.start("somebody-elses")
     room.until_printing()
     for target in ("pause", "abort"):
         with pytest.raises(DeviceError, match="Another job") as caught:
@@ -411,6 +412,7 @@ def test_a_false_idle_does_not_fool_us(room: Room, machine_s: float, state: Prin
     assert any("idle" in reason or "plate" in reason for reason in room.printer.preflight(room.gcode))
 
 
+@direct_only
 def test_idle_without_job_but_busy_all_the_same_is_refused_by_405(room: Room) -> None:
     room.start()
     room.device.fault("false_idle")
@@ -454,6 +456,7 @@ def test_an_expired_nonce_costs_one_more_try_and_no_second_print(room: Room) -> 
     room.printer.command("abort", "case-1")
 
 
+@direct_only
 @pytest.mark.parametrize("status", [401, 403])
 def test_forgotten_credentials_say_pair_again(room: Room, status: int) -> None:
     room.device.panel("options", denied_status=status)
@@ -507,6 +510,7 @@ def test_a_gzipped_file_is_checked_and_sent_as_it_is(room: Room, tmp_path: Path)
     packed.write_bytes(gzip.compress(room.gcode.read_bytes(), mtime=0))
     assert room.printer.preflight(packed) == []
     assert room.printer.send(packed, "SP-GZ-1").outcome is SendOutcome.ACCEPTED
+    room.wait(0)
     assert len(room.device.ledger()) == 1
 
 
@@ -553,6 +557,7 @@ def test_abort_and_pause_at_the_panel_are_seen(room: Room) -> None:
     assert reading.job.result == "Aborted"
 
 
+@direct_only
 def test_a_prompt_on_the_display_needs_a_person(room: Room) -> None:
     room.device.fault("wrong_material")
     room.start()
