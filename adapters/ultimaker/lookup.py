@@ -23,6 +23,31 @@ MAX_PAGES = 40
 _TELLING = frozenset({"idle", "maintenance", "error"})
 
 
+#: A shorter beginning of our name may be anybody's.
+_TELLING_SIGNS = 6
+
+
+def _signs(name: str) -> str:
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
+
+
+def _other_attempt(ours: str, theirs: str) -> bool:
+    """`...-1` beside our `...-12`: a whole name, not one cut short."""
+    rest = ours.removeprefix(theirs)
+    whole = theirs[-1:].isdigit() and theirs.count("-") == ours.count("-")
+    return whole and rest != ours and rest.isdigit()
+
+
+class _AlikeError(DeviceError):
+    """A job whose name is ours but for a rule of the firmware: FOUND and ABSENT would both be guesses."""
+
+    def __init__(self, job: PrinterJob) -> None:
+        super().__init__(
+            f"The printer has a job named {job.name!r}, which may be ours under a changed name.",
+            next_step="Look at the printer, then settle the job.",
+        )
+
+
 @dataclass(frozen=True)
 class Wanted:
     name: str
@@ -34,6 +59,18 @@ class Wanted:
         if self.uuid and job.uuid == self.uuid:
             return True
         return job.is_called(self.name)
+
+    def may_be(self, job: PrinterJob | None) -> bool:
+        """A name that is ours but for a firmware's own rule for names: cut short, or other signs (sheet 9.7).
+
+        It is not taken for ours, and not for proof that ours is absent either.
+        """
+        if job is None or self.uuid or job.is_called(self.name):
+            return False
+        if _other_attempt(self.name, job.bare_name):
+            return False
+        ours, theirs = _signs(self.name), _signs(job.bare_name)
+        return theirs == ours or (len(theirs) >= _TELLING_SIGNS and ours.startswith(theirs))
 
     def known_as(self, job: PrinterJob, listed: PrinterJob | None) -> PrinterJob:
         """The machine's job under the identifier it was accepted by: the queue may have one of its own for it."""
@@ -75,7 +112,10 @@ def current_document(client: PrinterClient) -> object:
 
 def _look(client: PrinterClient, wanted: Wanted, queue: PrinterQueue | None) -> JobLookup:
     """In the order in which a job goes its way, so that none slips through between two questions."""
-    listed = pick([entry.job for entry in queue.listed()], wanted.name, wanted.uuid) if queue else None
+    entries = [entry.job for entry in queue.listed()] if queue else []
+    listed = pick(entries, wanted.name, wanted.uuid)
+    if listed is None and (alike := next((job for job in entries if wanted.may_be(job)), None)):
+        raise _AlikeError(alike)
     if listed is not None and listed.waits:
         return JobLookup(
             LookupOutcome.FOUND, listed, f"It waits in the printer's queue. {listed.remark}".strip()
@@ -89,6 +129,9 @@ def _look(client: PrinterClient, wanted: Wanted, queue: PrinterQueue | None) -> 
     if past is not None:
         past = wanted.known_as(past, listed or recent)
         return _found_in_history(client, wanted, past, recent)
+    if wanted.may_be(job):
+        assert job is not None
+        raise _AlikeError(job)
     if listed is not None or recent is not None:
         return JobLookup(LookupOutcome.FOUND, listed or recent, "The printer's queue tells of it.")
     return _absent(client, job, seen)
@@ -145,6 +188,8 @@ def _search_history(client: PrinterClient, wanted: Wanted) -> tuple[PrinterJob |
         for job in jobs:
             if wanted.fits(job):
                 return job, len(seen)
+            if wanted.may_be(job):
+                raise _AlikeError(job)
         fresh = {job.uuid or job.name for job in jobs} - seen
         seen |= fresh
         if len(document) < PAGE:

@@ -1,4 +1,4 @@
-"""The queue under /cluster-api/v1, where the firmware has it (reference sheet section 4.2). Both slash forms are taken."""
+"""The queue under /cluster-api/v1, where the firmware has it (sheet section 4.2). Both slash forms are taken."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
+from simulators.ultimaker.api import ruled_name
 from simulators.ultimaker.cluster import QueuedJob
 from simulators.ultimaker.simulator import Simulator, Upload, UploadRefusedError
 from simulators.ultimaker.web import ApiError, file_part, payload, sim_of
@@ -71,7 +72,7 @@ async def post_print_job(request: Request) -> dict[str, Any]:
     upload, parts = await file_part(request, sim.options.no_file_status)
     owner, require = (parts[key].text if key in parts else "" for key in ("owner", "require_printer_name"))
     file_name = upload.filename or ""
-    name = file_name if sim.options.keeps_file_ending else _bare(file_name)
+    name = ruled_name(sim, file_name if sim.options.keeps_file_ending else _bare(file_name))
     try:
         # only the reading leaves the event loop, as with the direct upload
         read = await asyncio.to_thread(Upload.read, upload.data)

@@ -54,6 +54,7 @@ async def overview(request: Request) -> dict[str, Any]:
         "starts": len(sim.machine.ledger),
         "queue": [sim.cluster.view(queued) for queued in sim.cluster.jobs],
         "repeats": sim.cluster.repeats,
+        "in_hand": sim.faults.in_hand,
         "speed": sim.clock.speed,
         "options": asdict(sim.options),
         "bed_c": tree.printer_tree(sim)["bed"]["temperature"]["current"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from simulators.ultimaker.machine import BusyError, Machine, Slot
 from simulators.ultimaker.options import Options
 
 SCHEMA = "um3-sim/1"
+_OTHER_MATERIAL = "86a89ceb-4159-47f6-ab97-e9953803d70f"
 
 
 class UploadRefusedError(Exception):
@@ -75,12 +76,14 @@ class Simulator:
 
     # --- a job arrives -----------------------------------------------------------------------------------
 
-    def begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+    def begin(
+        self, upload: Upload, name: str, user: str, application: str, parts: Mapping[str, str] | None = None
+    ) -> Job:
         """Start a print of what was received. Raises UploadRefusedError with the status to answer."""
         note: dict[str, Any] = {"name": name, "bytes": upload.size, "received_at": _wall_now()}
         self.uploads.append(note)
         try:
-            job = self._begin(upload, name, user, application)
+            job = self._begin(upload, name, user, application, parts or {})
         except UploadRefusedError as exc:
             note["status"] = exc.status
             raise
@@ -89,21 +92,25 @@ class Simulator:
         self.save()
         return job
 
-    def _begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+    def _begin(self, upload: Upload, name: str, user: str, application: str, parts: Mapping[str, str]) -> Job:
         self.machine.advance()
+        options, held = self.options, self.machine.job
+        if held is not None and held.phase == "wait_cleanup":
+            raise UploadRefusedError(options.cleanup_status, options.cleanup_text)
         if self.machine.status != "idle":
-            raise UploadRefusedError(self.options.busy_status, "Printer is busy")
+            raise UploadRefusedError(options.busy_status, options.busy_text)
         gcode = upload.gcode
         if gcode is None:
             raise UploadRefusedError(self.options.bad_header_status, upload.fault)
         if gcode.header_faults and self.options.on_bad_header == "refuse":
-            raise UploadRefusedError(self.options.bad_header_status, "Invalid header")
+            raise UploadRefusedError(options.bad_header_status, options.bad_header_text)
         if self.options.on_mismatch == "refuse" and self.machine.mismatches(gcode):
             raise UploadRefusedError(self.options.bad_header_status, "Configuration mismatch")
+        received = {**_received(upload, gcode), **(parts if options.owner_part == "keep" else {})}
         try:
-            return self.machine.start(gcode, name, user, application, _received(upload, gcode))
+            return self.machine.start(gcode, name, user, application, received)
         except BusyError as exc:
-            raise UploadRefusedError(self.options.busy_status, "Printer is busy") from exc
+            raise UploadRefusedError(options.busy_status, options.busy_text) from exc
 
     def queue(self, upload: Upload, data: bytes, name: str, owner: str, require: str) -> QueuedJob:
         """Into the queue of the cluster firmware, busy or not. Raises UploadRefusedError."""
@@ -126,30 +133,26 @@ class Simulator:
             self.faults.set(fault)
             return
         machine = self.machine
-        if fault.kind == "reboot":
-            self._power_off()
-            machine.power_on()
-        elif fault.kind == "power_cut":
-            self._power_off()
-        elif fault.kind == "power_on":
-            machine.power_on()
-        elif fault.kind == "panel_abort":
-            machine.abort()
-        elif fault.kind == "panel_pause":
-            machine.pause("display")
-        elif fault.kind == "wrong_core":
-            machine.set_core(0, fault.value or "BB 0.4")
-        elif fault.kind == "wrong_material":
-            machine.set_material(0, fault.value or "86a89ceb-4159-47f6-ab97-e9953803d70f")
-        elif fault.kind == "filament_out":
-            machine.filament_out()
-        elif fault.kind == "filament_in":
-            machine.filament_in()
-        elif fault.kind == "nonce_expiry":
-            self.gatekeeper.expire_nonces()
-        else:
-            self.gatekeeper.clients.clear()
+        events: dict[str, Callable[[], object]] = {
+            "reboot": self._reboot,
+            "power_cut": self._power_off,
+            "power_on": machine.power_on,
+            "panel_abort": machine.abort,
+            "panel_pause": lambda: machine.pause("display"),
+            "hardware_error": machine.hardware_error,
+            "wrong_core": lambda: machine.set_core(0, fault.value or "BB 0.4"),
+            "wrong_material": lambda: machine.set_material(0, fault.value or _OTHER_MATERIAL),
+            "filament_out": machine.filament_out,
+            "filament_in": machine.filament_in,
+            "nonce_expiry": self.gatekeeper.expire_nonces,
+            "forget_clients": self.gatekeeper.clients.clear,
+        }
+        events[fault.kind]()
         self.save()
+
+    def _reboot(self) -> None:
+        self._power_off()
+        self.machine.power_on()
 
     def _power_off(self) -> None:
         self.machine.power_off()

@@ -279,6 +279,7 @@ def test_a_job_that_keeps_the_ending_of_its_file_is_ours_all_the_same(room: Room
     room.printer.command("pause", "case-1")
 
 
+@direct_only
 def test_one_of_two_at_the_same_time_gets_in(room: Room) -> None:
     other = UltimakerPrinter("um3", room.device.url, room.credentials, SETTINGS)
     results = []
