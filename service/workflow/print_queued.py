@@ -19,7 +19,7 @@ from service.workflow.app import App
 from service.workflow.print_end import PRINTER
 from service.workflow.print_guard import plate_seen
 
-_MAY_WAIT = frozenset({PrintState.SENDING, PrintState.QUEUED, PrintState.UNKNOWN})
+_BEGUN = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
 _NEXT = "Look at the printer and its plate, then resume the case and start the print again."
 _COPY = "print_copy_in_queue"
 _LEFT_OVER = "It lay in the printer's queue after it had been given up, and was taken out."
@@ -29,21 +29,40 @@ def wait_or_withdraw(
     app: App, printer: Printer, seen: PrinterReading, job: PrintJob, told: PrinterJob
 ) -> None:
     """Our print is in the queue by this reading: let it wait, or take it out."""
-    begun = job.state not in _MAY_WAIT
-    why = "it had begun, and waits in the queue again" if begun else _why_not(app, seen, job, told)
+    if _had_begun(app, job):
+        _withdraw_begun(app, printer, job, told)
+        return
+    why = _why_not(app, seen, job, told)
     if not why:
         print_record.record(app, job, told, PrintState.QUEUED)
         return
     lookup = printer.withdraw(job.token, job.uuid)
-    if lookup.outcome is LookupOutcome.ABSENT and not begun:
+    if lookup.outcome is LookupOutcome.ABSENT:
         print_record.not_started(
             app, job.token, DeviceError(f"The print was taken out of the printer's queue: {why}.",
                                         code="print.withdrawn", next_step=_NEXT),
         )  # fmt: skip
-    elif begun:
-        print_record.unknown(app, job, f"{why}; {_still(lookup)}")
     elif not _has_begun(lookup):
         _tell_once(app, job, f"It is to be taken out of the printer's queue ({why}), but {_still(lookup)}.")
+
+
+def _had_begun(app: App, job: PrintJob) -> bool:
+    """By our records: what has begun once must not begin again, whatever became of it."""
+    if job.state in _BEGUN or job.progress is not None:
+        return True
+    with reading(app.engine) as connection:
+        told = audit.events(connection, {f"case:{job.case_id}"}, ("print_accepted",))
+    return any(row.data.get("job") == job.token and not row.data.get("waits") for row in told)
+
+
+def _withdraw_begun(app: App, printer: Printer, job: PrintJob, told: PrinterJob) -> None:
+    """A print that had begun waits in the queue again (a power cut): taken out, and nobody can say how it ended."""
+    lookup = printer.withdraw(job.token, told.uuid)
+    gone = lookup.outcome is LookupOutcome.ABSENT or _has_begun(lookup)
+    if not gone:
+        _tell_once(app, job, f"It had begun, lies in the printer's queue again, and {_still(lookup)}.")
+    elif job.state is not PrintState.UNKNOWN:
+        print_record.unknown(app, job, "it had begun, lay in the printer's queue again, and was taken out")
 
 
 def _why_not(app: App, seen: PrinterReading, job: PrintJob, told: PrinterJob) -> str:

@@ -61,7 +61,10 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
             )
         if job.may_start_late:
             return _seen_not_to_run(connection, job, actor, note.strip(), now)
-        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=times.to_text(now))
+        # what lies in a printer's queue may begin when nobody looks: the next attempt asks that printer first
+        seen_for_good = job.state is not PrintState.QUEUED or target is not PrintState.NOT_STARTED
+        looked = times.to_text(now) if seen_for_good else None
+        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=looked)
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
         cases.note(

@@ -332,6 +332,53 @@ def test_a_print_put_back_into_the_queue_after_a_power_cut_is_not_begun_again(qu
     assert (queue.starts("A"), queue.job(job).state) == (1, P.UNKNOWN)
 
 
+@pytest.mark.parametrize("known", ["PRINTING", "UNKNOWN"])
+def test_such_a_print_is_not_let_wait_when_it_cannot_be_taken_out_at_once(queue: Queue, known: str):
+    queue.options("A", cluster_after_cut="queued")
+    job = queue.send(queue.start("A"))
+    queue.poll("A")
+    queue.wait(600)
+    device = queue.devices["A"]
+    device.panel("power", on=False)
+    device.panel("power", on=True)
+    device.panel("clock", advance_s=20)
+    if known == "UNKNOWN":
+        device.fault("queue_empty")
+        device.fault("history_empty")
+        device.fault("false_idle")
+        queue.poll("A")
+        assert queue.job(job).state is P.UNKNOWN
+        device.lift_faults()
+    device.fault("error_500", method="DELETE", count=2)
+    for _ in range(2):
+        queue.poll("A")
+        assert queue.job(job).state is P[known]
+    assert len([words for words in queue.told() if "still there" in words]) == 1
+    queue.poll("A")
+    assert (queue.job(job).state, queue.listed()) == (P.UNKNOWN, [])
+    queue.wait(1000)
+    assert queue.starts("A") == 1
+
+
+def test_a_waiting_print_on_a_silent_printer_is_asked_for_before_another_one_prints(queue: Queue):
+    """Somebody says that it was not started; its queue may begin it when the printer is back."""
+    job = queue.queued()
+    queue.devices["A"].fault("refuse_connection")
+    queue.poll("A")
+    print_settle.settle(queue.rig.app, job.token, "not_started", TECHNICIAN, "it is off")
+    queue.resume()
+    assert queue.send(queue.start("B")).state is P.NOT_STARTED
+    assert (queue.code(), queue.starts("B")) == ("print.earlier_unsure", 0)
+    queue.devices["A"].lift_faults()
+    queue.poll("A")
+    queue.mend()
+    queue.resume()
+    last = queue.send(queue.start("B"))
+    queue.poll("B")
+    queue.wait(1000)
+    assert (queue.job(last).state, queue.starts("A"), queue.starts("B")) == (P.PRINTING, 0, 1)
+
+
 # --- never a second start ---------------------------------------------------------------------------------
 
 

@@ -613,10 +613,13 @@ def test_the_simulator_as_a_process_remembers_over_a_kill(tmp_path: Path) -> Non
 def test_a_sender_killed_while_the_printer_reads_its_file_does_not_print_twice(room: Room) -> None:
     room.device.fault("slow", match="/print_job", method="POST", count=1, seconds=1.0)
     code = (
-        "import sys; from pathlib import Path; from adapters.ultimaker import UltimakerPrinter;"
-        "UltimakerPrinter('um3', sys.argv[1], Path(sys.argv[2])).send(Path(sys.argv[3]), 'case-1')"
+        "import sys; from pathlib import Path; from adapters.ultimaker import PrinterSettings, UltimakerPrinter;"
+        "from adapters.ultimaker.interfaces import INTERFACES;"
+        "settings = PrinterSettings(interface=INTERFACES[sys.argv[4]]);"
+        "UltimakerPrinter('um3', sys.argv[1], Path(sys.argv[2]), settings).send(Path(sys.argv[3]), 'case-1')"
     )
     arguments = [sys.executable, "-c", code, room.device.url, str(room.credentials), str(room.gcode)]
+    arguments.append(room.interface.name)
     sender = subprocess.Popen(arguments)
     # the fault leaves the board when the POST has come: the file is on its way, the answer is not
     _until(lambda: not room.sim.faults.active, 20.0)
@@ -625,7 +628,8 @@ def test_a_sender_killed_while_the_printer_reads_its_file_does_not_print_twice(r
     assert room.device.ledger() == []
     assert room.hasty(settle_s=1.5).find("case-1").outcome is LookupOutcome.FOUND
     assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.ACCEPTED
-    assert len(room.device.ledger()) == 1
+    room.wait(0)
+    assert len(room.device.ledger()) == len(room.device.look("uploads")) == 1
 
 
 def test_a_fast_print_with_a_person_who_clears(tmp_path: Path) -> None:

@@ -165,7 +165,9 @@ def test_a_print_in_the_printers_own_queue_says_so_and_can_be_taken_back(
     assert why in text(page, "#prints") and "Pause" not in text(page, "#prints")
     assert "waits in the printer's own queue" in text(page, "#now")
     world.read_printer("um3-spare", PrinterState.SILENT)
-    print_settle.settle(world.app, world.job(case).token, "failed", person("tom"), "cleared for the next test")
+    print_settle.settle(
+        world.app, world.job(case).token, "failed", person("tom"), "cleared for the next test"
+    )
 
 
 def test_a_print_on_a_silent_printer_is_settled_on_its_page(world: World, open_page: Opened) -> None:
