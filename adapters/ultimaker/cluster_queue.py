@@ -199,7 +199,7 @@ def _list(client: PrinterClient, path: str, what: str) -> list[Mapping[str, obje
         document = client.get_json(path, what)
     except PrinterOddAnswerError as exc:
         raise PrinterOddAnswerError(
-            f"The printer does not show {what} by the queue of the cluster firmware. {exc.message}",
+            f"The printer has no queue of the cluster firmware that tells {what}. {exc.message}",
             next_step='Check its firmware, or print through its own interface (interface = "direct").',
         ) from exc
     if not isinstance(document, list):
