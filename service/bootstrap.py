@@ -27,6 +27,7 @@ from adapters.oarm_dicom import ScanKind, recognise
 from adapters.ultimaker import PrinterSettings, UltimakerPrinter
 from adapters.ultimaker.camera import UltimakerCamera
 from adapters.ultimaker.discovery import MdnsDiscovery
+from adapters.ultimaker.interfaces import INTERFACES
 from adapters.ultimaker.preflight import PLA_GUIDS
 from service.bootstrap_tasks import make_slicer
 from service.config import Config, PrinterConfig, WebDestinationConfig
@@ -79,7 +80,9 @@ QUEUES = ("cpu", "urgent", "printers", "io", "pulls")
 
 
 def _printer(config: PrinterConfig) -> UltimakerPrinter:
-    settings = PrinterSettings(materials=PLA_GUIDS | set(config.materials))
+    settings = PrinterSettings(
+        materials=PLA_GUIDS | set(config.materials), interface=INTERFACES[config.interface]
+    )
     return UltimakerPrinter(config.name, config.url, config.credentials_file, settings)
 
 

@@ -101,7 +101,8 @@ def printer_discover(
     table = Table(Column("address", no_wrap=True), "configured as", "what it says it is")
     for printer in found:
         model = printer.model or f"unknown ({printer.machine})"
-        told = (printer.name, model, f"firmware {printer.firmware}", *printer.cores)
+        queue = ("with a queue",) if printer.cluster else ()
+        told = (printer.name, model, f"firmware {printer.firmware}", *printer.cores, *queue)
         known = configured.get(printer.url, "-")
         table.add_row(*map(escape, (printer.url, known, ", ".join(told))))
     console.print(

@@ -114,6 +114,11 @@ class PrinterConfig(_Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
     url: str
     credentials_file: Path
+    interface: Literal["direct", "cluster"] = Field(
+        "direct",
+        description="what jobs are sent by: the printer's own interface, which is there on all firmware, or the queue "
+        "of the cluster firmware (Cura Connect, Digital Factory); the machine is read through the first either way",
+    )
     poll_s: float = Field(2.0, gt=0)
     camera: bool = Field(True, description="keep a picture of the first layer and of the end of each print")
     materials: list[Annotated[str, StringConstraints(pattern=_GUID, to_lower=True)]] = Field(

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,14 @@ class Cluster:
         )
 
 
+class NoPostgresError(RuntimeError):
+    """There is no PostgreSQL here that can be started."""
+
+
 def _programs() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
     if not found:
-        pytest.skip("PostgreSQL is not installed (package postgresql)")
+        raise NoPostgresError("PostgreSQL is not installed (package postgresql)")
     return found[-1].parent
 
 
@@ -78,11 +83,22 @@ def _as_server_user(command: Sequence[str]) -> list[str]:
         return list(command)
     if shutil.which("runuser"):
         return ["runuser", "-u", "postgres", "--", *command]
-    pytest.skip("running as root, and there is no runuser to start PostgreSQL as its own account")
+    raise NoPostgresError("running as root, and there is no runuser to start PostgreSQL as its own account")
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(running_cluster())
+        except NoPostgresError as exc:
+            pytest.skip(str(exc))
+        yield cluster
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster of its own, started and gone at the end. Raises NoPostgresError."""
     programs = _programs()
     # Short, because a socket's path is limited to some 100 characters.
     folder = Path(tempfile.mkdtemp(prefix="sppg-", dir=_quick_folder()))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,25 @@ from typing import Any
 
 import requests
 
+from simulators.ultimaker.options import Options
 from simulators.ultimaker.server import address, listen, make_server
 from simulators.ultimaker.simulator import Simulator
 
 READY_WITHIN_S = 20.0
+
+#: What a printer is switched to for each interface that it may be sent jobs by. The file reaches the machine at once.
+FIRMWARE: Mapping[str, Mapping[str, object]] = {
+    "direct": {},
+    "cluster": {"cluster_size": 1, "cluster_sent_s": 0.0},
+}
+
+
+def options_for(interface: str, **switches: object) -> Options:
+    """Switches of a simulated printer whose jobs come by this interface."""
+    options = Options(auto_allow=True)
+    for name, value in {**FIRMWARE[interface], **switches}.items():
+        options.change(name, value)
+    return options
 
 
 @dataclass

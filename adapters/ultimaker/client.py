@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -27,11 +27,11 @@ from adapters.ultimaker.faults import (
     PrinterOddAnswerError,
     PrinterSilentError,
 )
+from adapters.ultimaker.interfaces import API, CLUSTER_API, Call
 from service.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-API = "/api/v1"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
@@ -74,6 +74,8 @@ class Answer:
 class PrinterClient:
     """One printer by its base address, e.g. `http://192.0.2.7`. Safe to use from several threads.
 
+    A path is one below the direct interface (`/printer`), or a whole one of either interface.
+
     Raises ConfigError for an address that is none.
     """
 
@@ -86,7 +88,7 @@ class PrinterClient:
                 f"The printer's address {url!r} is not a web address.",
                 next_step="Write it as http://<name or IP address> in the configuration.",
             )
-        self._base = f"{parts.scheme}://{parts.netloc}{API}"
+        self._root = f"{parts.scheme}://{parts.netloc}"
         self.timeouts = timeouts or Timeouts()
         self._auth = None if credentials is None else HTTPDigestAuth(credentials.id, credentials.key)
 
@@ -99,11 +101,11 @@ class PrinterClient:
         with self._session() as session:
             return self._ask(session, "GET", path, self.timeouts.read_s)
 
-    def get_json(self, path: str) -> object:
-        """Raises also PrinterAnswerError for a status that is not 200."""
+    def get_json(self, path: str, what: str = "") -> object:
+        """Raises also PrinterAnswerError for a status that is not 200, in which `what` says what was asked for."""
         answer = self.get(path)
         if answer.status != 200:
-            raise refusal(f"read {path}", answer)
+            raise refusal(f"tell {what}" if what else f"read {path}", answer)
         return answer.json()
 
     def post_open(self, path: str, body: Mapping[str, str]) -> Answer:
@@ -116,27 +118,30 @@ class PrinterClient:
         with self._session() as session:
             self._verify(session)
 
-    def put_json(self, path: str, body: object) -> Answer:
+    def call(self, call: Call, uuid: str = "", *, authenticated: bool) -> Answer:
+        """One request about a job, as an interface has it. Raises what `get` raises, and PrinterAuthError."""
+        body = None if call.body is None else json.dumps(dict(call.body)).encode()
         with self._session() as session:
             return self._ask(
                 session,
-                "PUT",
-                path,
+                call.method,
+                call.path.replace("{uuid}", quote(uuid, safe="")),
                 self.timeouts.read_s,
-                auth=self._need_auth(),
-                data=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json"},
+                auth=self._need_auth() if authenticated else None,
+                data=body,
+                headers={} if body is None else {"Content-Type": "application/json"},
             )
 
     @contextmanager
-    def verified(self) -> Iterator[Uploader]:
-        """Credentials checked and a nonce at hand on one connection, so that an upload goes once.
+    def uploading(self, *, authenticated: bool = True) -> Iterator[Uploader]:
+        """One connection for an upload; with credentials, these are checked and a nonce at hand: it goes once.
 
         Raises what `verify` raises; then nothing has been sent.
         """
         with self._session() as session:
-            self._verify(session)
-            yield Uploader(self, session)
+            if authenticated:
+                self._verify(session)
+            yield Uploader(self, session, authenticated)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -146,7 +151,12 @@ class PrinterClient:
             raise refusal("check the pairing", answer)
 
     def upload(
-        self, session: requests.Session, path: str, fields: Mapping[str, str | tuple[str, bytes, str]]
+        self,
+        session: requests.Session,
+        path: str,
+        fields: Mapping[str, str | tuple[str, bytes, str]],
+        *,
+        authenticated: bool,
     ) -> Answer:
         body, content_type = encode_multipart_formdata(fields)
         return self._ask(
@@ -154,11 +164,15 @@ class PrinterClient:
             "POST",
             path,
             self.timeouts.upload_s,
-            auth=self._need_auth(),
+            auth=self._need_auth() if authenticated else None,
             # a stream goes out in small blocks: the time limit is then per block, not for the whole file
             data=io.BytesIO(body),
             headers={"Content-Type": content_type},
         )
+
+    def _address(self, path: str) -> str:
+        whole = path.startswith((f"{API}/", f"{CLUSTER_API}/"))
+        return f"{self._root}{path}" if whole else f"{self._root}{API}{path}"
 
     def _need_auth(self) -> HTTPDigestAuth:
         if self._auth is None:
@@ -186,7 +200,7 @@ class PrinterClient:
         try:
             response = session.request(
                 method,
-                self._base + path,
+                self._address(path),
                 auth=auth,
                 data=data,  # type: ignore[arg-type]
                 headers=dict(headers or {}),
@@ -217,17 +231,18 @@ class PrinterClient:
 
 @dataclass(frozen=True)
 class Uploader:
-    """Uploads on a connection whose credentials were checked a moment ago."""
+    """Uploads on a connection whose credentials, where it wants any, were checked a moment ago."""
 
     _client: PrinterClient
     _session: requests.Session
+    _authenticated: bool
 
     def post(self, path: str, fields: Mapping[str, str | tuple[str, bytes, str]]) -> Answer:
         """One multipart POST. A 401 in between (nonce expired: nothing was done) is answered once by digest.
 
         Raises PrinterSilentError, PrinterOddAnswerError.
         """
-        return self._client.upload(self._session, path, fields)
+        return self._client.upload(self._session, path, fields, authenticated=self._authenticated)
 
 
 def refusal(what: str, answer: Answer) -> PrinterAnswerError:

@@ -32,6 +32,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.printing", description=__doc__)
     parser.add_argument("--scenarios", type=int, default=200)
     parser.add_argument("--printers", type=int, default=4)
+    parser.add_argument(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="of the service"
+    )
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of single scenarios of this seed")
     parser.add_argument("--out", type=Path, help="JSON lines, one a scenario")
@@ -45,24 +48,25 @@ def main() -> int:
         s for s in draw(options.seed, options.scenarios) if not options.only or s.number in options.only
     ]
     try:
-        outcomes, kills = campaign(folder, scenarios, options.printers, say=True)
+        outcomes, kills = campaign(folder, scenarios, options.printers, database=options.database, say=True)
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     if options.out:
         options.out.write_text("".join(json.dumps(asdict(o)) + "\n" for o in outcomes), "utf-8")
     kept = Tee()
-    good = report(outcomes, kills, options.seed, options.printers, kept)
+    run = f"seed {options.seed}, {options.printers} printers at once, {options.database}"
+    good = report(outcomes, kills, run, kept)
     if options.write:
         put(options.write, "campaign", kept.text())
     return 0 if good else 1
 
 
 def campaign(
-    folder: Path, scenarios: list[Scenario], printers: int, *, say: bool = False
+    folder: Path, scenarios: list[Scenario], printers: int, *, database: str = "sqlite", say: bool = False
 ) -> tuple[list[Outcome], int]:
     """Play all scenarios on `printers` machines; the outcomes in order, and how often the service was killed."""
-    world = build_world(folder, printers, len(scenarios))
+    world = build_world(folder, printers, len(scenarios), database)
     waiting: queue.SimpleQueue[Scenario] = queue.SimpleQueue()
     for scenario in scenarios:
         waiting.put(scenario)
@@ -99,8 +103,9 @@ def _say(outcome: Outcome) -> None:
     s = outcome.scenario
     met = "" if outcome.killed else " not met"
     print(
-        f"{s.number:4d} {outcome.printer} {s.fault} | {s.instant} ({s.stretch}){met} | "
+        f"{s.number:4d} {outcome.printer} ({outcome.interface}) {s.fault} | {s.instant} ({s.stretch}){met} | "
         f"{outcome.final} starts {outcome.starts} attempts {outcome.attempts} polls {outcome.polls} "
+        f"{f'then {outcome.elsewhere} ' if outcome.elsewhere else ''}"
         f"kills {outcome.kills_seen} {outcome.seconds:.0f} s",
         flush=True,
     )

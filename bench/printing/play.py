@@ -20,6 +20,7 @@ from bench.printing.world import SPEED, Device, World
 from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.errors import ConflictError
+from service.ports import bare_name
 from service.store.prints import PrintJob
 from service.workflow import person_steps, print_run, print_settle
 from tests.support_app import TECHNICIAN
@@ -44,6 +45,9 @@ class Outcome:
     polls: list[int] = field(default_factory=list)
     """Polls after which each comparison held for good; POLLS_ALLOWED + 1 for one that never did."""
     settled_by_person: int = 0
+    interface: str = "direct"
+    elsewhere: str = ""
+    """The printer that a further attempt went to."""
     final: str = ""
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -63,7 +67,8 @@ def _tells(record: PrintJob, truth: _Truth) -> bool:
 class Player:
     def __init__(self, world: World, device: Device, scenario: Scenario) -> None:
         self._world, self._device, self._scenario = world, device, scenario
-        self.outcome = Outcome(scenario, device.name)
+        self._used = [device]
+        self.outcome = Outcome(scenario, device.name, interface=device.interface)
         self._stretch = ""
         self._instant_met = threading.Event()
         self._case_id = ""
@@ -98,8 +103,11 @@ class Player:
         except TimeoutError as exc:
             self.outcome.violations.append(str(exc))
         finally:
-            self._device.wire.watch = lambda _seen: None
-            self._leave_clean()
+            for device in self._used:
+                device.wire.watch = lambda _seen: None
+                self._leave_clean(device)
+            for spare in self._used[1:]:
+                self._world.free_spares.put(spare)
         self.outcome.kills_seen = self._world.service.kills - kills
         self.outcome.seconds = round(time.monotonic() - begin, 1)
         return self.outcome
@@ -129,6 +137,9 @@ class Player:
         if job.state is P.UNKNOWN and not self._started(job):
             self._settle(job, "not_started")
             return False
+        if job.state is P.QUEUED:
+            self._until(lambda: self._newest().state is not P.QUEUED, "the queue letting it begin")
+            job = self._compare("after the queue")
         if job.state is P.NOT_STARTED:
             return False
         if job.state is P.PAUSED:
@@ -171,8 +182,26 @@ class Player:
     def _try_again(self) -> None:
         if self._world.case(self._case_id).state is CaseState.NEEDS_ATTENTION:
             person_steps.resume(self._world.rig.app, self._case_id, TECHNICIAN)
+        if self._scenario.elsewhere and len(self._used) == 1:
+            self._go_elsewhere()
         self._start()
         self._until(lambda: self._newest().state not in _IN_HAND, "the next attempt being sent")
+
+    def _go_elsewhere(self) -> None:
+        """To another printer, once the first has digested or dropped whatever it was sent.
+
+        While a first printer still reads an upload that was cut off for us, nobody can know; a start that comes of it
+        later is told, and could not be prevented (docs/operator-guide.md).
+        """
+        first = self._device
+        self._until(lambda: not first.look()["in_hand"], "the first printer digesting its upload")
+        self._device = self._world.free_spares.get(timeout=_LONG_S)
+        self._used.append(self._device)
+        self._polls = Polls(self._newest, self._world.service.process_id)
+        first.wire.watch = lambda _seen: None
+        self._device.wire.watch = self._watch
+        self._device.panel("clock", speed=SPEED)
+        self.outcome.elsewhere = self._device.name
 
     def _settle(self, job: PrintJob, outcome: str) -> None:
         """A person has looked at the printer; meanwhile it may have told by itself."""
@@ -188,17 +217,18 @@ class Player:
         for fault in self._scenario.faults:
             self._device.panel("faults", **fault)
 
-    def _heal(self) -> None:
+    def _heal(self, device: Device | None = None) -> None:
         """From here on the printer tells the truth."""
-        self._device.panel("power", on=True)
-        self._device.lift_faults()
+        device = device or self._device
+        device.panel("power", on=True)
+        device.lift_faults()
         self._until(
-            lambda: self._device.look()["status"] != "booting" and self._answers(), "the printer being up"
+            lambda: device.look()["status"] != "booting" and self._answers(device), "the printer being up"
         )
 
-    def _answers(self) -> bool:
+    def _answers(self, device: Device) -> bool:
         try:
-            self._device.history("")
+            device.history("")
         except httpx.HTTPError:
             return False
         return True
@@ -219,17 +249,20 @@ class Player:
 
     def _truth(self, job: PrintJob) -> _Truth:
         starts = self._device.starts({job.token})
+        if not starts and self._device.queued(job.token):
+            return _Truth(frozenset({P.QUEUED}), "in the printer's queue")
         if not starts:
             return _Truth(frozenset({P.NOT_STARTED, P.UNKNOWN}), "never started")
-        uuid = starts[-1]["uuid"]
+        machine_uuid = starts[-1]["uuid"]
+        uuid = machine_uuid if self._device.names_jobs_alike else ""
         shown = self._device.look()["job"]
-        if shown is not None and shown["uuid"] == uuid:
+        if shown is not None and shown["uuid"] == machine_uuid:
             if shown["state"] in ("pausing", "paused"):
                 return _Truth(frozenset({P.PAUSED}), "paused", uuid)
             if shown["state"] in ("post_print", "wait_cleanup"):
                 return _Truth(frozenset({P.AWAITING_REMOVAL}), "on the plate", uuid)
             return _Truth(frozenset({P.PRINTING}), "running", uuid)
-        entry: dict[str, Any] = self._device.history(uuid) or {}
+        entry: dict[str, Any] = self._device.history(machine_uuid) or {}
         results = {"Finished": P.FINISHED, "Aborted": P.ABORTED, "Failed": P.FAILED}
         return _Truth(
             frozenset({results.get(entry.get("result") or "", P.UNKNOWN)}),
@@ -239,8 +272,9 @@ class Player:
 
     def _compare(self, when: str) -> PrintJob:
         """Stop the machine's clock, let the service look at it twice, and hold our record against the machine."""
+        device = self._device
         self._until(
-            lambda: self._device.look()["status"] != "booting" and self._answers(), "the printer being up"
+            lambda: device.look()["status"] != "booting" and self._answers(device), "the printer being up"
         )
         self._device.panel("clock", speed=0)
         try:
@@ -276,12 +310,13 @@ class Player:
 
     def _judge_the_end(self) -> None:
         jobs = self._world.jobs(self._case_id)
-        starts = self._device.starts({job.token for job in jobs})
+        tokens = {job.token for job in jobs}
+        starts = [start for device in self._used for start in device.starts(tokens)]
         self.outcome.attempts, self.outcome.starts = len(jobs), len(starts)
         if len({job.approval_id for job in jobs}) == 1 and len(starts) > 1:
             self.outcome.violations.append(f"{len(starts)} starts for one approval")
         for start in starts:
-            job = next(j for j in jobs if j.token == start["name"])
+            job = next(j for j in jobs if j.token == bare_name(start["name"]))
             if job.state is P.NOT_STARTED:
                 self.outcome.violations.append(f"{job.token} was started and our records deny it")
         case, last = self._world.case(self._case_id), jobs[-1].state
@@ -295,8 +330,13 @@ class Player:
             self.outcome.violations.append(
                 f"ended as {last} ({jobs[-1].detail}) with the case in {case.state}"
             )
-        if self._world.reserved(self._device.name):
-            self.outcome.violations.append("the printer stayed reserved")
+        for device in self._used:
+            if self._world.reserved(device.name):
+                self.outcome.violations.append(f"{device.name} stayed reserved")
+            if any(device.queued(token) for token in tokens):
+                self.outcome.violations.append(
+                    f"a job of this case still waits in the queue of {device.name}"
+                )
 
     # --- helpers -----------------------------------------------------------------------------------------
 
@@ -315,9 +355,9 @@ class Player:
         if self._patience_s < 0:
             raise TimeoutError(f"waited {_LONG_S:.0f} s for {what}; the print is {self._newest().state}")
 
-    def _leave_clean(self) -> None:
+    def _leave_clean(self, device: Device) -> None:
         """The next scenario finds an idle printer, whatever became of this one."""
-        self._heal()
-        self._device.panel("abort")
-        self._device.panel("clock", advance_s=10_000, speed=SPEED)
-        self._device.panel("clear")
+        self._heal(device)
+        device.panel("abort")
+        device.panel("clock", advance_s=10_000, speed=SPEED)
+        device.panel("clear")

@@ -9,7 +9,7 @@ from typing import TextIO
 from bench.printing.play import POLLS_ALLOWED, Outcome
 
 
-def report(outcomes: Sequence[Outcome], kills: int, seed: int, printers: int, out: TextIO) -> bool:
+def report(outcomes: Sequence[Outcome], kills: int, run: str, out: TextIO) -> bool:
     """Print the figures to `out`; True when every promise was kept."""
     bad = [o for o in outcomes if o.violations]
     polls = Counter(p for o in outcomes for p in o.polls)
@@ -17,12 +17,14 @@ def report(outcomes: Sequence[Outcome], kills: int, seed: int, printers: int, ou
         out,
         ("what", "count"),
         {
-            f"scenarios (seed {seed}, {printers} printers at once)": len(outcomes),
+            f"scenarios ({run})": len(outcomes),
+            "by the queue of the cluster firmware": sum(o.interface == "cluster" for o in outcomes),
             "kill -9 of the service": kills,
             "killed at the instant of their own": sum(o.killed for o in outcomes),
             "hit by at least one kill": sum(o.kills_seen > 0 for o in outcomes),
             "attempts recorded": sum(o.attempts for o in outcomes),
             "starts in the printers' ledgers": sum(o.starts for o in outcomes),
+            "a further attempt on another printer": sum(bool(o.elsewhere) for o in outcomes),
             "settled by a person": sum(o.settled_by_person for o in outcomes),
             "most starts for one approval": max((o.starts for o in outcomes), default=0),
         },

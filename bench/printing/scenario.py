@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from bench.printing.wire import ANSWERED, ASKED, BODY, PASSED, Seen
 
 _JOB = "/api/v1/print_job"
+#: Where a file is sent to, by either interface.
+_UPLOAD_PATHS = frozenset({_JOB, "/cluster-api/v1/print_jobs/"})
 _UPLOAD = {"match": "/print_job", "method": "POST", "count": 1}
 
 #: Faults of the simulator's panel (simulators/ultimaker/faults.py) that are there when the print is started.
@@ -31,10 +33,11 @@ SENDING_FAULTS: Mapping[str, Sequence[Mapping[str, object]]] = {
     "answer lost, history empty": ({"kind": "drop_reply", **_UPLOAD}, {"kind": "history_empty"}),
     "answer lost, job denied": ({"kind": "drop_reply", **_UPLOAD}, {"kind": "job_404"}),
     "answer lost, job and history denied": (
-        {"kind": "drop_reply", **_UPLOAD}, {"kind": "job_404"}, {"kind": "history_empty"},
+        {"kind": "drop_reply", **_UPLOAD}, {"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "queue_empty"},
     ),
     "answer lost, printer lies altogether": (
-        {"kind": "drop_reply", **_UPLOAD}, {"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "false_idle"},
+        {"kind": "drop_reply", **_UPLOAD}, {"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "queue_empty"},
+        {"kind": "false_idle"},
     ),
 }  # fmt: skip
 
@@ -46,8 +49,12 @@ PRINTING_FAULTS: Mapping[str, Sequence[Mapping[str, object]]] = {
     "garbage while printing": ({"kind": "garbage"},),
     "idle told while printing": ({"kind": "false_idle"},),
     "job denied while printing": ({"kind": "job_404"},),
-    "job and history denied while printing": ({"kind": "job_404"}, {"kind": "history_empty"}),
-    "all denied while printing": ({"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "false_idle"}),
+    "job and history denied while printing": (
+        {"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "queue_empty"},
+    ),
+    "all denied while printing": (
+        {"kind": "job_404"}, {"kind": "history_empty"}, {"kind": "queue_empty"}, {"kind": "false_idle"},
+    ),
     "odd state told while printing": ({"kind": "odd_state", "value": "dancing"},),
     "odd status told while printing": ({"kind": "odd_status", "value": "dreaming"},),
     "slow answers while printing": ({"kind": "slow", "seconds": 1.0},),
@@ -55,7 +62,7 @@ PRINTING_FAULTS: Mapping[str, Sequence[Mapping[str, object]]] = {
     "reboot": ({"kind": "reboot"},),
     "power cut": ({"kind": "power_cut"},),
     "stopped at the panel": ({"kind": "panel_abort"},),
-}
+}  # fmt: skip
 
 #: Moment on the wire at which the service is killed; `None`: it is not. Counted after the start of the scenario.
 INSTANTS: Mapping[str, tuple[str, str, str] | None] = {
@@ -79,14 +86,19 @@ _OF_SENDING = frozenset(
      "started, answer held", "answer passed"}
 )  # fmt: skip
 ENDINGS = ("finished", "finished", "finished", "aborted", "power cut")
-#: Machines of different firmware and habits (simulators/ultimaker/options.py).
+#: Machines of different firmware and habits (simulators/ultimaker/options.py). One with `cluster_size` is sent its jobs
+#: by the queue of the cluster firmware: every other one, and so about half of the scenarios.
 MACHINES: Sequence[Mapping[str, object]] = (
-    {},
+    {"denied_status": 403, "busy_status": 400, "nonce_lifetime_wall_s": 2.0},
+    {"cluster_size": 1},
     {"firmware": "3.7.8.20170308"},
-    {"denied_status": 403, "after_power_cut": "reboot_job"},
-    {"busy_status": 400, "nonce_lifetime_wall_s": 2.0},
-    {"stale_flag": True, "none_s": 4.0},
-)
+    {"cluster_size": 2, "cluster_same_uuid": False, "cluster_old_words": True, "cluster_sent_s": 20.0,
+     "after_power_cut": "reboot_job", "keeps_file_ending": True},
+    {"stale_flag": True, "none_s": 4.0, "after_power_cut": "reboot_job"},
+    {"cluster_size": 1, "cluster_recent": 0, "cluster_deleted_shown": True},
+)  # fmt: skip
+#: Printers beside those that scenarios begin on: for attempts that are made again elsewhere.
+SPARES: Sequence[Mapping[str, object]] = ({"cluster_size": 1}, {})
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,8 @@ class Scenario:
     hold_s: float
     """How long the printer goes on lying, or not answering, afterwards."""
     ending: str
+    elsewhere: bool = False
+    """A further attempt, after one that certainly started nothing, goes to another printer."""
 
     @property
     def faults(self) -> Sequence[Mapping[str, object]]:
@@ -113,7 +127,10 @@ class Scenario:
 
     def is_instant(self, seen: Seen) -> bool:
         wanted = INSTANTS[self.instant]
-        if wanted is None or (seen.what, seen.method, seen.path.partition("?")[0]) != wanted:
+        path = seen.path.partition("?")[0]
+        if seen.method == "POST" and path in _UPLOAD_PATHS:
+            path = _JOB
+        if wanted is None or (seen.what, seen.method, path) != wanted:
             return False
         return seen.what != BODY or seen.count >= self.body_bytes
 
@@ -136,6 +153,7 @@ def draw(seed: int, count: int) -> list[Scenario]:
                 body_bytes=rng.randint(1, 20_000),
                 hold_s=rng.uniform(0.0, 6.0),
                 ending=rng.choice(ENDINGS),
+                elsewhere=rng.random() < 0.6,
             )
         )
     return found

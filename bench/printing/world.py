@@ -6,6 +6,8 @@ import json
 import queue
 import sys
 import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,15 +16,17 @@ from typing import Any
 import httpx
 
 from adapters.ultimaker import pair
-from bench.printing.scenario import MACHINES
+from bench.printing.scenario import MACHINES, SPARES
 from bench.printing.wire import Wire
 from service.domain.case import CaseState
+from service.ports import bare_name
 from service.store import approvals, prints
 from service.store.cases import Case
 from service.store.database import reading
 from service.store.prints import PrintJob
 from simulators.demo.processes import Process
 from tests.support_app import Rig, bring, make_rig
+from tests.support_postgres import running_cluster
 from tests.support_ultimaker import small_gcode
 
 POLL_S = 0.5
@@ -40,6 +44,21 @@ class Device:
     process: Process
     panel_url: str
     wire: Wire
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def interface(self) -> str:
+        return "cluster" if self.options.get("cluster_size") else "direct"
+
+    @property
+    def names_jobs_alike(self) -> bool:
+        """The machine shows a job under the identifier that it was accepted by."""
+        return bool(self.options.get("cluster_same_uuid", True))
+
+    def queued(self, token: str) -> bool:
+        """Whether a job of this name waits in its queue, as somebody at its display would see."""
+        waits = ("queued", "sent_to_printer")
+        return any(token in job["name"] and job["status"] in waits for job in self.look()["queue"])
 
     def panel(self, path: str, **body: object) -> Any:
         answer = httpx.post(f"{self.panel_url}/panel/{path}", json=body, timeout=30)
@@ -55,7 +74,7 @@ class Device:
     def starts(self, tokens: set[str]) -> list[dict[str, Any]]:
         """The printer's own ledger: every start under one of these names."""
         ledger = httpx.get(f"{self.panel_url}/panel/ledger", timeout=30).json()
-        return [start for start in ledger if start["name"] in tokens]
+        return [start for start in ledger if bare_name(start["name"]) in tokens]
 
     def history(self, uuid: str) -> dict[str, Any] | None:
         """Only while it answers and tells the truth."""
@@ -92,6 +111,10 @@ class World:
     rig: Rig
     service: Service
     devices: list[Device]
+    spares: list[Device] = field(default_factory=list)
+    free_spares: queue.SimpleQueue[Device] = field(default_factory=queue.SimpleQueue)
+    database: str = "sqlite"
+    _stack: ExitStack = field(default_factory=ExitStack)
     _waiting: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
 
     def make_cases(self, count: int) -> None:
@@ -130,16 +153,22 @@ class World:
 
     def close(self) -> None:
         self.service.process.stop(5.0)
-        for device in self.devices:
+        for device in [*self.devices, *self.spares]:
             device.process.stop(5.0)
             if device.process.process and device.process.process.stdout:
                 device.process.process.stdout.close()
             device.wire.close()
         self.rig.app.engine.dispose()
+        self._stack.close()
 
 
-def build_world(folder: Path, printers: int, cases: int) -> World:
-    devices = [_device(folder, number) for number in range(printers)]
+def build_world(folder: Path, printers: int, cases: int, database: str = "sqlite") -> World:
+    """`database`: sqlite, or postgresql for a cluster of this campaign alone."""
+    stack = ExitStack()
+    url = stack.enter_context(running_cluster()).migrated_database() if database == "postgresql" else ""
+    playing = [_device(folder, n, MACHINES[n % len(MACHINES)]) for n in range(printers)]
+    spares = [_device(folder, printers + n, options) for n, options in enumerate(SPARES)]
+    devices = [*playing, *spares]
     sections = {
         "printers": [
             {
@@ -147,11 +176,12 @@ def build_world(folder: Path, printers: int, cases: int) -> World:
                 "url": d.wire.url,
                 "credentials_file": folder / f"{d.name}.json",
                 "poll_s": POLL_S,
+                "interface": d.interface,
             }
             for d in devices
         ]
     }
-    rig = make_rig(folder / "rig", **sections)
+    rig = make_rig(folder / "rig", database_url=url, **sections)
     rig.clock.advance(seconds=(datetime.now(UTC) - rig.clock.now()).total_seconds())
     rig.tasks.gcode = small_gcode(layers=_LAYERS, seconds=1800)
     rig.with_printers(dict.fromkeys(d.name for d in devices))  # type: ignore[arg-type]  # only their names are asked
@@ -159,28 +189,31 @@ def build_world(folder: Path, printers: int, cases: int) -> World:
         pair(device.panel_url, folder / f"{device.name}.json", poll_s=0.05)
         device.panel("clock", speed=SPEED)
     config = folder / "spineprint.toml"
-    config.write_text(_toml(rig.app.config.data_dir, sections["printers"]), "utf-8")
+    config.write_text(_toml(rig.app.config.data_dir, url, sections["printers"]), "utf-8")
     command = [sys.executable, "-m", "service.cli", "serve", "--role", "worker", "--config", str(config)]
     service = Service(Process("service", command, folder / "logs" / "service.log"))
-    world = World(rig, service, devices)
+    world = World(rig, service, playing, spares, database=database, _stack=stack)
+    for spare in spares:
+        world.free_spares.put(spare)
     world.make_cases(cases)
     service.process.start()
     return world
 
 
-def _device(folder: Path, number: int) -> Device:
+def _device(folder: Path, number: int, options: Mapping[str, object]) -> Device:
     name = f"um3-{number}"
     command = [sys.executable, "-m", "simulators.ultimaker", "--speed", "1000", "--name", name]
     command += ["--panel-auto-allow", "--state", str(folder / f"{name}.state")]
-    for option, value in MACHINES[number % len(MACHINES)].items():
+    for option, value in options.items():
         command += ["--option", f"{option}={value}"]
     process = Process(name, command, folder / "logs" / f"{name}.log")
     ready = json.loads(process.start(first_line=True))
-    return Device(name, process, ready["url"], Wire(("127.0.0.1", ready["port"])))
+    return Device(name, process, ready["url"], Wire(("127.0.0.1", ready["port"])), options)
 
 
-def _toml(data_dir: Path, printers: list[dict[str, object]]) -> str:
+def _toml(data_dir: Path, database_url: str, printers: list[dict[str, object]]) -> str:
     lines = [f'data_dir = "{data_dir}"', 'log_level = "info"']
+    lines += [f'database_url = "{database_url}"'] if database_url else []
     for printer in printers:
         lines += ["", "[[printers]]"]
         lines += [

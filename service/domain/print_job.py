@@ -11,6 +11,7 @@ from service.errors import ConflictError
 class PrintState(enum.StrEnum):
     INTENT = "INTENT"  # decided and recorded; the printer has not been touched
     SENDING = "SENDING"  # the one send may be under way
+    QUEUED = "QUEUED"  # accepted into the printer's own queue; it begins by itself, now or later
     PRINTING = "PRINTING"  # accepted by the printer
     PAUSED = "PAUSED"
     AWAITING_REMOVAL = "AWAITING_REMOVAL"  # ended, part on the plate; the outcome is in `result`
@@ -22,19 +23,22 @@ class PrintState(enum.StrEnum):
 
 
 S = PrintState
-RUNNING = frozenset({S.SENDING, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.UNKNOWN})
+RUNNING = frozenset({S.SENDING, S.QUEUED, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.UNKNOWN})
 OVER = frozenset({S.FINISHED, S.ABORTED, S.FAILED, S.NOT_STARTED})
 
 #: from -> the states that may follow. UNKNOWN is left by what the printer tells later, or by a person;
-#: NOT_STARTED only when the printer shows the job after all.
+#: NOT_STARTED only when the printer shows the job after all. What has begun never waits in a queue again.
 NEXT: Mapping[PrintState, frozenset[PrintState]] = {
     S.INTENT: frozenset({S.SENDING, S.NOT_STARTED}),
-    S.SENDING: frozenset({S.PRINTING, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.NOT_STARTED, S.UNKNOWN}),
+    S.SENDING: frozenset({S.QUEUED, S.PRINTING, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.NOT_STARTED,
+                          S.UNKNOWN}),
+    S.QUEUED: frozenset({S.QUEUED, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED,
+                         S.NOT_STARTED, S.UNKNOWN}),
     S.PRINTING: frozenset({S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.UNKNOWN}),
     S.PAUSED: frozenset({S.PAUSED, S.PRINTING, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.UNKNOWN}),
     S.AWAITING_REMOVAL: frozenset({S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED, S.UNKNOWN}),
-    S.UNKNOWN: frozenset({S.UNKNOWN, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED, S.FAILED,
-                          S.NOT_STARTED}),
+    S.UNKNOWN: frozenset({S.UNKNOWN, S.QUEUED, S.PRINTING, S.PAUSED, S.AWAITING_REMOVAL, S.FINISHED, S.ABORTED,
+                          S.FAILED, S.NOT_STARTED}),
     S.FINISHED: frozenset(),
     S.ABORTED: frozenset(),
     S.FAILED: frozenset(),
@@ -58,6 +62,8 @@ def observed(job_state: str, result: str, *, cleared: bool) -> PrintState:
     if cleared:
         # Gone from the plate without a result: power cut or reboot. Never taken for a success.
         return ended.get(result, S.UNKNOWN)
+    if job_state in ("queued", "sent_to_printer"):
+        return S.QUEUED
     if job_state in ("paused", "pausing"):
         return S.PAUSED
     if job_state in ("wait_cleanup", "post_print") or result in ended:

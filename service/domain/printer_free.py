@@ -28,6 +28,7 @@ _CANNOT: Mapping[str, str] = {
 _OURS_CANNOT: Mapping[PrintState, str] = {
     PrintState.UNKNOWN: "holds a print whose outcome is unknown",
     PrintState.PAUSED: "holds a paused print",
+    PrintState.QUEUED: "holds a print that waits in its queue",
 }
 _PAUSED = frozenset({"paused", "pausing"})
 
@@ -67,7 +68,9 @@ def free_at(state: str | None, read_at: datetime | None, job: Running | None, no
         return Free(cleared)
     if job is not None:
         return _after(job, cleared)
-    return Free(now) if state == "idle" else Free(None, "is in use at its panel")
+    return (
+        Free(now) if state == "idle" else Free(None, "is in use at its panel, or jobs wait in its own queue")
+    )
 
 
 def _unusable(state: str | None, read_at: datetime | None, job: Running | None, now: datetime) -> str:

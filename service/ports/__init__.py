@@ -11,6 +11,7 @@ from service.ports.jobs import (
     JobState,
 )
 from service.ports.printing import (
+    WAITING_STATES,
     Camera,
     FoundPrinter,
     JobLookup,
@@ -54,6 +55,7 @@ from service.ports.sending import (
 )
 
 __all__ = [
+    "WAITING_STATES",
     "Camera",
     "Clock",
     "CommitmentAnswer",

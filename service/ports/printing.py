@@ -74,6 +74,10 @@ def bare_name(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".gcode")
 
 
+#: Job states of a printer with a queue of its own: accepted, not begun, and begun by the printer itself at any time.
+WAITING_STATES = frozenset({"queued", "sent_to_printer"})
+
+
 @dataclass(frozen=True)
 class PrinterJob:
     """A job as the printer tells it. `result` is 'Finished' | 'Aborted' | 'Failed' | ''."""
@@ -87,6 +91,13 @@ class PrinterJob:
     time_total_s: int | None
     pause_source: str = ""
     cleared: bool = False
+    remark: str = ""
+    """Why it waits, in words."""
+
+    @property
+    def waits(self) -> bool:
+        """In the printer's own queue: nothing is printed yet, and it may begin by itself."""
+        return self.state in WAITING_STATES
 
     @property
     def bare_name(self) -> str:
@@ -109,6 +120,8 @@ class PrinterReading:
     nozzle_c: float | None = None
     bed_c: float | None = None
     detail: str = ""
+    waiting: tuple[PrinterJob, ...] = ()
+    """Jobs in the printer's own queue that may come to this printer, in their order."""
 
 
 class SendOutcome(enum.StrEnum):
@@ -123,6 +136,8 @@ class SendResult:
     uuid: str = ""
     detail: str = ""
     findings: tuple[str, ...] = ()
+    waits: bool = False
+    """Accepted into the printer's own queue, not begun yet."""
 
 
 class LookupOutcome(enum.StrEnum):
@@ -191,4 +206,12 @@ class Printer(Protocol):
 
     def command(self, target: str, job_name: str, uuid: str = "") -> None:
         """'pause' | 'print' (resume) | 'abort', for this job alone. Raises DeviceError, also for another job."""
+        ...
+
+    def withdraw(self, job_name: str, uuid: str = "") -> JobLookup:
+        """Take a job that waits out of the printer's own queue; what the printer then has of it.
+
+        ABSENT: it is certainly gone and was never begun. FOUND: it has begun, or could not be taken out (`job.waits`).
+        Without a queue this is `find`.
+        """
         ...

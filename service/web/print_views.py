@@ -23,6 +23,7 @@ _PRINTING = "The part is being printed."
 _RUNNING_TEXT: Mapping[PrintState, str] = {
     P.UNKNOWN: "Nobody can say whether the print runs: look at the printer and settle the job.",
     P.PAUSED: "The print is paused.",
+    P.QUEUED: "The print waits in the printer's own queue, which begins it by itself: see why at the print job.",
 }
 _ENDED_TEXT: Mapping[Outcome, str] = {
     Outcome.FINISHED: "The print has finished: take the part off and confirm the plate at the printer.",

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from service.errors import DeviceError, InputRefusedError
-from service.ports import LookupOutcome
+from service.ports import JobLookup, LookupOutcome
 from service.store import blobs, prints
 from service.store.database import reading
 from service.store.prints import PrintJob
@@ -19,9 +19,14 @@ from service.workflow.app import App
 PLATE_SEEN_FOR = timedelta(minutes=15)
 
 
+def plate_seen(app: App, job: PrintJob) -> bool:
+    """Whether the plate was seen clear lately enough for this print to begin now."""
+    return app.clock.now() - job.requested_at <= PLATE_SEEN_FOR
+
+
 def check_plate_seen(app: App, job: PrintJob) -> None:
     age = app.clock.now() - job.requested_at
-    if age > PLATE_SEEN_FOR:
+    if not plate_seen(app, job):
         raise DeviceError(
             f"The plate was seen clear {_in_words(age)} ago, and the print was not sent since.",
             code="print.plate_not_seen",
@@ -64,7 +69,15 @@ def check_earlier_attempts(app: App, job: PrintJob) -> None:
 
 def _check_absent(app: App, other: PrintJob) -> None:
     printer = app.printers.get(other.printer)
-    outcome = LookupOutcome.UNSURE if printer is None else printer.find(other.token, other.uuid).outcome
+    lookup = JobLookup(LookupOutcome.UNSURE) if printer is None else printer.find(other.token, other.uuid)
+    outcome = lookup.outcome
+    if outcome is LookupOutcome.FOUND and lookup.job is not None and lookup.job.waits:
+        raise DeviceError(
+            f"The earlier attempt {other.token} waits in the queue of {other.printer}, which may begin it by itself.",
+            code="print.waits_there",
+            next_step="It is taken out of that queue. Look at that printer, then resume the case and start the print "
+            "again; should it have begun meanwhile, the case goes on with that print.",
+        )
     if outcome is LookupOutcome.FOUND:
         raise DeviceError(
             f"The earlier attempt {other.token} was started by {other.printer} after all.",

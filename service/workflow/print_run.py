@@ -15,10 +15,9 @@ from typing import Any
 
 from service.domain.case import CaseEvent, CaseState
 from service.domain.people import Actor
-from service.domain.print_job import OVER, RUNNING, PrintState, observed
+from service.domain.print_job import RUNNING, PrintState, observed
 from service.errors import (
     DeviceError,
-    DeviceUnsureError,
     InputRefusedError,
     NotFoundError,
     SpineprintError,
@@ -35,16 +34,10 @@ from service.ports import (
 from service.store import approvals, blobs, cases, outbox, prints, times
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import print_found
+from service.workflow import print_found, print_queued, print_record
 from service.workflow.app import App
-from service.workflow.jobs import tell_attention
 from service.workflow.print_end import (
-    PRINTER,
-    ended_badly,
     not_configured,
-    park_print,
-    printed,
-    void_and_park,
 )
 from service.workflow.print_guard import check_earlier_attempts, check_file, check_plate_seen
 
@@ -145,7 +138,7 @@ def send_print(app: App, key: str, token: str) -> None:
         try:
             _bring(app, job, gcode.path if gcode and gcode.sha256 == job.gcode_sha256 else None)
         except SpineprintError as exc:
-            _not_started(app, token, exc)
+            print_record.not_started(app, token, exc)
     with transaction(app.engine) as connection:
         outbox.finish(connection, key, app.clock.now())
 
@@ -155,7 +148,9 @@ def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
     if job.state is PrintState.SENDING:
         # The killed process may have sent it: whatever is wrong here, the printer is asked first.
         if printer is None:
-            _unknown(app, job, f"it may have been sent to {job.printer}, which is not configured any more")
+            print_record.unknown(
+                app, job, f"it may have been sent to {job.printer}, which is not configured any more"
+            )
             return
         if _has_already(app, printer, job):
             return
@@ -183,7 +178,7 @@ def _bring(app: App, job: PrintJob, gcode: Path | None) -> None:
             next_step="Settle this at the printer, then resume the case and start the print again.",
         )
     if result.outcome is SendOutcome.ACCEPTED:
-        _accepted(app, job, result.uuid)
+        print_record.accepted(app, job, result.uuid, waits=result.waits)
     elif not _has_already(app, printer, job):
         raise DeviceError(
             f"The job did not reach the printer ({result.detail}).",
@@ -198,67 +193,12 @@ def _has_already(app: App, printer: Printer, job: PrintJob) -> bool:
         time.sleep(pause_s)
         lookup = printer.find(job.token, job.uuid)
         if lookup.outcome is LookupOutcome.FOUND and lookup.job is not None:
-            _accepted(app, job, lookup.job.uuid)
+            print_record.accepted(app, job, lookup.job.uuid, waits=lookup.job.waits)
             return True
         if lookup.outcome is LookupOutcome.UNSURE:
-            _unknown(app, job, lookup.detail or "the printer gave no clear answer")
+            print_record.unknown(app, job, lookup.detail or "the printer gave no clear answer")
             return True
     return False
-
-
-def _accepted(app: App, job: PrintJob, uuid: str) -> None:
-    now = app.clock.now()
-    with transaction(app.engine) as connection:
-        fresh = prints.get(connection, job.token)
-        prints.change(
-            connection, fresh, PrintState.PRINTING, now, uuid=uuid, accepted_at=times.to_text(now), detail=""
-        )
-        cases.note(
-            connection,
-            cases.get(connection, job.case_id),
-            event="print_accepted",
-            actor=PRINTER,
-            now=now,
-            data={"job": job.token, "uuid": uuid, "printer": job.printer},
-        )
-
-
-def _unknown(app: App, job: PrintJob, detail: str) -> None:
-    now = app.clock.now()
-    with transaction(app.engine) as connection:
-        prints.change(connection, prints.get(connection, job.token), PrintState.UNKNOWN, now, detail=detail)
-        case = cases.get(connection, job.case_id)
-        cases.note(
-            connection,
-            case,
-            event="print_unknown",
-            actor=PRINTER,
-            now=now,
-            data={"job": job.token, "detail": detail},
-        )
-    app.notifier.notify(
-        "print", f"Nobody can say whether {job.token} runs on {job.printer}: look at the printer, then settle the job.",
-        case_code=case.code,
-    )  # fmt: skip
-
-
-def _not_started(app: App, token: str, error: SpineprintError) -> None:
-    if isinstance(error, DeviceUnsureError):
-        with reading(app.engine) as connection:
-            job = prints.get(connection, token)
-        _unknown(app, job, error.message)
-        return
-    with transaction(app.engine) as connection:
-        job = prints.get(connection, token)
-        prints.change(connection, job, PrintState.NOT_STARTED, app.clock.now(), detail=error.message)
-        prints.release(connection, job.printer, token)
-        case = cases.get(connection, job.case_id)
-        if error.code == "gcode.changed":
-            # Started again it would meet the same file: only a new approval makes another one.
-            void_and_park(connection, app, case, error)
-        else:
-            park_print(connection, app, case, error, CaseState.SLICED)
-    tell_attention(app, case, error)
 
 
 def poll(app: App, printer: Printer) -> PrinterReading:
@@ -269,6 +209,7 @@ def poll(app: App, printer: Printer) -> PrinterReading:
         prints.save_reading(
             connection, printer.name, asdict(seen) | {"read_at": times.to_text(seen.read_at)}, seen.read_at
         )
+    print_queued.withdraw_strays(app, printer, seen)
     print_found.take_up_again(app, seen, printer.name)
     with reading(app.engine) as connection:
         open_jobs = prints.listed(connection, printer=printer.name, states=RUNNING - {PrintState.SENDING})
@@ -290,58 +231,32 @@ def _silent_since(
 
 def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> None:
     """Bring one print up to date from a reading, or from the printer's history when it runs no more."""
-    told = seen.job if seen.job and _is_ours(seen.job, job) else None
+    told = seen.job if seen.job and _is_ours(seen.job, job) else print_queued.ours(seen, job)
     if told is None:
         lookup = printer.find(job.token, job.uuid)
         if lookup.outcome is LookupOutcome.UNSURE:
             return
         if lookup.outcome is LookupOutcome.ABSENT or lookup.job is None:
             if job.state is not PrintState.UNKNOWN:
-                _unknown(app, job, "the printer does not know the job any more")
+                print_record.unknown(app, job, "the printer does not know the job any more")
             return
         told = lookup.job
         if not told.state and not told.result:
             # In the history without an end, and not in the printer any more: it was cut off there.
             told = replace(told, cleared=True)
     target = observed(told.state, told.result, cleared=told.cleared)
+    if target is PrintState.QUEUED:
+        print_queued.wait_or_withdraw(app, printer, seen, job, told)
+        return
     if target is PrintState.UNKNOWN:
         if job.state is not PrintState.UNKNOWN:
-            _unknown(app, job, "the printer shows the job without an outcome (power cut or restart?)")
+            print_record.unknown(
+                app, job, "the printer shows the job without an outcome (power cut or restart?)"
+            )
         return
-    _record(app, job, told, target)
+    print_record.record(app, job, told, target)
 
 
 def _is_ours(told: PrinterJob, job: PrintJob) -> bool:
     # Two empty identifiers are not the same job: ours has none yet when the answer to its upload was lost.
     return told.is_called(job.token) or bool(job.uuid and told.uuid == job.uuid)
-
-
-def _record(app: App, job: PrintJob, told: PrinterJob, target: PrintState) -> None:
-    now = app.clock.now()
-    values: dict[str, object] = {
-        "uuid": told.uuid or job.uuid,
-        "progress": told.progress,
-        "time_elapsed_s": told.time_elapsed_s,
-        "time_total_s": told.time_total_s,
-        "result": told.result,
-        "detail": "",
-    }
-    if target is PrintState.AWAITING_REMOVAL and job.finished_at is None:
-        values["finished_at"] = times.to_text(now)
-    if target in OVER:
-        values["cleared_at"] = times.to_text(now)
-    error = ended_badly(target) if target in (PrintState.ABORTED, PrintState.FAILED) else None
-    with transaction(app.engine) as connection:
-        fresh = prints.get(connection, job.token)
-        if fresh.state in OVER:
-            return
-        fresh = prints.change(connection, fresh, target, now, **values)
-        if target in OVER:
-            prints.release(connection, job.printer, job.token)
-        case = cases.get(connection, job.case_id)
-        if target is PrintState.FINISHED:
-            printed(connection, app, case, fresh, PRINTER)
-        if error is not None:
-            void_and_park(connection, app, case, error)
-    if error is not None:
-        tell_attention(app, case, error)

@@ -15,6 +15,7 @@ from service.ports import PrinterState
 from service.store import cases, prints, times
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
+from service.workflow import print_queued
 from service.workflow.app import App
 from service.workflow.jobs import tell_attention
 from service.workflow.print_end import ended_badly, not_configured, park_print, printed, void_and_park
@@ -26,7 +27,13 @@ OUTCOMES: Mapping[str, PrintState] = {
     "failed": PrintState.FAILED,
     NOT_STARTED: PrintState.NOT_STARTED,
 }
-ON_PLATE = frozenset({PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
+ON_PLATE = frozenset({PrintState.QUEUED, PrintState.PRINTING, PrintState.PAUSED, PrintState.AWAITING_REMOVAL})
+#: What can be asked of a print in each state; what waits in the printer's queue can only be taken back.
+COMMANDS: Mapping[PrintState, frozenset[str]] = {
+    PrintState.QUEUED: frozenset({"abort"}),
+    PrintState.PRINTING: frozenset({"pause", "print", "abort"}),
+    PrintState.PAUSED: frozenset({"pause", "print", "abort"}),
+}
 
 
 def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> PrintJob:
@@ -54,7 +61,10 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
             )
         if job.may_start_late:
             return _seen_not_to_run(connection, job, actor, note.strip(), now)
-        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=times.to_text(now))
+        # what lies in a printer's queue may begin when nobody looks: the next attempt asks that printer first
+        seen_for_good = job.state is not PrintState.QUEUED or target is not PrintState.NOT_STARTED
+        looked = times.to_text(now) if seen_for_good else None
+        job = prints.change(connection, job, target, now, detail=note.strip(), cleared_at=looked)
         prints.release(connection, job.printer, token)
         case = cases.get(connection, job.case_id)
         cases.note(
@@ -112,10 +122,14 @@ def is_silent(rows: prints.PrinterRows, printer: str) -> bool:
 
 
 def command(app: App, token: str, target: str, actor: Actor) -> None:
-    """'pause' | 'print' (resume) | 'abort', on behalf of a person. Raises DeviceError, ConflictError."""
+    """'pause' | 'print' (resume) | 'abort', on behalf of a person. Raises DeviceError, ConflictError.
+
+    A print that waits in the printer's own queue is taken out of it by 'abort': nothing was printed, and the approval
+    stands.
+    """
     with reading(app.engine) as connection:
         job = prints.get(connection, token)
-    if job.state not in (PrintState.PRINTING, PrintState.PAUSED):
+    if target not in COMMANDS.get(job.state, ()):
         raise ConflictError(
             f"The print is {job.state}; there is nothing to {target}.",
             code="print.state",
@@ -124,6 +138,8 @@ def command(app: App, token: str, target: str, actor: Actor) -> None:
     printer = app.printers.get(job.printer)
     if printer is None:
         raise not_configured(job)
+    if job.state is PrintState.QUEUED and print_queued.withdraw_by(app, printer, job, actor):
+        return
     printer.command(target, job.token, job.uuid)
     with transaction(app.engine) as connection:
         cases.note(

@@ -7,7 +7,6 @@ killed between the two, or when the printer took the command and its answer was 
 from __future__ import annotations
 
 from service.domain.people import Actor
-from service.domain.print_job import PrintState
 from service.errors import DeviceUnsureError, SpineprintError
 from service.store import prints
 from service.store.database import transaction
@@ -19,7 +18,7 @@ def command(app: App, token: str, target: str, actor: Actor) -> None:
     """'pause' | 'print' (resume) | 'abort', on behalf of a person. Raises DeviceError, ConflictError."""
     with transaction(app.engine) as connection:
         job = prints.get(connection, token)
-        stops = target == "abort" and job.state in (PrintState.PRINTING, PrintState.PAUSED)
+        stops = target == "abort" and "abort" in print_settle.COMMANDS.get(job.state, ())
         if stops:
             print_trace.leave(connection, app, job, print_trace.STOP_ASKED, actor)
     try:

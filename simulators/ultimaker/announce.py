@@ -18,7 +18,7 @@ def instance_of(name: str) -> str:
 
 
 def txt_of(sim: Simulator) -> dict[str, str]:
-    """Reference sheet, section 7. `cluster_size` only where it is switched on: this machine has the direct API."""
+    """Reference sheet, section 7. `cluster_size` only where the cluster firmware is switched on."""
     options = sim.machine.options
     record = {
         "type": "printer",

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from simulators.ultimaker import tree
-from simulators.ultimaker.simulator import Upload, UploadRefusedError
+from simulators.ultimaker.simulator import Simulator, Upload, UploadRefusedError
 from simulators.ultimaker.web import ApiError, Part, admit, file_part, form_parts, payload, sim_of
 
 router = APIRouter(prefix="/api/v1")
@@ -50,13 +50,31 @@ async def post_print_job(request: Request) -> Response:
     upload, parts = await file_part(request, sim.options.no_file_status)
     file_name = upload.filename or ""
     name = file_name if sim.options.keeps_file_ending and file_name else _job_name(parts, file_name)
+    name = ruled_name(sim, name)
+    beside: dict[str, str] = {key: parts[key].text for key in ("owner", "created_at") if key in parts}
+    if (beside and sim.options.owner_part == "refuse") or (
+        file_name.endswith(".ufp") and not sim.options.takes_ufp
+    ):
+        raise ApiError(sim.options.bad_header_status, "Not supported")
     try:
         # only the reading leaves the event loop; the start itself is one step, so that two cannot both get in
         read = await asyncio.to_thread(Upload.read, upload.data)
-        job = sim.begin(read, name, client.user, client.application)
+        job = sim.begin(read, name, client.user, client.application, beside)
     except UploadRefusedError as exc:
         raise ApiError(exc.status, str(exc)) from exc
     return JSONResponse({"message": "Print job accepted", "uuid": job.uuid}, 201)
+
+
+def ruled_name(sim: Simulator, name: str) -> str:
+    """The name by the firmware's rule (sheet section 9.7: not known)."""
+    options = sim.options
+    if options.job_name_rule == "refuse" and len(name) > options.job_name_length:
+        raise ApiError(400, "Invalid job name")
+    if options.job_name_rule == "cut":
+        return name[: options.job_name_length]
+    if options.job_name_rule == "plain":
+        return "".join(sign if sign.isalnum() else "_" for sign in name.lower())
+    return name
 
 
 def _job_name(parts: dict[str, Part], filename: str) -> str:
@@ -111,7 +129,8 @@ async def history_events(
     sim = sim_of(request)
     sim.tick()
     events = [e for e in sim.machine.history.events if type_id in (None, e["type_id"])]
-    return events[max(0, offset) :][: max(0, count)]
+    told: list[dict[str, Any]] = tree.told_times(sim, events[max(0, offset) :][: max(0, count)])
+    return told
 
 
 @router.post("/history/events")
@@ -131,4 +150,7 @@ def _history(request: Request) -> list[dict[str, Any]]:
     sim.tick()
     if sim.faults.told("history_empty"):
         return []
-    return sim.machine.history.shown(early=sim.options.early_firmware)
+    told: list[dict[str, Any]] = tree.told_times(
+        sim, sim.machine.history.shown(early=sim.options.early_firmware)
+    )
+    return told

@@ -186,6 +186,8 @@ async def read_leaf(request: Request, path: str) -> Response:
         "system": tree.system_tree(sim),
         "camera": tree.camera_tree(_host(request)),
     }
+    if sim.options.ambient_temperature:
+        trees["ambient_temperature"] = {"current": sim.options.ambient_c}
     try:
         found = tree.lookup(trees, parts) if parts else None
     except tree.NoSuchLeafError as exc:

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from simulators.ultimaker import api, api_machine, camera, panel, web
+from simulators.ultimaker import api, api_cluster, api_machine, camera, panel, web
 from simulators.ultimaker.auth import DeniedError
 from simulators.ultimaker.faults import App, Gate
 from simulators.ultimaker.simulator import Simulator
@@ -31,6 +31,7 @@ def build(sim: Simulator) -> App:
     app.state.sim = sim
     app.include_router(panel.router)
     app.include_router(api.router)
+    app.include_router(api_cluster.router)
     # last: it answers every GET that nothing else does
     app.include_router(api_machine.router)
     app.add_api_route("/", camera.front_page, methods=["GET"], include_in_schema=False)

@@ -51,8 +51,8 @@ class Gatekeeper:
     def request(self, application: str, user: str, exclusion_key: str = "") -> Client:
         """Id and key at once; the prompt now waits on the screen."""
         client = Client(
-            secrets.token_hex(16),
-            secrets.token_hex(32),
+            secrets.token_hex(self.options.id_length)[: self.options.id_length],
+            secrets.token_hex(self.options.key_length)[: self.options.key_length],
             application,
             user,
             exclusion_key,
@@ -84,7 +84,7 @@ class Gatekeeper:
         if client is None:
             return "unauthorized"
         if not client.answer:
-            return "unknown" if client in self.prompts() else "unauthorized"
+            return "unknown" if client in self.prompts() else self.options.check_after_lapse
         fresh = self.now() - client.answered_at <= self.options.check_window_wall_s
         return "authorized" if client.answer == "allow" and fresh else "unauthorized"
 

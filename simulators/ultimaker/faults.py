@@ -29,6 +29,7 @@ TOLD = (
     "false_idle",  # printer/status says idle whatever goes on
     "job_404",  # print_job says 404 whatever goes on
     "history_empty",  # history shows nothing
+    "queue_empty",  # the queue of the cluster firmware shows nothing
     "odd_status",  # printer/status is `value`
     "odd_state",  # print_job/state is `value`
 )
@@ -39,6 +40,7 @@ EVENTS = (
     "power_on",
     "panel_abort",
     "panel_pause",
+    "hardware_error",  # see `Machine.hardware_error`
     "wrong_core",
     "wrong_material",
     "filament_out",  # the spool is empty: see `Machine.filament_out`
@@ -66,6 +68,8 @@ class Fault:
 @dataclass
 class FaultBoard:
     active: list[Fault] = field(default_factory=list)
+    in_hand: int = 0
+    """POSTs that have come and are not done with, whether or not their senders still wait."""
 
     def set(self, fault: Fault) -> None:
         if fault.kind not in WIRE + TOLD:
@@ -109,10 +113,15 @@ class Gate:
             _cut(receive)
             return
         fault = self._board.take(scope["method"], scope["path"])
-        if fault is None:
-            await self._app(scope, receive, send)
-        else:
-            await self._disturb(fault, scope, receive, send)
+        counts = int(scope["method"] == "POST")
+        self._board.in_hand += counts
+        try:
+            if fault is None:
+                await self._app(scope, receive, send)
+            else:
+                await self._disturb(fault, scope, receive, send)
+        finally:
+            self._board.in_hand -= counts
 
     async def _disturb(
         self, fault: Fault, scope: MutableMapping[str, Any], receive: Receive, send: Send

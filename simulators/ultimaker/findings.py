@@ -10,7 +10,20 @@ from simulators.ultimaker.options import Options
 
 
 def header_findings(gcode: GcodeFile, machine: Machine, options: Options) -> list[dict[str, Any]]:
-    """Findings in the printer's own words; empty = fine."""
+    """Findings in the printer's own words; empty = fine. Levels and data as the switches have them."""
+    return [_switched(finding, options) for finding in _found(gcode, machine, options)]
+
+
+def _switched(finding: dict[str, Any], options: Options) -> dict[str, Any]:
+    level = options.finding_level
+    if "=" in level:
+        levels = dict(item.split("=", 1) for item in level.split(","))
+        level = levels.get(finding["fault_code"], "")
+    data = {"dict": finding["data"], "none": ""}.get(options.finding_data, "[{'slot': 1, 'expects': 'this'}]")
+    return finding | {"fault_level": level or finding["fault_level"], "data": data}
+
+
+def _found(gcode: GcodeFile, machine: Machine, options: Options) -> list[dict[str, Any]]:
     if not gcode.has_header:
         return [_finding("HEADER_NOT_PRESENT", "ERROR", "No header found")]
     found = [

@@ -40,6 +40,8 @@ class Layer:
     z_mm: float
     end_s: float
     """Seconds from the start of the file to the end of this layer."""
+    end_share: float = 0.0
+    """Share of the file's bytes up to there."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class GcodeFile:
         index = bisect_right([layer.end_s for layer in self.layers], file_s)
         return self.layers[min(index, len(self.layers) - 1)]
 
+    def share_at(self, file_s: float) -> float:
+        """Share of the bytes that are done: within a layer they go by evenly."""
+        before_s = before = 0.0
+        for layer in self.layers:
+            if file_s < layer.end_s:
+                part = (file_s - before_s) / max(1e-9, layer.end_s - before_s)
+                return before + part * (layer.end_share - before)
+            before_s, before = layer.end_s, layer.end_share
+        return 1.0
+
     def nozzle_target_at(self, file_s: float) -> float | None:
         index = bisect_right(self.nozzle_targets, (file_s, math.inf))
         return self.nozzle_targets[index - 1][1] if index else None
@@ -103,6 +115,7 @@ def read_gcode(plain: bytes) -> GcodeFile:
     body = _Body()
     for line in lines:
         body.line(line)
+        body.read_bytes += len(line) + 1
     body.close_layer()
     # the header's own estimate is what the printer shows; without one the moves are timed
     stated = header.get("PRINT.TIME", header.get("TIME", ""))
@@ -111,7 +124,9 @@ def read_gcode(plain: bytes) -> GcodeFile:
     return GcodeFile(
         header=header,
         header_faults=tuple(faults),
-        layers=tuple(Layer(n, z, end * scale) for n, z, end in body.layers),
+        layers=tuple(
+            Layer(n, z, end * scale, read / max(1, body.read_bytes)) for n, z, end, read in body.layers
+        ),
         duration_s=max(1.0, duration_s),
         nozzle_targets=tuple((t * scale, c) for t, c in body.nozzle_targets),
         filament_mm=body.filament_mm,
@@ -161,7 +176,8 @@ class _Body:
 
     time_s: float = 0.0
     filament_mm: float = 0.0
-    layers: list[tuple[int, float, float]] = field(default_factory=list)
+    read_bytes: int = 0
+    layers: list[tuple[int, float, float, int]] = field(default_factory=list)
     nozzle_targets: list[tuple[float, float]] = field(default_factory=list)
     _at: dict[str, float] = field(default_factory=lambda: {"X": 0.0, "Y": 0.0, "Z": 0.0, "E": 0.0})
     _feed_mm_s: float = 50.0
@@ -192,7 +208,7 @@ class _Body:
 
     def close_layer(self) -> None:
         if self._layer is not None:
-            self.layers.append((self._layer, self._at["Z"], self.time_s))
+            self.layers.append((self._layer, self._at["Z"], self.time_s, self.read_bytes))
             self._layer = None
 
     def _comment(self, line: str) -> None:

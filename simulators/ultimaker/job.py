@@ -62,32 +62,36 @@ class Job:
             return min(self.gcode.duration_s, self.printed_s + max(0.0, now_s - self.phase_since_s))
         return min(self.gcode.duration_s, self.printed_s)
 
-    def progress(self, now_s: float) -> float:
-        return round(self.file_s(now_s) / self.gcode.duration_s, 6)
+    def progress(self, now_s: float, scale: str = "time") -> float:
+        """0 to 1, of the time or of the bytes of the file."""
+        done_s = self.file_s(now_s)
+        return round(self.gcode.share_at(done_s) if scale == "bytes" else done_s / self.gcode.duration_s, 6)
 
     def elapsed_s(self, now_s: float) -> int:
-        """Whole seconds since the end of `pre_print`, pauses included."""
+        """Whole seconds since the end of `pre_print`, or since the start (`Options.elapsed_from`), pauses included."""
         if self.elapsed_from_s is None:
             return 0
         end_s = now_s if self.finished_s is None else self.finished_s
         return int(max(0.0, end_s - self.elapsed_from_s))
 
-    def view(self, now_s: float, *, early: bool) -> dict[str, Any]:
+    def view(
+        self, now_s: float, *, early: bool, scale: str = "time", none_word: str = "none"
+    ) -> dict[str, Any]:
         """The object of GET /print_job; "not yet" is an empty text here."""
-        heated = self.elapsed_from_s is not None
+        heated = self.elapsed_from_s is not None and self.phase not in ("none", "pre_print")
         shown = {
             "datetime_cleaned": "",
             "datetime_finished": stamp(self.finished_s) or "",
             "datetime_started": stamp(self.started_s) or "",
             "name": self.name,
             "pause_source": self.pause_source if self.phase in ("pausing", "paused") else "",
-            "progress": self.progress(now_s),
+            "progress": self.progress(now_s, scale),
             "reprint_original_uuid": "",
             "result": self.result,
             "source": self.source,
             "source_application": self.application,
             "source_user": self.user,
-            "state": self.phase,
+            "state": none_word if self.phase == "none" else self.phase,
             "time_elapsed": self.elapsed_s(now_s),
             "time_total": int(self.gcode.duration_s) if heated else 0,
             "uuid": self.uuid,
@@ -105,7 +109,7 @@ class History:
     entries: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def start(self, job: Job, core: str, material: str) -> None:
+    def start(self, job: Job, core: str, material: str, owner: str = "", created_at: str = "") -> None:
         total_s = int(job.gcode.duration_s)
         self.entries.insert(
             0,
@@ -126,8 +130,8 @@ class History:
                 "material_0_guid": material,
                 "material_0_amount": int(job.gcode.number("EXTRUDER_TRAIN.0.MATERIAL.VOLUME_USED")),
                 "printcore_0_name": core,
-                "owner": job.user,
-                "created_at": None,
+                "owner": owner or job.user,
+                "created_at": created_at or None,
             },
         )
 

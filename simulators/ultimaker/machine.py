@@ -55,6 +55,8 @@ class Machine:
     answers_from_s: float = 0.0
     idle_from_s: float = 0.0
     dirty: bool = False
+    broken: bool = False
+    """After a hardware error, until the power was off."""
     bed: Heater = field(init=False)
     nozzles: list[Heater] = field(init=False)
 
@@ -76,6 +78,8 @@ class Machine:
     def status(self) -> str:
         if self.now_s() < self.idle_from_s:
             return "booting"
+        if self.broken:
+            return self.options.hardware_error_status
         if self.job is not None:
             return "printing"
         return "maintenance" if self.maintenance else "idle"
@@ -177,7 +181,13 @@ class Machine:
     # --- what the API asks -------------------------------------------------------------------------------
 
     def start(
-        self, gcode: GcodeFile, name: str, user: str, application: str, received: dict[str, Any]
+        self,
+        gcode: GcodeFile,
+        name: str,
+        user: str,
+        application: str,
+        received: dict[str, Any],
+        uuid: str = "",
     ) -> Job:
         """Begin a print at once. Raises BusyError. `received` goes into the ledger with the start."""
         self.advance()
@@ -185,10 +195,13 @@ class Machine:
             raise BusyError(self.status)
         now_s = self.now_s()
         mismatch = self.mismatches(gcode) if self.options.on_mismatch == "prompt" else ()
-        job = Job(str(uuids.uuid4()), name, user, application, now_s, gcode, mismatch=mismatch)
+        job = Job(uuid or str(uuids.uuid4()), name, user, application, now_s, gcode, mismatch=mismatch)
         self.job = job
+        if self.options.elapsed_from == "start":
+            job.elapsed_from_s = now_s
         self._enter(job, "none", now_s, self.options.none_s)
-        self.history.start(job, self.slots[0].core, self.slots[0].material)
+        parts = (received.get("owner", ""), received.get("created_at", ""))
+        self.history.start(job, self.slots[0].core, self.slots[0].material, *parts)
         self.history.event(
             now_s,
             jobs.EVENT_STARTED,
@@ -208,6 +221,19 @@ class Machine:
             }
         )
         return job
+
+    def hardware_error(self) -> None:
+        """A sensor or a motor gives up: the print ends there, and the machine does nothing more until it is off."""
+        self.advance()
+        self.broken, self.dirty = True, True
+        job, result = self.job, self.options.after_hardware_error
+        if job is None or job.phase in ENDED_PHASES:
+            return
+        if result == "none":
+            self._heaters_off(self.now_s())
+            self.job = None
+        else:
+            self._end(job, self.now_s(), result)
 
     def filament_out(self) -> None:
         """The last of the filament has gone through.
@@ -324,7 +350,7 @@ class Machine:
     def power_on(self) -> None:
         if self.on:
             return
-        self.on, self.dirty = True, True
+        self.on, self.dirty, self.broken = True, True, False
         self.booted_s = self.now_s()
         self.answers_from_s = self.booted_s + self.options.boot_dead_s
         self.idle_from_s = self.answers_from_s + self.options.booting_s

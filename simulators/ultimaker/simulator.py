@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from simulators.ultimaker.auth import Gatekeeper
 from simulators.ultimaker.clock import MachineClock
+from simulators.ultimaker.cluster import ClusterQueue, QueuedJob
 from simulators.ultimaker.faults import EVENTS, Fault, FaultBoard
 from simulators.ultimaker.gcode import GcodeFile, plain_bytes, read_gcode
 from simulators.ultimaker.job import History, Job
@@ -20,6 +21,7 @@ from simulators.ultimaker.machine import BusyError, Machine, Slot
 from simulators.ultimaker.options import Options
 
 SCHEMA = "um3-sim/1"
+_OTHER_MATERIAL = "86a89ceb-4159-47f6-ab97-e9953803d70f"
 
 
 class UploadRefusedError(Exception):
@@ -54,6 +56,7 @@ class Simulator:
     clock: MachineClock
     state_file: Path | None = None
     machine: Machine = field(init=False)
+    cluster: ClusterQueue = field(init=False)
     gatekeeper: Gatekeeper = field(init=False)
     faults: FaultBoard = field(default_factory=FaultBoard)
     uploads: list[dict[str, Any]] = field(default_factory=list)
@@ -66,18 +69,21 @@ class Simulator:
 
     def __post_init__(self) -> None:
         self.machine = Machine(self.options, self.clock)
+        self.cluster = ClusterQueue(self.options, self.machine)
         self.gatekeeper = Gatekeeper(self.options)
         if self.state_file is not None and self.state_file.exists():
             self._load(json.loads(self.state_file.read_text()))
 
     # --- a job arrives -----------------------------------------------------------------------------------
 
-    def begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+    def begin(
+        self, upload: Upload, name: str, user: str, application: str, parts: Mapping[str, str] | None = None
+    ) -> Job:
         """Start a print of what was received. Raises UploadRefusedError with the status to answer."""
         note: dict[str, Any] = {"name": name, "bytes": upload.size, "received_at": _wall_now()}
         self.uploads.append(note)
         try:
-            job = self._begin(upload, name, user, application)
+            job = self._begin(upload, name, user, application, parts or {})
         except UploadRefusedError as exc:
             note["status"] = exc.status
             raise
@@ -86,28 +92,38 @@ class Simulator:
         self.save()
         return job
 
-    def _begin(self, upload: Upload, name: str, user: str, application: str) -> Job:
+    def _begin(self, upload: Upload, name: str, user: str, application: str, parts: Mapping[str, str]) -> Job:
         self.machine.advance()
+        options, held = self.options, self.machine.job
+        if held is not None and held.phase == "wait_cleanup":
+            raise UploadRefusedError(options.cleanup_status, options.cleanup_text)
         if self.machine.status != "idle":
-            raise UploadRefusedError(self.options.busy_status, "Printer is busy")
+            raise UploadRefusedError(options.busy_status, options.busy_text)
         gcode = upload.gcode
         if gcode is None:
             raise UploadRefusedError(self.options.bad_header_status, upload.fault)
         if gcode.header_faults and self.options.on_bad_header == "refuse":
-            raise UploadRefusedError(self.options.bad_header_status, "Invalid header")
+            raise UploadRefusedError(options.bad_header_status, options.bad_header_text)
         if self.options.on_mismatch == "refuse" and self.machine.mismatches(gcode):
             raise UploadRefusedError(self.options.bad_header_status, "Configuration mismatch")
-        received = {
-            "sha256": upload.sha256,
-            "gcode_sha256": upload.gcode_sha256,
-            "bytes": upload.size,
-            "layers": len(gcode.layers),
-            "received_at": _wall_now(),
-        }
+        received = {**_received(upload, gcode), **(parts if options.owner_part == "keep" else {})}
         try:
             return self.machine.start(gcode, name, user, application, received)
         except BusyError as exc:
-            raise UploadRefusedError(self.options.busy_status, "Printer is busy") from exc
+            raise UploadRefusedError(options.busy_status, options.busy_text) from exc
+
+    def queue(self, upload: Upload, data: bytes, name: str, owner: str, require: str) -> QueuedJob:
+        """Into the queue of the cluster firmware, busy or not. Raises UploadRefusedError."""
+        note: dict[str, Any] = {"name": name, "bytes": upload.size, "received_at": _wall_now(), "status": 200}
+        self.uploads.append(note)
+        gcode = upload.gcode
+        if gcode is None or gcode.header_faults:
+            note["status"] = 400
+            raise UploadRefusedError(400, "Invalid or unsupported g-code")
+        job = self.cluster.add(data, gcode, _received(upload, gcode), name, owner, require)
+        # in the queue, on disk, before the client may hear of it
+        self.save()
+        return job
 
     # --- things that happen ------------------------------------------------------------------------------
 
@@ -117,34 +133,35 @@ class Simulator:
             self.faults.set(fault)
             return
         machine = self.machine
-        if fault.kind == "reboot":
-            machine.power_off()
-            machine.power_on()
-        elif fault.kind == "power_cut":
-            machine.power_off()
-        elif fault.kind == "power_on":
-            machine.power_on()
-        elif fault.kind == "panel_abort":
-            machine.abort()
-        elif fault.kind == "panel_pause":
-            machine.pause("display")
-        elif fault.kind == "wrong_core":
-            machine.set_core(0, fault.value or "BB 0.4")
-        elif fault.kind == "wrong_material":
-            machine.set_material(0, fault.value or "86a89ceb-4159-47f6-ab97-e9953803d70f")
-        elif fault.kind == "filament_out":
-            machine.filament_out()
-        elif fault.kind == "filament_in":
-            machine.filament_in()
-        elif fault.kind == "nonce_expiry":
-            self.gatekeeper.expire_nonces()
-        else:
-            self.gatekeeper.clients.clear()
+        events: dict[str, Callable[[], object]] = {
+            "reboot": self._reboot,
+            "power_cut": self._power_off,
+            "power_on": machine.power_on,
+            "panel_abort": machine.abort,
+            "panel_pause": lambda: machine.pause("display"),
+            "hardware_error": machine.hardware_error,
+            "wrong_core": lambda: machine.set_core(0, fault.value or "BB 0.4"),
+            "wrong_material": lambda: machine.set_material(0, fault.value or _OTHER_MATERIAL),
+            "filament_out": machine.filament_out,
+            "filament_in": machine.filament_in,
+            "nonce_expiry": self.gatekeeper.expire_nonces,
+            "forget_clients": self.gatekeeper.clients.clear,
+        }
+        events[fault.kind]()
         self.save()
 
+    def _reboot(self) -> None:
+        self._power_off()
+        self.machine.power_on()
+
+    def _power_off(self) -> None:
+        self.machine.power_off()
+        self.cluster.power_off()
+
     def tick(self) -> None:
-        """Carry the machine to the present and write down what changed."""
+        """Carry the machine and its queue to the present and write down what changed."""
         self.machine.advance()
+        self.cluster.advance()
         if self.machine.dirty or len(self.gatekeeper.clients) != self._saved_clients:
             self.save()
 
@@ -167,6 +184,7 @@ class Simulator:
             "ledger": self.machine.ledger,
             "spool_empty": self.machine.spool_empty,
             "job": None if job is None else _kept(job),
+            "queue": self.cluster.document(),
         }
         temporary = self.state_file.with_suffix(".new")
         with temporary.open("w") as out:
@@ -195,6 +213,17 @@ class Simulator:
             machine.power_off()
         machine.on = False
         machine.power_on()
+        self.cluster.load(document.get("queue", []))
+
+
+def _received(upload: Upload, gcode: GcodeFile) -> dict[str, Any]:
+    return {
+        "sha256": upload.sha256,
+        "gcode_sha256": upload.gcode_sha256,
+        "bytes": upload.size,
+        "layers": len(gcode.layers),
+        "received_at": _wall_now(),
+    }
 
 
 def _kept(job: Job) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+from simulators.ultimaker.cluster import GROUP_UUID, HOSTNAME
 from simulators.ultimaker.heat import Heater
 from simulators.ultimaker.machine import Machine, Slot
 from simulators.ultimaker.simulator import Simulator
@@ -114,11 +116,38 @@ def job_tree(sim: Simulator) -> dict[str, Any] | None:
     machine = sim.machine
     if machine.job is None or sim.faults.told("job_404"):
         return None
-    shown = machine.job.view(machine.now_s(), early=sim.options.early_firmware)
+    options = sim.options
+    shown = machine.job.view(
+        machine.now_s(),
+        early=options.early_firmware,
+        scale=options.progress_scale,
+        none_word=options.none_word,
+    )
     odd = sim.faults.told("odd_state")
     if odd is not None:
         shown["state"] = odd.value
-    return shown
+    told: dict[str, Any] = told_times(sim, shown)
+    return told
+
+
+def told_times(sim: Simulator, found: Any) -> Any:
+    """The same with every time as the machine's own clock tells it (`Options.clock_offset_s`)."""
+    if not sim.options.clock_offset_s:
+        return found
+    if isinstance(found, list):
+        return [told_times(sim, item) for item in found]
+    return {
+        key: _shifted(value, sim.options.clock_offset_s)
+        if key == "time" or key.startswith("datetime_")
+        else value
+        for key, value in found.items()
+    }
+
+
+def _shifted(value: object, seconds: float) -> object:
+    if not isinstance(value, str) or not value:
+        return value
+    return (datetime.fromisoformat(value) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def system_tree(sim: Simulator) -> dict[str, Any]:
@@ -127,16 +156,16 @@ def system_tree(sim: Simulator) -> dict[str, Any]:
         "country": "",
         "display_message": {},
         "firmware": sim.options.firmware,
-        "guid": "6e2ff6ae-3b25-4a5c-8e3c-5f0c1c0f5d11",
+        "guid": GROUP_UUID,
         "hardware": {"revision": 0, "typeid": sim.options.typeid},
-        "hostname": "ultimakersystem-000000000001",
+        "hostname": HOSTNAME,
         "is_country_locked": False,
         "language": "en",
         "log": [],
         "memory": {"total": 524288000, "used": 181403648},
         "name": sim.options.name,
         "platform": "Linux",
-        "time": {"utc": machine.now_s()},
+        "time": {"utc": machine.now_s() + sim.options.clock_offset_s},
         "type": "3D printer",
         "uptime": int(machine.now_s() - machine.booted_s),
         "variant": sim.options.variant,

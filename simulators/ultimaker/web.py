@@ -86,5 +86,5 @@ async def file_part(request: Request, missing_status: int) -> tuple[Part, dict[s
     parts = await form_parts(request)
     upload = parts.get("file")
     if upload is None or upload.filename is None:
-        raise ApiError(missing_status, "No file")
+        raise ApiError(missing_status, sim_of(request).options.no_file_text)
     return upload, parts

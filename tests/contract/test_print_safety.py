@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from adapters.ultimaker import PrinterSettings, Timeouts, UltimakerPrinter, pair
+from adapters.ultimaker.interfaces import INTERFACES
 from service.domain.case import CaseState
 from service.domain.print_job import PrintState
 from service.errors import ConflictError, DeviceError
@@ -25,10 +26,9 @@ from service.store.prints import PrintJob
 from service.web.print_views import print_view
 from service.workflow import person_steps, print_guard, print_run, print_settle
 from simulators.ultimaker.clock import MachineClock
-from simulators.ultimaker.options import Options
 from simulators.ultimaker.simulator import Simulator
 from tests.support_app import SURGEON, TECHNICIAN, Rig, approve_now, bring
-from tests.support_ultimaker import RunningSimulator, in_process
+from tests.support_ultimaker import RunningSimulator, in_process, options_for
 
 SETTINGS = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=Timeouts(8.0, 8.0, 8.0))
 P = PrintState
@@ -41,6 +41,7 @@ class Hall:
     rig: Rig
     devices: dict[str, RunningSimulator]
     case_id: str
+    begins_at_once: bool = True
 
     def printer(self, name: str) -> UltimakerPrinter:
         found = self.rig.app.printers[name]
@@ -52,7 +53,10 @@ class Hall:
         return print_run.start_print(self.rig.app, self.case_id, name, TECHNICIAN, bed_clear=True)
 
     def send(self, job: PrintJob) -> PrintJob:
+        """Out of the queue of a printer that has one it begins by itself; the next look shows it."""
         print_run.send_print(self.rig.app, f"send.{job.token}", job.token)
+        if self.begins_at_once and self.job(job).state is P.QUEUED:
+            self.poll(job.printer)
         return self.job(job)
 
     def job(self, job: PrintJob) -> PrintJob:
@@ -99,23 +103,29 @@ class Hall:
 
     def starts_late(self, name: str, job: PrintJob) -> None:
         self.printer(name).send(self.gcode().path, job.token)
+        self.devices[name].look()
+        self.devices[name].panel("clock", advance_s=0)  # carried to the present: it has begun
 
     def told(self) -> list[str]:
         return [message for topic, message in self.rig.notes.told if topic == "print"]
 
 
-@pytest.fixture
-def hall(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
+@pytest.fixture(params=["direct", "cluster"])
+def hall(
+    request: pytest.FixtureRequest, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hall]:
+    """Once for each interface that jobs are sent by."""
     monkeypatch.setattr(print_run, "_SETTLE_S", 0.05)
+    settings = replace(SETTINGS, interface=INTERFACES[request.param])
     with ExitStack() as stack:
         devices = {}
         for name in ("A", "B"):
-            simulator = Simulator(Options(name=name, auto_allow=True), MachineClock(0.0))
+            simulator = Simulator(options_for(request.param, name=name), MachineClock(0.0))
             devices[name] = stack.enter_context(in_process(simulator))
             pair(devices[name].url, tmp_path / f"{name}.json", poll_s=0.01)
         rig.with_printers(
             {
-                n: UltimakerPrinter(n, d.url, tmp_path / f"{n}.json", SETTINGS, rig.clock)
+                n: UltimakerPrinter(n, d.url, tmp_path / f"{n}.json", settings, rig.clock)
                 for n, d in devices.items()
             }
         )
@@ -273,6 +283,7 @@ def test_stop_and_pause_never_reach_another_job(hall: Hall):
     device.panel("clock", advance_s=5000)
     device.panel("clear")
     hall.printer("A").send(hall.gcode().path, "somebody-elses")
+    device.panel("clock", advance_s=0)
     for target in ("pause", "abort"):
         with pytest.raises(DeviceError, match="Another job"):
             print_settle.command(hall.rig.app, job.token, target, TECHNICIAN)

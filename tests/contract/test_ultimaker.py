@@ -27,6 +27,7 @@ from adapters.ultimaker.faults import (
     PrinterAuthError,
     PrinterSilentError,
 )
+from adapters.ultimaker.interfaces import INTERFACES, Interface
 from service.errors import DeviceError, InputRefusedError
 from service.ports import LookupOutcome, PrinterState, SendOutcome
 from simulators.ultimaker.clock import MachineClock
@@ -36,6 +37,7 @@ from simulators.ultimaker.simulator import Simulator
 from tests.support_ultimaker import (
     RunningSimulator,
     in_process,
+    options_for,
     simulator,
     small_gcode,
     start_simulator,
@@ -56,6 +58,7 @@ class Room:
     printer: UltimakerPrinter
     gcode: Path
     credentials: Path
+    interface: Interface
 
     def wait(self, machine_s: float) -> None:
         self.device.panel("clock", advance_s=machine_s)
@@ -65,12 +68,13 @@ class Room:
 
     def hasty(self, settle_s: float = HASTY.settle_s) -> UltimakerPrinter:
         """A client that does not wait long for the same printer."""
-        settings = replace(HASTY, settle_s=settle_s)
+        settings = replace(HASTY, settle_s=settle_s, interface=self.interface)
         return UltimakerPrinter("um3", self.device.url, self.credentials, settings)
 
     def start(self, name: str = "case-1") -> str:
         result = self.printer.send(self.gcode, name)
         assert result.outcome is SendOutcome.ACCEPTED, result.detail
+        self.wait(0)  # out of a queue it begins by itself
         return result.uuid
 
     def until_printing(self) -> None:
@@ -80,16 +84,22 @@ class Room:
         assert reading.job.state == "printing"
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    sim = Simulator(Options(auto_allow=True), MachineClock(0.0))
+#: Tests of what only the direct interface has: a login for the upload, an answer to a busy one.
+direct_only = pytest.mark.parametrize("room", ["direct"], indirect=True)
+
+
+@pytest.fixture(params=["direct", "cluster"])
+def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Room]:
+    """Once for each interface that jobs are sent by."""
+    interface = INTERFACES[request.param]
+    sim = Simulator(options_for(request.param), MachineClock(0.0))
     with in_process(sim) as device:
         credentials = tmp_path / "printer.json"
         pair(device.url, credentials, poll_s=0.01)
         gcode = tmp_path / "model.gcode"
         gcode.write_text(small_gcode(seconds=3600))
-        printer = UltimakerPrinter("um3", device.url, credentials, SETTINGS)
-        yield Room(sim, device, printer, gcode, credentials)
+        printer = UltimakerPrinter("um3", device.url, credentials, replace(SETTINGS, interface=interface))
+        yield Room(sim, device, printer, gcode, credentials, interface)
 
 
 @pytest.fixture
@@ -145,6 +155,7 @@ def test_a_late_check_that_says_unauthorized_is_settled_by_digest(
     assert load_credentials(tmp_path / "c.json").id
 
 
+@direct_only
 def test_a_new_pairing_takes_effect_without_a_new_client(room: Room) -> None:
     room.device.fault("forget_clients")
     assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.REFUSED
@@ -246,7 +257,7 @@ def test_commands_that_cannot_be_done_say_so(room: Room) -> None:
 
 
 def test_a_command_is_for_our_job_alone(room: Room) -> None:
-    room.printer.send(room.gcode, "somebody-elses")
+    room.start("somebody-elses")
     room.until_printing()
     for target in ("pause", "abort"):
         with pytest.raises(DeviceError, match="Another job") as caught:
@@ -268,6 +279,7 @@ def test_a_job_that_keeps_the_ending_of_its_file_is_ours_all_the_same(room: Room
     room.printer.command("pause", "case-1")
 
 
+@direct_only
 def test_one_of_two_at_the_same_time_gets_in(room: Room) -> None:
     other = UltimakerPrinter("um3", room.device.url, room.credentials, SETTINGS)
     results = []
@@ -401,6 +413,7 @@ def test_a_false_idle_does_not_fool_us(room: Room, machine_s: float, state: Prin
     assert any("idle" in reason or "plate" in reason for reason in room.printer.preflight(room.gcode))
 
 
+@direct_only
 def test_idle_without_job_but_busy_all_the_same_is_refused_by_405(room: Room) -> None:
     room.start()
     room.device.fault("false_idle")
@@ -444,6 +457,7 @@ def test_an_expired_nonce_costs_one_more_try_and_no_second_print(room: Room) -> 
     room.printer.command("abort", "case-1")
 
 
+@direct_only
 @pytest.mark.parametrize("status", [401, 403])
 def test_forgotten_credentials_say_pair_again(room: Room, status: int) -> None:
     room.device.panel("options", denied_status=status)
@@ -497,6 +511,7 @@ def test_a_gzipped_file_is_checked_and_sent_as_it_is(room: Room, tmp_path: Path)
     packed.write_bytes(gzip.compress(room.gcode.read_bytes(), mtime=0))
     assert room.printer.preflight(packed) == []
     assert room.printer.send(packed, "SP-GZ-1").outcome is SendOutcome.ACCEPTED
+    room.wait(0)
     assert len(room.device.ledger()) == 1
 
 
@@ -543,6 +558,7 @@ def test_abort_and_pause_at_the_panel_are_seen(room: Room) -> None:
     assert reading.job.result == "Aborted"
 
 
+@direct_only
 def test_a_prompt_on_the_display_needs_a_person(room: Room) -> None:
     room.device.fault("wrong_material")
     room.start()
@@ -597,10 +613,13 @@ def test_the_simulator_as_a_process_remembers_over_a_kill(tmp_path: Path) -> Non
 def test_a_sender_killed_while_the_printer_reads_its_file_does_not_print_twice(room: Room) -> None:
     room.device.fault("slow", match="/print_job", method="POST", count=1, seconds=1.0)
     code = (
-        "import sys; from pathlib import Path; from adapters.ultimaker import UltimakerPrinter;"
-        "UltimakerPrinter('um3', sys.argv[1], Path(sys.argv[2])).send(Path(sys.argv[3]), 'case-1')"
+        "import sys; from pathlib import Path; from adapters.ultimaker import PrinterSettings, UltimakerPrinter;"
+        "from adapters.ultimaker.interfaces import INTERFACES;"
+        "settings = PrinterSettings(interface=INTERFACES[sys.argv[4]]);"
+        "UltimakerPrinter('um3', sys.argv[1], Path(sys.argv[2]), settings).send(Path(sys.argv[3]), 'case-1')"
     )
     arguments = [sys.executable, "-c", code, room.device.url, str(room.credentials), str(room.gcode)]
+    arguments.append(room.interface.name)
     sender = subprocess.Popen(arguments)
     # the fault leaves the board when the POST has come: the file is on its way, the answer is not
     _until(lambda: not room.sim.faults.active, 20.0)
@@ -609,7 +628,8 @@ def test_a_sender_killed_while_the_printer_reads_its_file_does_not_print_twice(r
     assert room.device.ledger() == []
     assert room.hasty(settle_s=1.5).find("case-1").outcome is LookupOutcome.FOUND
     assert room.printer.send(room.gcode, "case-1").outcome is SendOutcome.ACCEPTED
-    assert len(room.device.ledger()) == 1
+    room.wait(0)
+    assert len(room.device.ledger()) == len(room.device.look("uploads")) == 1
 
 
 def test_a_fast_print_with_a_person_who_clears(tmp_path: Path) -> None:

@@ -150,6 +150,26 @@ def test_the_board_says_how_a_print_ended(
     print_settle.settle(world.app, job.token, "failed", person("tom"), "cleared for the next test")
 
 
+def test_a_print_in_the_printers_own_queue_says_so_and_can_be_taken_back(
+    world: World, open_page: Opened
+) -> None:
+    why = "Before it begins, the print core is to be changed in slot 1 (AA 0.8 to AA 0.4)."
+    case = world.printing("WAITS^WANDA", "um3-spare", PrintState.QUEUED, detail=why)
+    seen = PrinterJob("uuid-waits", world.job(case).token, "queued", "", None, None, None, remark=why)
+    world.read_printer("um3-spare", PrinterState.BUSY, waiting=(seen,), detail="A job waits.")
+    board = open_page(f"/board#token={identity.add_token(world.app, 'waits', ['board'], 'test')}")
+    board.wait_for_selector(f"#printers article:has-text('{case.code}')")
+    assert "waits in the printer's own queue" in text(board, f"#printers article:has-text('{case.code}')")
+    page = open_page(f"/cases/{case.id}", "tom")
+    page.wait_for_selector("#prints button:has-text('Take back')")
+    assert why in text(page, "#prints") and "Pause" not in text(page, "#prints")
+    assert "waits in the printer's own queue" in text(page, "#now")
+    world.read_printer("um3-spare", PrinterState.SILENT)
+    print_settle.settle(
+        world.app, world.job(case).token, "failed", person("tom"), "cleared for the next test"
+    )
+
+
 def test_a_print_on_a_silent_printer_is_settled_on_its_page(world: World, open_page: Opened) -> None:
     case = world.printing("SILENT^SIM", "um3-right", PrintState.PRINTING, progress=0.4)
     world.read_printer("um3-right", PrinterState.SILENT, age_s=600.0)

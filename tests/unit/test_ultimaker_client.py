@@ -115,6 +115,17 @@ def test_the_name_may_come_back_with_its_ending(name: str, fits: bool) -> None:
     assert Wanted("other", "u").fits(job)
 
 
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [("SP-A-1f2e3d-12", False), ("SP-A-1f2e3d-1", False), ("SP-A-1f2e3d-", True), ("SP-A-1f2e", True),
+     ("sp_a_1f2e3d_12", True), ("SP-A", False), ("SP-B-1f2e3d-12", False), ("", False)],
+)  # fmt: skip
+def test_a_name_that_may_be_ours_by_a_rule_of_the_firmware(name: str, may: bool) -> None:
+    job = PrinterJob("u", name, "printing", "", None, None, None)
+    assert Wanted("SP-A-1f2e3d-12").may_be(job) is may
+    assert not Wanted("SP-A-1f2e3d-12", "known").may_be(job)
+
+
 def test_the_head_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gcode"
     path.write_text(small_gcode(nozzle="AA 0.8", guid="ABC"))

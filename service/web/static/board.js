@@ -9,7 +9,7 @@ const PRINTER = {
   idle: ['good', 'Idle'], busy: ['work', 'Busy'], awaiting_removal: ['alert', 'Ended, outcome unknown: look at the part'], needs_person: ['alert', 'Needs a person'],
   booting: ['work', 'Starting up'], error: ['alert', 'Error'], silent: ['alert', 'Does not answer'],
 };
-const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', PRINTING: 'printing', PAUSED: 'paused', AWAITING_REMOVAL: 'ended', UNKNOWN: 'unknown: look at the printer, then settle the job' };
+const JOB = { INTENT: 'about to be sent', SENDING: 'being sent', QUEUED: 'waits in the printer\'s own queue', PRINTING: 'printing', PAUSED: 'paused', AWAITING_REMOVAL: 'ended', UNKNOWN: 'unknown: look at the printer, then settle the job' };
 const QUEUE = ['NEEDS_ATTENTION', 'SLICED', 'PRINTING', 'PRINTED', 'APPROVED', 'PLAN_READY', 'BUILDING', 'RECEIVED', 'RECEIVING', 'QA_PASSED'];
 const TONE = { NEEDS_ATTENTION: 'alert', SLICED: 'ask', PRINTED: 'ask', PRINTING: 'work', APPROVED: 'work', BUILDING: 'work' };
 

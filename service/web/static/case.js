@@ -162,14 +162,15 @@ function settleForm(job) {
 }
 
 function commands(job) {
-  if (!roles.has('technician') || !['PRINTING', 'PAUSED'].includes(job.state)) return null;
+  if (!roles.has('technician') || !['QUEUED', 'PRINTING', 'PAUSED'].includes(job.state)) return null;
   const slot = el('div', { class: 'problem-slot' });
   const row = el('div', {});
   const ask = (target, text, danger) => el('button', { type: 'button', class: danger ? 'small danger' : 'small', onclick: async () => {
-    if (danger && !await confirmed('Stop this print?', 'The part is lost. A new print needs a new approval.', 'Stop the print', true)) return;
+    const waits = job.state === 'QUEUED';
+    if (danger && !await confirmed(waits ? 'Take this print back?' : 'Stop this print?', waits ? 'It is taken out of the printer\'s own queue, and can be started again. Should it have begun meanwhile, it is stopped and the part is lost.' : 'The part is lost. A new print needs a new approval.', waits ? 'Take it back' : 'Stop the print', true)) return;
     busy(row, slot, () => post(`/api/v1/print-jobs/${job.id}/command`, { target }));
   } }, text);
-  row.append(el('div', { class: 'row' }, job.state === 'PAUSED' ? ask('print', 'Go on') : ask('pause', 'Pause'), ask('abort', 'Stop', true)), slot);
+  row.append(el('div', { class: 'row' }, job.state === 'QUEUED' ? ask('abort', 'Take back', true) : null, job.state === 'QUEUED' ? null : job.state === 'PAUSED' ? ask('print', 'Go on') : ask('pause', 'Pause'), job.state === 'QUEUED' ? null : ask('abort', 'Stop', true)), slot);
   return row;
 }
 

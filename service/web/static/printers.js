@@ -31,7 +31,7 @@ function finder() {
     let list;
     try { list = await post('/api/v1/printers/discover'); } catch (problem) { found.replaceChildren(); throw problem; }
     fill(found, list.length ? el('table', { class: 'list' }, el('thead', {}, el('tr', {}, ['Address', 'Name', 'Model', 'Firmware', 'Cores', 'Configured as'].map((h) => el('th', { scope: 'col' }, h)))),
-      el('tbody', {}, list.map((p) => el('tr', {}, el('td', { class: 'mono' }, p.url), el('td', {}, p.name), el('td', {}, p.model || `unknown (${p.machine})`), el('td', {}, p.firmware), el('td', {}, p.cores.join(', ')), el('td', {}, p.configured_as || '—'))))) : el('p', { class: 'dim' }, 'No printer announced itself. Its address on the display works all the same.'));
+      el('tbody', {}, list.map((p) => el('tr', {}, el('td', { class: 'mono' }, p.url), el('td', {}, p.name), el('td', {}, p.model || `unknown (${p.machine})`), el('td', {}, p.cluster ? `${p.firmware}, with a queue` : p.firmware), el('td', {}, p.cores.join(', ')), el('td', {}, p.configured_as || '—'))))) : el('p', { class: 'dim' }, 'No printer announced itself. Its address on the display works all the same.'));
   }) }, 'Look for printers on the network'));
   return [row, slot, found];
 }
