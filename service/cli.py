@@ -24,6 +24,7 @@ from service.cli_common import (
     EDITS_HELP,
     ENDPLATES_HELP,
     KEEP_HELP,
+    SEGMENTATION_HELP,
     SURFACE_HELP,
     ConfigOption,
     Surface,
@@ -31,6 +32,7 @@ from service.cli_common import (
     parse_endplates,
     parse_point,
     read_edits,
+    segmentation_folder,
 )
 from service.errors import InputRefusedError, SpineprintError, StorageError
 
@@ -140,13 +142,17 @@ def model(
         str | None, typer.Option(help="SeriesInstanceUID, when the folder holds several")
     ] = None,
     surface: Annotated[Surface | None, typer.Option(help=SURFACE_HELP)] = None,
+    segmentation_model: Annotated[str | None, typer.Option(help=SEGMENTATION_HELP)] = None,
     keep_isolation: Annotated[bool, typer.Option(help=KEEP_HELP)] = True,
     config: ConfigOption = None,
 ) -> None:
     """CT to a checked, printable model: writes mask.nii.gz, plan.json, model.stl, report.json."""
+    from service.bootstrap_tasks import make_segmenter
     from service.workflow.tasks.model_task import model_task
 
-    settings = json.loads(config_of(config).model.model_dump_json())
+    whole = config_of(config)
+    settings = json.loads(whole.model.model_dump_json())
+    segmenter = make_segmenter(segmentation_folder(segmentation_model, whole))
     if surface is not None:
         settings["surface"] = surface.value
     out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,7 @@ def model(
         "settings": settings, "case_code": "", "out": str(out),
         "keep_isolation": str(out / "kept") if keep_isolation else None,
     }  # fmt: skip
-    result = _with_progress(model_task, argument)
+    result = _with_progress(lambda a, p: model_task(a, p, segmenter), argument)
     for warning in result["warnings"]:
         console.print(f"[yellow]look at[/]: {escape(warning['message'])}")
     for failure in result["failures"]:
