@@ -30,6 +30,7 @@ BOX_LOW_MM = np.array([-62.0, -42.0, -60.0])
 BOX_HIGH_MM = np.array([62.0, 90.0, 60.0])
 _CONTEXT = 0.25
 _AIR_HU = -1024.0
+_HAIR = 1e-6
 
 
 class InstalledSegmenter:
@@ -85,10 +86,11 @@ def laid_out(
     box = np.sort(np.stack([near + BOX_LOW_MM, near + BOX_HIGH_MM]) @ axes, axis=0)
     scan = _extent(ct, axes)
     box = np.clip(box, scan[0], scan[1])
-    size = np.ceil((box[1] - box[0]) / spacing).astype(int) + 1
+    # Up to the last step within: a voxel beyond the scan would be air that is not there.
+    size = np.floor((box[1] - box[0]) / spacing + _HAIR).astype(int) + 1
     # Around it a quarter of a patch, and whole patches at least, where the scan has it.
     around = np.maximum(_CONTEXT * np.array(about.patch), (np.array(about.patch) - size) / 2)
-    room = np.floor(np.stack([box[0] - scan[0], scan[1] - box[1]]) / spacing)
+    room = np.floor(np.stack([box[0] - scan[0], scan[1] - box[0] - (size - 1) * spacing]) / spacing + _HAIR)
     before, after = np.clip(np.ceil(around), 0, np.maximum(room, 0)).astype(int)
     origin = axes @ (box[0] - before * spacing)
     shape = size + before + after
@@ -115,10 +117,16 @@ def _extent(ct: Volume, axes: Array) -> Array:
 
 
 def _around(ct: Volume, origin: Array, steps: Array, shape: NDArray[np.int_]) -> Volume:
-    """The CT's voxels of the grid and some more, so that a cubic spline there needs no others."""
+    """The CT's voxels of the grid and some more, so that a cubic spline there needs no others.
+
+    The outermost are repeated once: by rounding the grid may reach a hair beyond them, which is not air.
+    """
     last = origin + steps @ (shape - 1)
     margin = 8.0 * np.array(ct.spacing_mm).max()
-    return ct.crop_to_lps_box((origin + last) / 2, np.abs(last - origin) / 2 + margin)
+    part = ct.crop_to_lps_box((origin + last) / 2, np.abs(last - origin) / 2 + margin)
+    affine = part.lps_from_ijk.copy()
+    affine[:3, 3] -= affine[:3, :3].sum(axis=1)
+    return Volume(np.pad(part.values, 1, mode="edge"), affine)
 
 
 def _answer(found: NDArray[np.float32], about: Description, level: str, affine: Array) -> SegmentedVertebrae:

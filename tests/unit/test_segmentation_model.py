@@ -94,6 +94,19 @@ def test_grey_values_are_clipped_and_scaled_as_in_training(tmp_path: Path) -> No
     assert np.median(image[image.shape[0] // 2]) == pytest.approx((350 - 90) / 260, abs=1e-4)
 
 
+@pytest.mark.parametrize("step", [1.5, 0.7, 1.1, 3.0])
+def test_no_air_is_put_at_the_ends_of_a_short_scan(tmp_path: Path, step: float) -> None:
+    """A plane beyond the last voxel, by a rounding error too, would be a body's end that is not there."""
+    write_model(tmp_path)
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = [-30.1, -200.3, 500.7]
+    ct = Volume(np.full((40, 40, 40), 350, np.int16), affine)
+    middle = affine[:3, 3] + 19.5 * step
+    image, keep, _ = laid_out(ct, read_description(tmp_path), middle)
+    np.testing.assert_allclose(image, 1.0, atol=1e-5)
+    assert all(k.stop - k.start >= 39 * step / 1.5 or 39 * step > 100 for k in keep)
+
+
 def test_windows_are_those_of_nnunet() -> None:
     """The example of its source: 110 voxels and a patch of 64 make three steps."""
     assert starts(110, 64) == [0, 23, 46]
