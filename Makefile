@@ -58,7 +58,7 @@ run: setup ## the service alone (CONFIG=file.toml)
 	@$(BIN)/spineprint serve $(if $(CONFIG),--config "$(CONFIG)")
 
 lock: ## resolve requirements again, with hashes (needs uv)
-	cd requirements && for f in runtime discovery dev physics; do uv pip compile --universal --python-version 3.11 --generate-hashes \
+	cd requirements && for f in runtime discovery segmentation dev physics; do uv pip compile --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url -q --custom-compile-command "make lock" $$f.in -o $$f.txt; done
 
 clean: ## remove the virtual environment and caches

@@ -29,7 +29,7 @@ from adapters.ultimaker.camera import UltimakerCamera
 from adapters.ultimaker.discovery import MdnsDiscovery
 from adapters.ultimaker.interfaces import INTERFACES
 from adapters.ultimaker.preflight import PLA_GUIDS
-from service.bootstrap_tasks import make_slicer
+from service.bootstrap_tasks import describe_segmenter, make_slicer
 from service.config import Config, PrinterConfig, WebDestinationConfig
 from service.domain.case import CaseState
 from service.domain.series import SeriesInfo
@@ -370,6 +370,8 @@ def self_test(config: Config) -> list[tuple[str, bool, str]]:
     )
     check("database", lambda: open_app(config).engine.dialect.name)
     check("slicer", lambda: make_slicer(config).describe())
+    if config.isolation.segmentation_model:
+        check("segmentation model", partial(describe_segmenter, config.isolation.segmentation_model))
     for p in config.printers:
         seen = _printer(p).read()
         results.append(

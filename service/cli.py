@@ -26,6 +26,7 @@ from service.cli_common import (
     ENDPLATES_HELP,
     HANDED_OUT_HELP,
     KEEP_HELP,
+    SEGMENTATION_HELP,
     SURFACE_HELP,
     ConfigOption,
     Surface,
@@ -33,6 +34,7 @@ from service.cli_common import (
     parse_endplates,
     parse_point,
     read_edits,
+    segmentation_folder,
 )
 from service.errors import InputRefusedError, SpineprintError, StorageError
 
@@ -142,15 +144,19 @@ def model(
         str | None, typer.Option(help="SeriesInstanceUID, when the folder holds several")
     ] = None,
     surface: Annotated[Surface | None, typer.Option(help=SURFACE_HELP)] = None,
+    segmentation_model: Annotated[str | None, typer.Option(help=SEGMENTATION_HELP)] = None,
     keep_isolation: Annotated[bool, typer.Option(help=KEEP_HELP)] = True,
     handed_out: Annotated[Path | None, typer.Option(exists=True, help=HANDED_OUT_HELP)] = None,
     dicom_seg: Annotated[bool, typer.Option(help="also write mask.seg.dcm, a DICOM Segmentation")] = False,
     config: ConfigOption = None,
 ) -> None:
     """CT to a checked, printable model: writes mask.nii.gz, plan.json, model.stl, report.json."""
+    from service.bootstrap_tasks import make_segmenter
     from service.workflow.tasks.model_task import model_task
 
-    settings = json.loads(config_of(config).model.model_dump_json())
+    whole = config_of(config)
+    settings = json.loads(whole.model.model_dump_json())
+    segmenter = make_segmenter(segmentation_folder(segmentation_model, whole))
     if surface is not None:
         settings["surface"] = surface.value
     out.mkdir(parents=True, exist_ok=True)
@@ -164,7 +170,7 @@ def model(
         "handed_out": str(handed_out) if handed_out else None,
         "dicom_seg_at": datetime.now(UTC).isoformat() if dicom_seg else None,
     }  # fmt: skip
-    result = _with_progress(model_task, argument)
+    result = _with_progress(lambda a, p: model_task(a, p, segmenter), argument)
     for warning in result["warnings"]:
         console.print(f"[yellow]look at[/]: {escape(warning['message'])}")
     for failure in result["failures"]:

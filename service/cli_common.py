@@ -35,6 +35,9 @@ class Surface(StrEnum):
 SURFACE_HELP = (
     "the bone's edge where the CT shows it, or the 226 HU surface as it is (default: [model] surface)"
 )
+SEGMENTATION_HELP = (
+    'folder of an installed segmentation model, or "none" (default: [isolation] segmentation_model)'
+)
 KEEP_HELP = "keep the isolated bone in OUT/kept, so that cuts, paint or a plan by hand do not fit it again"
 HANDED_OUT_HELP = (
     "mask that --mask was edited from: what was erased or painted then counts whatever the CT shows there "
@@ -91,6 +94,13 @@ def read_edits(path: Path | None) -> tuple[Edit, ...]:
             next_step='Write a list such as [{"kind": "erase", "centre": [X, Y, Z], "radius_mm": 3}].',
             code="edits.invalid",
         ) from error
+
+
+def segmentation_folder(given: str | None, config: Config) -> Path | None:
+    """The folder named on the command line, "none" for none, else the configured one."""
+    if given is None:
+        return config.isolation.segmentation_model
+    return None if given == "none" else Path(given)
 
 
 def parse_destination(text: str) -> Destination:

@@ -159,6 +159,13 @@ class ModelConfig(_Section):
     min_confidence: float = Field(0.5, ge=0, le=1)
 
 
+class IsolationConfig(_Section):
+    segmentation_model: Path | None = Field(
+        None,
+        description="folder with model.onnx and model.json (docs/segmentation-model.md); none: shapes are fitted",
+    )
+
+
 class LabelsConfig(_Section):
     gtin: str = Field("", description="the hospital's own GTIN-14; empty: no GS1 code is printed")
 
@@ -204,6 +211,7 @@ class Config(_Section):
     printers: tuple[PrinterConfig, ...] = ()
     slicer: SlicerConfig = SlicerConfig()
     model: ModelConfig = ModelConfig()
+    isolation: IsolationConfig = IsolationConfig()
     sterilisation: SterilisationConfig = SterilisationConfig()
     labels: LabelsConfig = LabelsConfig()
     costs: CostsConfig = CostsConfig()

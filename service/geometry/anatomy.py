@@ -114,6 +114,23 @@ class SurfaceTaken:
     """Why it is the threshold's; a sentence for people, empty at the bone's edge."""
 
 
+@dataclass(frozen=True)
+class SegmentationModel:
+    """The site's own segmentation model, and what became of its answer: `used`, `refused` by the checks, or `failed`.
+
+    What names the model is empty when it could not be loaded. `reason` is a sentence for people, empty when used.
+    """
+
+    outcome: Literal["used", "refused", "failed"]
+    name: str = ""
+    source: str = ""
+    licence: str = ""
+    sha256: str = ""
+    description_sha256: str = ""
+    runtime: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Isolation:
     """One isolated vertebra.
@@ -128,7 +145,9 @@ class Isolation:
     outer: Volume
     landmarks: Landmarks
     quality: Quality
-    source: Literal["fitted", "mask"]
+    source: Literal["fitted", "mask", "segmented"]
     surface: SurfaceTaken = field(default_factory=SurfaceTaken)
     neighbours: tuple[BodyField, ...] = ()
-    """The levels above and below as fitted; none when the bone came as a mask."""
+    """The levels above and below as fitted or labelled; none when the bone came as a mask."""
+    model: SegmentationModel | None = None
+    """Of the site, when one is installed and was asked."""

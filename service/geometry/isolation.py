@@ -119,7 +119,7 @@ def _isolation_of(
     surface = outer_surface(ct, mask, settings=use.surface)
     progress("finding the landmarks", 0.94)
     with ThreadPoolExecutor(1) as beside:
-        body = beside.submit(_inside_surface, surface.field, mask, ct)
+        body = beside.submit(inside_surface, surface.field, mask, ct)
         measures = beside.submit(lambda: surface_measures(ct, body.result(), surface, use.gates))
         landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
         mask = body.result()
@@ -209,7 +209,7 @@ def _native_mask(ct: Volume, evidence: Evidence, soft: NDArray[np.float32], marg
     return _where(evidence.volume(member), solid, part, ct, outside=0.0, inside=lambda values: values > 0.5)
 
 
-def _inside_surface(field: Volume, part: Volume, ct: Volume) -> Volume:
+def inside_surface(field: Volume, part: Volume, ct: Volume) -> Volume:
     """The voxels of `part`'s grid inside the surface, so that the mask handed out is the bone modelled."""
     return _where(field, field.values < 0, part, ct, outside=8.0, inside=lambda values: values < 0)
 

@@ -100,9 +100,7 @@ def read_mask(
         mask = _one_label(read_nrrd(path), level, _segment_number(named, level, label) if named else label)
     else:
         mask = _read_seg(path, ct, level, label, allow_other_frame)
-    placed = onto_grid(mask, ct)
-    _require_plausible(placed, ct, level)
-    return placed
+    return placed_on(mask, ct, level)
 
 
 # --- sources ----------------------------------------------------------------------------------------------
@@ -247,6 +245,16 @@ def _segment_number(segments: Sequence[_Segment], level: str, label: int | None)
 
 
 # --- geometry ---------------------------------------------------------------------------------------------
+
+
+def placed_on(mask: Volume, ct: Volume, level: str) -> Volume:
+    """A 0/1 mask of `level` from anywhere on the grid of `ct`, once it lies where bone can be.
+
+    Raises ImagingError when it is empty, lies outside the CT, or covers air or soft tissue.
+    """
+    placed = onto_grid(mask, ct)
+    _require_plausible(placed, ct, level)
+    return placed
 
 
 def onto_grid(mask: Volume, ct: Volume) -> Volume:

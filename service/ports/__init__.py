@@ -39,6 +39,11 @@ from service.ports.receiving import (
     Peer,
     ReceivedInstance,
 )
+from service.ports.segmenting import (
+    SegmentedVertebrae,
+    Segmenter,
+    SegmenterFacts,
+)
 from service.ports.sending import (
     CommitmentAnswer,
     CommitmentReport,
@@ -90,6 +95,9 @@ __all__ = [
     "PrinterReading",
     "PrinterState",
     "ReceivedInstance",
+    "SegmentedVertebrae",
+    "Segmenter",
+    "SegmenterFacts",
     "SendOutcome",
     "SendResult",
     "SliceResult",

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from service.geometry.progress import Progress
-from service.ports import Slicer
+from service.ports import Segmenter, Slicer
 from service.workflow.tether import Ahead, Task
 
 #: Kind of work -> (module of this package, function).
@@ -25,9 +25,11 @@ _TASKS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def all_tasks(slicer: Slicer) -> Mapping[str, Task]:
+def all_tasks(slicer: Slicer, segmenter: Segmenter | None = None) -> Mapping[str, Task]:
+    """`segmenter`: the site's own model for isolating a vertebra, if one is installed."""
     return {
         **{kind: partial(_run, module, function) for kind, (module, function) in _TASKS.items()},
+        "model": partial(_model, segmenter),
         "slice": partial(_slice, slicer),
     }
 
@@ -43,6 +45,12 @@ def load(kind: str) -> Ahead | None:
 def _run(module: str, function: str, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     task: Task = getattr(import_module(f"{__name__}.{module}"), function)
     return task(argument, progress)
+
+
+def _model(segmenter: Segmenter | None, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    from service.workflow.tasks.model_task import model_task
+
+    return model_task(argument, progress, segmenter)
 
 
 def _slice(slicer: Slicer, argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

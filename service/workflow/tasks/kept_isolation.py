@@ -30,13 +30,14 @@ from service.geometry.anatomy import (
     Landmarks,
     Pedicle,
     Quality,
+    SegmentationModel,
     SurfaceTaken,
 )
 from service.geometry.volume import Volume
 
 log = logging.getLogger("spineprint.tasks")
 
-SCHEMA = "spineprint.kept-isolation/3"
+SCHEMA = "spineprint.kept-isolation/4"
 FILE = "isolation.npz"
 #: What decides about the bone found: a change in any of these makes what is kept worthless.
 PROGRAM = ("geometry", "imaging", "workflow/tasks")
@@ -57,14 +58,20 @@ def isolation_key(inputs: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def kept_or_made(folder: Path | None, key: str, make: Callable[[], Isolation]) -> Isolation:
-    """The isolation kept in `folder` under this key, else the one made now, which is kept in its place."""
+def kept_or_made(
+    folder: Path | None,
+    key: str,
+    make: Callable[[], Isolation],
+    worth: Callable[[Isolation], bool] = lambda made: True,
+) -> Isolation:
+    """The isolation kept in `folder` under this key, else the one made now, kept in its place if `worth` it."""
     if folder is None:
         return make()
     found = _read(folder / FILE, key)
     if found is None:
         found = make()
-        _write(found, folder, key)
+        if worth(found):
+            _write(found, folder, key)
     return found
 
 
@@ -86,6 +93,7 @@ def _write(isolation: Isolation, folder: Path, key: str) -> None:
         "landmarks": asdict(isolation.landmarks),
         "quality": asdict(isolation.quality),
         "surface": asdict(isolation.surface),
+        "model": asdict(isolation.model) if isolation.model else None,
     }
     write_kept(folder / FILE, words, arrays)
 
@@ -154,6 +162,7 @@ def _read(path: Path, key: str) -> Isolation | None:
             )
             for n in words["neighbours"]
         ),
+        model=SegmentationModel(**words["model"]) if words["model"] else None,
     )
 
 

@@ -27,6 +27,13 @@ from service.workflow.tasks.points_used import points_unused, points_used
 SCHEMA = "spineprint.model/1"
 #: What decides about the model beside what decides about the bone: a report from other versions may differ.
 MODEL_LIBRARIES = (*LIBRARIES, "manifold3d")
+#: How the bone was isolated, by `Isolation.source`.
+METHODS = {"mask": "mask", "segmented": "segmentation_model", "fitted": "fitted_shapes"}
+BY_MODEL = (
+    "The bone was outlined by the installed segmentation model '{name}' (SHA-256 {sha256:.12}), which nobody measured "
+    "here: compare the outline with the slices."
+)
+NOT_BY_MODEL = "The installed segmentation model was not used, shapes were fitted instead. {reason}"
 NO_CODE = (
     "The model bears no code, as none was given: tag the printed part before it leaves the printer room."
 )
@@ -71,7 +78,7 @@ def model_report(
         "libraries": {name: metadata.version(name) for name in MODEL_LIBRARIES},
         "level": isolation.level,
         "source": isolation.source,
-        "inputs": _inputs(argument, ct)
+        "inputs": _inputs(argument, ct, isolation)
         | {"ct_sha256": ct_sha256, "mask_sha256": mask_sha256, "plan_sha256": given_plan_sha256},
         "plan_sha256": plan_sha256,
         "isolation": _isolation(isolation),
@@ -110,6 +117,7 @@ def _warnings(
     warnings = [{"code": f.code, "message": f.sentence} for f in ct.findings]
     warnings += _numbered("isolation", isolation.quality.reasons) + _numbered("planning", planning.unmet)
     warnings += _numbered("inputs", points_unused(argument, isolation))
+    warnings += _model_warnings(isolation)
     if ct.info.lossy:
         warnings.append({"code": "lossy", "message": LOSSY_CT})
     warnings += _numbered("model.lost_bone", warnings_about(solid.lost, solid.plan))
@@ -117,6 +125,15 @@ def _warnings(
     if necks:
         warnings.append({"code": "model.thin_neck", "message": THIN_NECKS.format(count=necks)})
     return warnings + _mark_warnings(argument, solid)
+
+
+def _model_warnings(isolation: Isolation) -> list[dict[str, str]]:
+    """What the site's own model did, or why it did not."""
+    model = isolation.model
+    if model is None:
+        return []
+    words = BY_MODEL if model.outcome == "used" else NOT_BY_MODEL
+    return [{"code": "isolation.model", "message": words.format(**asdict(model))}]
 
 
 def _mark_warnings(argument: Mapping[str, Any], solid: Solid) -> list[dict[str, str]]:
@@ -136,14 +153,14 @@ def _failures(solid: Solid, check: ModelCheck) -> list[str]:
     return [*check.failures, *([left_out] if left_out else [])]
 
 
-def _inputs(argument: Mapping[str, Any], ct: LoadedSeries) -> dict[str, Any]:
+def _inputs(argument: Mapping[str, Any], ct: LoadedSeries, isolation: Isolation) -> dict[str, Any]:
     return {
         "series_uid": ct.info.series_uid,
         "slices": int(ct.volume.values.shape[0]),
         "lossy": ct.info.lossy,
         "spacing_mm": [round(v, 4) for v in ct.volume.spacing_mm],
         "mask_label": argument.get("mask_label"),
-        "seeds": points_used(argument),
+        "seeds": points_used(argument, isolation),
         "edits": [e.to_document() for e in edits_from_document(argument.get("edits"))],
         "settings": dict(argument.get("settings") or {}),
     }
@@ -151,6 +168,8 @@ def _inputs(argument: Mapping[str, Any], ct: LoadedSeries) -> dict[str, Any]:
 
 def _isolation(isolation: Isolation) -> dict[str, Any]:
     return {
+        "method": METHODS[isolation.source],
+        "model": asdict(isolation.model) if isolation.model else None,
         "confidence": round(isolation.quality.confidence, 3),
         "reasons": list(isolation.quality.reasons),
         "measures": {k: round(float(v), 4) for k, v in isolation.quality.measures.items()},

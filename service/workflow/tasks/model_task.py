@@ -11,17 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.domain.edits import edits_from_document
 from service.domain.plan import ModelSettings, Plan, known_level, plan_to_document
-from service.errors import GeometryError, InputRefusedError
-from service.geometry.anatomy import EndplatePoints, Isolation, Seeds
-from service.geometry.bone_edge import SurfaceSettings
+from service.errors import GeometryError
+from service.geometry.anatomy import Isolation
 from service.geometry.ct_deviation import CtDeviation, deviation_from_ct
 from service.geometry.edits import apply_edits
-from service.geometry.isolation import IsolationSettings, isolate_resumable, isolation_from_mask
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
 from service.geometry.parallel import in_threads
@@ -33,24 +28,26 @@ from service.geometry.registration_model import build_model
 from service.geometry.selfcheck import check_model
 from service.geometry.solid import Solid, SolidSettings, build_solid
 from service.geometry.trajectories import PlanningLimits, PlanningResult, plan_trajectories
-from service.imaging.masks import read_mask
 from service.imaging.series import LoadedSeries, load_series
+from service.ports import Segmenter
 from service.results.deviation_map import deviation_map
 from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
 from service.workflow.tasks.given_plan import given_paths
-from service.workflow.tasks.handed_out import read_handed_out, write_handed_out
-from service.workflow.tasks.kept_fit import read_start, write_start
-from service.workflow.tasks.kept_isolation import isolation_key, kept_or_made
+from service.workflow.tasks.handed_out import write_handed_out
+from service.workflow.tasks.isolate import isolate
 from service.workflow.tasks.model_report import model_report
 from service.workflow.tasks.packed import packed_volumes
-from service.workflow.tasks.points_used import SEEDS
 from service.workflow.tasks.untrusted import require_confidence
 
 
-def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+def model_task(
+    argument: Mapping[str, Any], progress: Progress, segmenter: Segmenter | None = None
+) -> dict[str, Any]:
     """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label; handed_out, the file it was
     edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a folder: `kept_isolation`),
     dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
+
+    `segmenter`: the site's own model, asked when no mask is given (see `isolate`).
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing, verifying and editing
     need: mask.seg.nrrd, mask_handed_out.nii.gz, print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz,
@@ -71,7 +68,7 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     watch.stage("isolating the vertebra", 0.05, 0.5)
     ct_sha256 = _digest(ct.files)
     edits = edits_from_document(argument.get("edits"))
-    found = _isolate(argument, ct, ct_sha256, watch)
+    found = isolate(argument, ct, ct_sha256, watch.inner, segmenter)
     isolation = apply_edits(found, edits)
     try:
         require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
@@ -135,62 +132,6 @@ def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
-
-
-def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watch: _Watch) -> Isolation:
-    level = str(argument["level"])
-    corrected = (argument.get("settings") or {}).get("surface", "corrected") == "corrected"
-    settings = IsolationSettings(surface=SurfaceSettings(correct_bias=corrected))
-    if argument.get("mask"):
-        mask = read_mask(Path(argument["mask"]), ct.volume, level=level, label=argument.get("mask_label"))
-        handed_out = read_handed_out(argument.get("handed_out"), Path(argument["out"]))
-        return isolation_from_mask(
-            ct.volume, mask, level, handed_out=handed_out, settings=settings, progress=watch.inner
-        )
-    if not argument.get("target"):
-        raise InputRefusedError(
-            "Neither a target point nor a mask was given.",
-            code="inputs.missing",
-            next_step="Give --target X,Y,Z or --mask FILE.",
-        )
-    seeds = Seeds(
-        np.asarray(argument["target"], dtype=np.float64),
-        _point(argument.get("above")),
-        _point(argument.get("below")),
-        _endplates(argument.get("endplates")),
-    )
-    kept = Path(argument["keep_isolation"]) if argument.get("keep_isolation") else None
-    about = {
-        "ct_sha256": ct_sha256,
-        "series_uid": ct.info.series_uid,
-        "level": level,
-        "settings": repr(settings),
-    }
-    key = isolation_key(about | {"points": {name: argument.get(name) for name in SEEDS}})
-
-    def fitted() -> Isolation:
-        any_points = isolation_key(about)
-        start = read_start(kept, any_points) if kept else None
-        found, left = isolate_resumable(
-            ct.volume, level, seeds, start=start, settings=settings, progress=watch.inner
-        )
-        if kept and left is not start:
-            write_start(left, kept, any_points)
-        return found
-
-    return kept_or_made(kept, key, fitted)
-
-
-def _point(values: Sequence[float] | None) -> NDArray[np.float64] | None:
-    return np.asarray(values, dtype=np.float64) if values else None
-
-
-def _endplates(points: Sequence[Sequence[float]] | None) -> EndplatePoints | None:
-    """Upper front, upper back, lower front, lower back, LPS mm."""
-    if not points:
-        return None
-    marked = np.asarray(points, dtype=np.float64)
-    return EndplatePoints(marked[:2], marked[2:])
 
 
 def _plan(

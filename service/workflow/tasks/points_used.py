@@ -1,4 +1,4 @@
-"""Which of the points given took part in the model: with a mask, none of them."""
+"""Which of the points given took part in the model: with a mask none, with a segmentation model only the target."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ SEEDS = ("target", "above", "below", "endplates")
 _OUTSIDE_MM = 2.0
 
 
-def points_used(argument: Mapping[str, Any]) -> dict[str, Any]:
+def points_used(argument: Mapping[str, Any], isolation: Isolation) -> dict[str, Any]:
     """The points that the isolation started from, for the report."""
-    return {} if argument.get("mask") else {k: argument[k] for k in SEEDS if argument.get(k)}
+    if argument.get("mask"):
+        return {}
+    asked = SEEDS[:1] if isolation.source == "segmented" else SEEDS
+    return {k: argument[k] for k in asked if argument.get(k)}
 
 
 def points_unused(argument: Mapping[str, Any], isolation: Isolation) -> list[str]:
-    """Sentences about points that were given beside a mask: it decides, they do not."""
+    """Sentences about points that were given beside a mask or a model's answer: these decide, points do not."""
     given = [k for k in SEEDS if argument.get(k)]
+    if isolation.source == "segmented" and given[1:]:
+        return [f"The segmentation model needs the target point only; not used: {', '.join(given[1:])}."]
     if not argument.get("mask") or not given:
         return []
     found = [f"The mask alone says which bone it is; the points given were not used: {', '.join(given)}."]

@@ -34,7 +34,8 @@ def require_confidence(isolation: Isolation, bar: float, out: Path, *, edited: b
     error = GeometryError(
         f"The isolation is not trustworthy (confidence {quality.confidence:.2f}, needed {bar:.2f}): "
         + " ".join(quality.reasons)
-        + (" The confidence is that before the corrections by hand." if edited else ""),
+        + (" The confidence is that before the corrections by hand." if edited else "")
+        + (f" {isolation.model.reason}" if isolation.model and isolation.model.reason else ""),
         next_step=_next_step(isolation),
         code="geometry.low_confidence",
         details={"confidence": quality.confidence, "reasons": list(quality.reasons)},
