@@ -27,11 +27,13 @@ from service.cli_common import (
     HANDED_OUT_HELP,
     KEEP_HELP,
     SURFACE_HELP,
+    SURFACE_POINTS_HELP,
     ConfigOption,
     Surface,
     config_of,
     parse_endplates,
     parse_point,
+    parse_surface_points,
     read_edits,
 )
 from service.errors import InputRefusedError, SpineprintError, StorageError
@@ -131,6 +133,7 @@ def model(
     above: Annotated[str | None, typer.Option(help="X,Y,Z inside the body above")] = None,
     below: Annotated[str | None, typer.Option(help="X,Y,Z inside the body below")] = None,
     endplates: Annotated[str | None, typer.Option(help=ENDPLATES_HELP)] = None,
+    surface_points: Annotated[str | None, typer.Option(help=SURFACE_POINTS_HELP)] = None,
     edits: Annotated[Path | None, typer.Option(exists=True, help=EDITS_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True, help="DICOM SEG, NIfTI or NRRD")] = None,
     mask_label: Annotated[int | None, typer.Option(help="value of the vertebra in a label map")] = None,
@@ -157,7 +160,8 @@ def model(
     argument: dict[str, Any] = {
         "ct": str(ct), "series_uid": series, "level": level, "target": parse_point("--target", target),
         "above": parse_point("--above", above), "below": parse_point("--below", below),
-        "endplates": parse_endplates(endplates), "edits": [e.to_document() for e in read_edits(edits)],
+        "endplates": parse_endplates(endplates), "surface_points": parse_surface_points(surface_points),
+        "edits": [e.to_document() for e in read_edits(edits)],
         "mask": str(mask) if mask else None, "mask_label": mask_label, "plan": str(plan) if plan else None,
         "settings": settings, "case_code": "", "out": str(out),
         "keep_isolation": str(out / "kept") if keep_isolation else None,

@@ -49,9 +49,9 @@ from service.workflow.tasks.untrusted import require_confidence
 
 
 def model_task(argument: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label; handed_out, the file it was
-    edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a folder: `kept_isolation`),
-    dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
+    """Argument: files | ct, series_uid, level, target/above/below/endplates/surface_points | mask (mask_label;
+    handed_out, the file it was edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a
+    folder: `kept_isolation`), dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
 
     Writes mask.nii.gz, plan.json, model.stl, report.json (design, section 4) and what printing, verifying and editing
     need: mask.seg.nrrd, mask_handed_out.nii.gz, print.stl, print.json, blocker.stl, filler.stl, outer.nii.gz,
@@ -156,6 +156,7 @@ def _isolate(argument: Mapping[str, Any], ct: LoadedSeries, ct_sha256: str, watc
         _point(argument.get("above")),
         _point(argument.get("below")),
         _endplates(argument.get("endplates")),
+        _surface(argument.get("surface_points")),
     )
     kept = Path(argument["keep_isolation"]) if argument.get("keep_isolation") else None
     about = {
@@ -189,6 +190,11 @@ def _endplates(points: Sequence[Sequence[float]] | None) -> EndplatePoints | Non
         return None
     marked = np.asarray(points, dtype=np.float64)
     return EndplatePoints(marked[:2], marked[2:])
+
+
+def _surface(points: Sequence[Sequence[float]] | None) -> NDArray[np.float64] | None:
+    """(M, 3) LPS mm."""
+    return np.asarray(points, dtype=np.float64).reshape(-1, 3) if points else None
 
 
 def _plan(
