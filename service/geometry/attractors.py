@@ -47,22 +47,29 @@ class SurfaceAttractors:
     """Points (M, 3) LPS mm on the outside of the bone; the surface has to pass through them wherever it faces.
 
     `outward` (M, 3): unit direction out of the bone as the scan shows it, zero where it shows none. A surface that
-    faces the other way is taken only when it lies `turned_mm` nearer, so that the near side of a thin process is not
-    drawn through a point on its far side.
+    faces the other way, or lies beside the line along it, is taken only when it lies `turned_mm` nearer: the near side
+    of a thin process is not drawn through a point on its far side, and dense tissue that mimics bone does not lead to
+    quite another side of the vertebra.
     """
 
     points: Array
     outward: Array
     weight: float = 12.0
     """As that of `Attractors`, for each point."""
-    turned_mm: float = 15.0
+    turned_mm: float = 6.0
+    """About the thickness of a process."""
+    aligned_share: float = 0.6
+    """Least share of the way to a surface beyond the slack that leads along `outward`."""
     slack_mm: float = 3.0
     """About the spacing of the vertices: so far a point may lie beside its vertex, along the surface."""
 
     def pull(self, vertices: Array, normals: Array, sd_mm: float) -> Array:
         """As `Pull.pull`: along the surface's own normal, and along the surface itself beyond the slack."""
-        gap = np.linalg.norm(vertices[:, None] - self.points[None], axis=2)
-        nearest = np.argmin(gap + self.turned_mm * (normals @ self.outward.T < 0.0), axis=0)
+        way = vertices[:, None] - self.points[None]
+        gap = np.linalg.norm(way, axis=2)
+        beside = np.abs(np.sum(way * self.outward[None], axis=2)) < self.aligned_share * gap
+        odd = (normals @ self.outward.T < 0.0) | (beside & (gap > self.slack_mm))
+        nearest = np.argmin(gap + self.turned_mm * odd, axis=0)
         shift, normal = self.points - vertices[nearest], normals[nearest]
         across = np.sum(shift * normal, axis=1, keepdims=True) * normal
         along = shift - across

@@ -34,7 +34,7 @@ from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
 from service.geometry.refit import refit_spine
 from service.geometry.spine_fit import FitSettings, FitStart, SpineFit, fit_spine
-from service.geometry.surface_aid import check_surface_points, surface_off_mm
+from service.geometry.surface_aid import check_surface_points, near_points, surface_off_mm
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -113,7 +113,8 @@ def _isolation_of(
     refuse_weak_fit(fit, level, seeds, use.gates)
     refuse_cut_vertebra(ct, fit.target.vertices, level, use.gates)
     progress("labelling the bone", 0.75)
-    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
+    marked = None if seeds.surface is None else near_points(fit.evidence, seeds.surface)
+    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling, marked=marked)
     if level in use.labelling.process_levels:
         soft = grow_processes(fit.evidence, soft, fit.distance, fit.neighbour_distance, use.labelling)
     mask = _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)

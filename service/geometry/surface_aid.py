@@ -39,6 +39,8 @@ class SurfaceAidSettings:
     side_share: float = 0.2
     """Bone around a point lies on one side when its centre is off by this share of its mean distance; a half-space
     has 0.5, a sheet through the point and the gap of a joint have none."""
+    decides_mm: float = 3.0
+    """Standard deviation of the ball around a point in which the shape decides alone what is bone of the target."""
     missed_mm: float = 2.0
     """Farther than this from the surface in the end, a point was not followed: twice the error of a click."""
 
@@ -97,6 +99,27 @@ def surface_attractors(
     """The points (M, 3) with the direction out of the bone at each, as far as the scan shows one."""
     use = settings or SurfaceAidSettings()
     return SurfaceAttractors(points, _out_of_bone(evidence, points, use))
+
+
+def near_points(
+    evidence: Evidence, points: Array, settings: SurfaceAidSettings | None = None
+) -> NDArray[np.float32]:
+    """(Z, Y, X) on the evidence's grid: 1 at the points (M, 3), fading over `decides_mm` to 0.
+
+    What a person marks is where bone alone tells wrong: an ossified ligament, a joint that has closed.
+    """
+    use = settings or SurfaceAidSettings()
+    near = np.zeros(evidence.hu.shape, dtype=np.float32)
+    reach = 3.0 * use.decides_mm / evidence.step_mm
+    for place in evidence.index_of(points):
+        low = np.maximum(np.floor(place - reach), 0).astype(int)
+        high = np.minimum(np.ceil(place + reach) + 1, near.shape[::-1]).astype(int)
+        i, j, k = np.ogrid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        square = (i - place[0]) ** 2 + (j - place[1]) ** 2 + (k - place[2]) ** 2
+        share = np.exp(-square * evidence.step_mm**2 / (2.0 * use.decides_mm**2)).transpose(2, 1, 0)
+        part = near[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+        np.maximum(part, share, out=part, casting="same_kind")
+    return near
 
 
 def surface_off_mm(field: Volume, points: Array) -> Array:
