@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import service
 from service.cli_common import parse_surface_points
 from service.domain.plan import MOST_SURFACE_POINTS
 from service.errors import GeometryError, InputRefusedError
@@ -188,6 +191,11 @@ def test_a_point_that_was_not_followed_takes_confidence_and_is_named() -> None:
         "surface_points_missed": 2.0,
         "surface_points_worst_mm": 5.0,
     }
+
+
+def test_the_page_takes_as_many_points_as_the_service() -> None:
+    page = Path(service.__file__).parent / "web" / "static" / "surface_points.js"
+    assert f"export const MOST = {MOST_SURFACE_POINTS};" in page.read_text("utf-8")
 
 
 def test_command_line_takes_some_points() -> None:

@@ -57,6 +57,10 @@ def test_the_bar_may_be_lowered_and_other_reasons_ask_for_points(bone: Isolation
     with pytest.raises(GeometryError) as refused:
         require_confidence(other, 0.5, tmp_path, edited=False)
     assert "--endplates" not in refused.value.next_step and "body centres" in refused.value.next_step
+    missed = replace(bone, quality=Quality(0.4, ("The surface misses 1 of 3 surface points (...).",), {}))
+    with pytest.raises(GeometryError) as refused:
+        require_confidence(missed, 0.5, tmp_path, edited=False)
+    assert "Take away the surface points" in refused.value.next_step
 
 
 def test_points_beside_a_mask_are_not_listed_as_used(bone: Isolation) -> None:
