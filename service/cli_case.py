@@ -15,10 +15,12 @@ from rich.table import Table
 from service.cli_common import (
     EDITS_HELP,
     ENDPLATES_HELP,
+    SURFACE_POINTS_HELP,
     ConfigOption,
     config_of,
     parse_endplates,
     parse_point,
+    parse_surface_points,
     read_edits,
     read_password,
 )
@@ -152,6 +154,7 @@ def inputs(
     above: Annotated[str | None, typer.Option()] = None,
     below: Annotated[str | None, typer.Option()] = None,
     endplates: Annotated[str | None, typer.Option(help=ENDPLATES_HELP)] = None,
+    surface_points: Annotated[str | None, typer.Option(help=SURFACE_POINTS_HELP)] = None,
     edits: Annotated[Path | None, typer.Option(exists=True, help=EDITS_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(exists=True)] = None,
     mask_label: Annotated[int | None, typer.Option()] = None,
@@ -165,8 +168,8 @@ def inputs(
     app = _open(config)
     given = build.ModelInputs(
         level=known_level(level), target=parse_point("--target", target), above=parse_point("--above", above),
-        below=parse_point("--below", below), endplates=parse_endplates(endplates), mask=mask,
-        mask_label=mask_label, edits=read_edits(edits),
+        below=parse_point("--below", below), endplates=parse_endplates(endplates),
+        surface_points=parse_surface_points(surface_points), mask=mask, mask_label=mask_label, edits=read_edits(edits),
     )  # fmt: skip
     case = build.give_inputs(app, case_id, given, _actor(app, user, password_stdin))
     console.print(f"{case.code}: {case.state.value}")

@@ -13,6 +13,7 @@ import typer
 
 from service.config import Config, load_config
 from service.domain.edits import Edit, edits_from_document
+from service.domain.plan import MOST_SURFACE_POINTS
 from service.errors import InputRefusedError
 from service.ports import Destination
 
@@ -46,6 +47,9 @@ HANDED_OUT_HELP = (
 ENDPLATES_HELP = (
     "for a fractured body: X,Y,Z;X,Y,Z;X,Y,Z;X,Y,Z upper front, upper back, lower front, lower back"
 )
+SURFACE_POINTS_HELP = (
+    f"where the outline left the bone: X,Y,Z;X,Y,Z;... up to {MOST_SURFACE_POINTS} points on its outside"
+)
 
 
 def parse_point(name: str, text: str | None) -> tuple[float, float, float] | None:
@@ -74,6 +78,20 @@ def parse_endplates(text: str | None) -> tuple[tuple[float, float, float], ...] 
         raise InputRefusedError(
             f"--endplates: expected four points, found {len(points)}.",
             next_step="Give upper front, upper back, lower front and lower back as X,Y,Z with semicolons between.",
+            code="input.point",
+        )
+    return tuple(p for p in points if p is not None)
+
+
+def parse_surface_points(text: str | None) -> tuple[tuple[float, float, float], ...]:
+    """'X,Y,Z;X,Y,Z;...': points on the outer surface of the target bone. Raises InputRefusedError."""
+    if text is None:
+        return ()
+    points = [parse_point("--surface-points", part) for part in text.split(";")]
+    if len(points) > MOST_SURFACE_POINTS:
+        raise InputRefusedError(
+            f"--surface-points: at most {MOST_SURFACE_POINTS} points are taken, found {len(points)}.",
+            next_step="Leave out those where the outline is right; with many wrong places correct the mask instead.",
             code="input.point",
         )
     return tuple(p for p in points if p is not None)

@@ -20,6 +20,8 @@ Pedicle = Literal["left", "right"]
 
 #: Levels the product supports (paper: thoracolumbar and lumbar vertebroplasty); T8-T10 for review only.
 LEVELS = ("T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+#: Surface points a person may give with a case: who needs more corrects the mask.
+MOST_SURFACE_POINTS = 30
 
 
 @dataclass(frozen=True)

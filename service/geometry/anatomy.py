@@ -31,13 +31,15 @@ class EndplatePoints:
 class Seeds:
     """Points (3,) float64 LPS mm near the body centres of the target and, when known, its neighbours.
 
-    `endplates` are needed for a body that is fractured.
+    `endplates` are needed for a body that is fractured. `surface` (M, 3): points on the outside of the target's bone,
+    at most 30, where a fit without them went astray.
     """
 
     target: Array
     above: Array | None = None
     below: Array | None = None
     endplates: EndplatePoints | None = None
+    surface: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

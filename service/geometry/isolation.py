@@ -34,6 +34,7 @@ from service.geometry.outer_surface import outer_surface
 from service.geometry.progress import Progress, silent
 from service.geometry.refit import refit_spine
 from service.geometry.spine_fit import FitSettings, FitStart, SpineFit, fit_spine
+from service.geometry.surface_aid import check_surface_points, near_points, surface_off_mm
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -69,7 +70,7 @@ def isolate_vertebra(
     ------
     GeometryError
         `geometry.seed_outside`, `geometry.seed_in_air`, `geometry.seed_off_bone`, `geometry.seed_order`,
-        `geometry.cut_vertebra`,
+        `geometry.cut_vertebra`, `geometry.endplate_points`, `geometry.surface_points`,
         `geometry.no_vertebra`, `geometry.landmarks`: nothing that could be trusted was found.
     """
     return isolate_resumable(ct, level, seeds, settings=settings, progress=progress)[0]
@@ -84,7 +85,7 @@ def isolate_resumable(
     settings: IsolationSettings | None = None,
     progress: Progress = silent,
 ) -> tuple[Isolation, FitStart]:
-    """`isolate_vertebra`, and what the next call may start from after a point was moved or endplates were marked.
+    """`isolate_vertebra`, and what the next call may start from after points were moved, added or taken away.
 
     start : of a fit of this level in this CT; used as far as the points lead to where it had found the vertebrae. The
         measure `resumed_fit` says that it was. A start that was used is handed back as it is, so that many small
@@ -93,6 +94,8 @@ def isolate_resumable(
     use = settings or IsolationSettings()
     check_seeds(ct, seeds, use.gates)
     check_order(level, seeds, use.gates)
+    if seeds.surface is not None:
+        check_surface_points(ct, seeds.surface)
 
     def tell(stage: str, fraction: float) -> None:
         progress(stage, 0.8 * fraction)
@@ -110,7 +113,8 @@ def _isolation_of(
     refuse_weak_fit(fit, level, seeds, use.gates)
     refuse_cut_vertebra(ct, fit.target.vertices, level, use.gates)
     progress("labelling the bone", 0.75)
-    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling)
+    marked = None if seeds.surface is None else near_points(fit.evidence, seeds.surface)
+    soft = label_target(fit.evidence, fit.distance, fit.neighbour_distance, use.labelling, marked=marked)
     if level in use.labelling.process_levels:
         soft = grow_processes(fit.evidence, soft, fit.distance, fit.neighbour_distance, use.labelling)
     mask = _native_mask(ct, fit.evidence, soft, use.crop_margin_mm)
@@ -123,7 +127,10 @@ def _isolation_of(
         measures = beside.submit(lambda: surface_measures(ct, body.result(), surface, use.gates))
         landmarks = find_landmarks(surface.field, level, fit.target.pose.axes)
         mask = body.result()
-        quality = judge(measures.result(), landmarks, level, use.gates, fit=fit, seeds=seeds)
+        off_mm = None if seeds.surface is None else surface_off_mm(surface.field, seeds.surface)
+        quality = judge(
+            measures.result(), landmarks, level, use.gates, fit=fit, seeds=seeds, points_off_mm=off_mm
+        )
     progress("isolated", 1.0)
     return Isolation(
         level, mask, surface.field, landmarks, quality, "fitted", surface.taken, _neighbours(fit)

@@ -14,6 +14,7 @@ from service.geometry.anatomy import Landmarks, Quality, Seeds
 from service.geometry.cortex_edge import CortexEdge
 from service.geometry.outer_surface import OuterSurface
 from service.geometry.spine_fit import TYPICAL_GAP_MM, SpineFit, gap_share
+from service.geometry.surface_aid import findings_of
 from service.geometry.volume import Volume
 
 Array = NDArray[np.float64]
@@ -163,10 +164,13 @@ def judge(
     *,
     fit: SpineFit | None = None,
     seeds: Seeds | None = None,
+    points_off_mm: Array | None = None,
 ) -> Quality:
     """Confidence 0..1 with reasons, worst first, from `surface_measures`.
 
     Each finding takes its share off; they multiply. What is measured of the fit is added to the measures handed out.
+
+    points_off_mm : (M,) how far the surface lies from each surface point of a person, when there are any.
     """
     measures = dict(measures)
     found: list[tuple[float, str]] = []
@@ -175,6 +179,8 @@ def judge(
     _judge_shape(found, measures, landmarks, level, gates, marked=marked)
     if fit is not None and seeds is not None:
         _judge_fit(found, measures, fit, seeds, gates)
+    if points_off_mm is not None:
+        findings_of(points_off_mm, found, measures)
     found.sort(key=lambda item: item[0])
     confidence = float(np.prod([factor for factor, _ in found])) if found else 1.0
     return Quality(round(confidence, 3), tuple(text for _, text in found), measures)

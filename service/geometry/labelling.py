@@ -41,9 +41,17 @@ def bone_threshold(evidence: Evidence, distance: Grid) -> tuple[float, float]:
 
 
 def label_target(
-    evidence: Evidence, distance: Grid, neighbour_distance: Grid, settings: LabellingSettings
+    evidence: Evidence,
+    distance: Grid,
+    neighbour_distance: Grid,
+    settings: LabellingSettings,
+    *,
+    marked: Grid | None = None,
 ) -> Grid:
     """Soft membership 0..1 (Z, Y, X) of the target; the boundary is 0.5.
+
+    marked : share 0..1 to which a person's points, through which the shape was drawn, decide against bone and
+        neighbours (`surface_aid.near_points`).
 
     Minimises edge-weighted total variation against the evidence (Chambolle and Pock 2011), the continuous
     form of a graph cut, within a box around the shape.
@@ -56,6 +64,8 @@ def label_target(
     bone = np.where((part < -2.5) & (bone < 0), 0.15 * bone, bone)
     shape = np.clip(-part / 3.0, -2.0, 1.0)
     rival = np.minimum(np.clip((near - part) / 2.0, -1.0, 1.0), 0.0)
+    if marked is not None:
+        bone, rival = bone * (1.0 - marked[box]), rival * (1.0 - marked[box])
     force = settings.bone_weight * bone + settings.shape_weight * shape + settings.neighbour_weight * rival
     force = np.where(part > settings.reach_mm, -2.0, force).astype(np.float32)
     slope = ndimage.gaussian_gradient_magnitude(hu, 1.0 / evidence.step_mm) / evidence.step_mm

@@ -1,4 +1,4 @@
-"""Fit the target again after a point was moved or endplates were marked, from where an earlier fit left everything.
+"""Fit the target again after points were moved, added or taken away, from where an earlier fit left everything.
 
 The neighbours, which take more than half of a fit, are taken over; the target is searched from its point with the two
 shapes that were best before and deformed between them. When a point leads elsewhere than before, what was kept may be
@@ -59,7 +59,7 @@ def refit_spine(
     Raises
     ------
     GeometryError
-        `geometry.endplate_points`, as `fit_spine`.
+        `geometry.endplate_points`, `geometry.surface_points`, as `fit_spine`.
     """
     use, limits = settings or FitSettings(), limits or RefitSettings()
     if seeds.endplates is not None:
@@ -72,9 +72,9 @@ def refit_spine(
     if candidates is None:
         return None
     progress("fitting the shapes", 0.4)
-    chosen, held = to_fit(candidates, seeds, use)
-    # A plate that was marked may have been taken for the neighbour's, or the neighbour's for it.
-    marked = seeds.endplates is not None or start.seeds.endplates is not None
+    chosen, held = to_fit(evidence, candidates, start.searched, seeds, use)
+    # A plate or a facet that was marked may have been taken for the neighbour's, or the neighbour's for it.
+    marked = any(s.endplates is not None or s.surface is not None for s in (seeds, start.seeds))
     stages = stages_for(level, use)
     found = deform_between(evidence, chosen, start.bent, stages=stages, held=held, settle=marked)
     return spine_fit_of(evidence, found, start, candidates[0], resumed=True)

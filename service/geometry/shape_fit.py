@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from service.geometry.attractors import Pull, squared_distances
 from service.geometry.evidence import Evidence, QuickField, trilinear_along
 from service.geometry.mesh_grid import grid_signed_distance
 from service.geometry.parallel import in_threads
@@ -198,7 +199,7 @@ def deform(
     others: Sequence[PlacedShape] = (),
     stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
-    held: Attractors | None = None,
+    held: Pull | None = None,
     tick: Callable[[float], None] = lambda fraction: None,
 ) -> Deformed:
     """Deform `shapes` together; each sees the bone of the rest faded out.
@@ -232,7 +233,7 @@ def deform_between(
     *,
     stages: Sequence[tuple[float, float, float]] = STAGES,
     iterations: int = 30,
-    held: Attractors | None = None,
+    held: Pull | None = None,
     settle: bool = False,
 ) -> Deformed:
     """`deform` when the rest, `beside`, has been deformed before: only `shapes`, all of one vertebra, move.
@@ -257,7 +258,7 @@ def _alone(
     still: Sequence[Grid],
     stages: Sequence[tuple[float, float, float]],
     iterations: int,
-    held: Attractors | None,
+    held: Pull | None,
 ) -> PlacedShape:
     """One shape through all stages beside others that stay where they are."""
     for stage in stages:
@@ -275,7 +276,7 @@ class _Round:
         still: Sequence[Grid],
         stage: tuple[float, float, float],
         iterations: int,
-        held: Attractors | None,
+        held: Pull | None,
     ) -> None:
         self.evidence, self.shapes, self.still = evidence, shapes, still
         self.stage, self.iterations, self.held = stage, iterations, held
@@ -315,13 +316,13 @@ def _deform_one(
     shape: PlacedShape,
     stage: tuple[float, float, float],
     iterations: int,
-    held: Attractors | None,
+    held: Pull | None,
 ) -> Array:
     points = shape.vertices.copy()
     wide, narrow, reach = stage
     # The bone is asked at every other vertex: their spacing of about 3 mm stays below the smoothing.
     asked = slice(None, None, ASK_EVERY)
-    square = _squared_distances(points, points[asked])
+    square = squared_distances(points, points[asked])
     kernel = np.empty_like(square)
     _surface_kernel(square, wide, kernel)
     for step in range(iterations):
@@ -342,37 +343,6 @@ def _deform_one(
             )
         points = points + 0.6 * smooth[:, :3] / np.maximum(smooth[:, 3:], 1e-9)
     return points
-
-
-@dataclass(frozen=True, eq=False)
-class Attractors:
-    """Points (M, 3) LPS mm a surface has to pass through, facing the unit `directions` (M, 3) there."""
-
-    points: Array
-    directions: Array
-    weight: float = 12.0
-    """Against at most 0.8 for each vertex that sees bone: some dozen of them share the neighbourhood of a point."""
-
-    def pull(self, vertices: Array, normals: Array, sd_mm: float) -> Array:
-        """(N, 4): weighted displacement and weight at each vertex, as the evidence gives them."""
-        facing = normals @ self.directions.T > 0.5
-        gap = np.linalg.norm(vertices[:, None] - self.points[None], axis=2)
-        nearest_ = np.argmin(np.where(facing, gap, gap + 100.0), axis=0)
-        shift = self.points - vertices[nearest_]
-        # Along the plate the surface may slide; only its height is given.
-        shift = np.sum(shift * self.directions, axis=1, keepdims=True) * self.directions
-        kernel = self.weight * np.exp(-_squared_distances(vertices, vertices[nearest_]) / (2.0 * sd_mm**2))
-        return np.column_stack([kernel @ shift, kernel.sum(axis=1)])
-
-
-def _squared_distances(points: Array, others: Array) -> NDArray[np.float32]:
-    """(N, M) squared distances, mm²; single precision about their own middle, which is good to 0.01 mm²."""
-    middle = points.mean(axis=0)
-    a, b = (points - middle).astype(np.float32), (others - middle).astype(np.float32)
-    product = a @ b.T
-    product *= np.float32(-2.0)
-    product += np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None]
-    return np.asarray(np.maximum(product, np.float32(0.0), out=product))
 
 
 def _surface_kernel(square: NDArray[np.float32], sd_mm: float, out: NDArray[np.float32]) -> None:

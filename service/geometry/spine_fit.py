@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.geometry.anatomy import Seeds
+from service.geometry.attractors import Attractors, Pull, Together
 from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
 from service.geometry.evidence import Evidence, gather_evidence
 from service.geometry.mesh_grid import grid_signed_distance
@@ -17,7 +18,6 @@ from service.geometry.progress import Progress, silent
 from service.geometry.shape_fit import (
     FAR_STAGES,
     STAGES,
-    Attractors,
     Deformed,
     PlacedShape,
     Pose,
@@ -25,6 +25,7 @@ from service.geometry.shape_fit import (
     deform,
     search_pose,
 )
+from service.geometry.surface_aid import check_against_shapes, surface_attractors
 from service.geometry.templates import Template, neighbour_level, templates_for
 from service.geometry.volume import Volume
 
@@ -130,7 +131,7 @@ def fit_spine(
     )
     candidates = recentred(evidence, candidates, neighbours, use)
     progress("fitting the shapes", 0.4)
-    chosen, held = to_fit(candidates, seeds, use)
+    chosen, held = to_fit(evidence, candidates, neighbours, seeds, use)
     found = deform(
         evidence,
         [chosen[0], *neighbours],
@@ -149,14 +150,29 @@ def stages_for(level: str, use: FitSettings) -> tuple[tuple[float, float, float]
 
 
 def to_fit(
-    candidates: Sequence[PlacedShape], seeds: Seeds, use: FitSettings
-) -> tuple[list[PlacedShape], Attractors | None]:
-    """The placed shapes good enough to be deformed, and the endplate points that hold them."""
+    evidence: Evidence,
+    candidates: Sequence[PlacedShape],
+    neighbours: Sequence[PlacedShape],
+    seeds: Seeds,
+    use: FitSettings,
+) -> tuple[list[PlacedShape], Pull | None]:
+    """The placed shapes good enough to be deformed, and the points of a person that hold them.
+
+    Raises
+    ------
+    GeometryError
+        `geometry.endplate_points`, `geometry.surface_points`: points of another vertebra than the one found.
+    """
     chosen = [c for c in candidates[:2] if c.score > candidates[0].score - use.fuse_within_score]
-    if seeds.endplates is None:
-        return chosen, None
-    points = seeds.endplates
-    return [with_marked_heights(c, points) for c in chosen], Attractors(*attractors(points))
+    held: list[Pull] = []
+    if seeds.endplates is not None:
+        points = seeds.endplates
+        chosen = [with_marked_heights(c, points) for c in chosen]
+        held.append(Attractors(*attractors(points)))
+    if seeds.surface is not None:
+        check_against_shapes(seeds.surface, chosen[0], neighbours)
+        held.append(surface_attractors(evidence, seeds.surface))
+    return chosen, None if not held else held[0] if len(held) == 1 else Together(tuple(held))
 
 
 def spine_fit_of(

@@ -60,6 +60,8 @@ class ModelInputs:
     below: tuple[float, float, float] | None = None
     endplates: tuple[tuple[float, float, float], ...] | None = None
     """Upper front, upper back, lower front, lower back: four, or none."""
+    surface_points: tuple[tuple[float, float, float], ...] = ()
+    """On the outside of the target's bone, where the outline left it."""
     edits: tuple[Edit, ...] = ()
     mask: Path | None = None
     mask_label: int | None = None
@@ -97,6 +99,7 @@ def give_inputs(app: App, case_id: str, inputs: ModelInputs, actor: Actor) -> Ca
             "above": inputs.above,
             "below": inputs.below,
             "endplates": inputs.endplates,
+            "surface_points": inputs.surface_points,
             "edits": [edit.to_document() for edit in inputs.edits],
             "mask": str(kept_mask[0]) if kept_mask else None,
             "mask_label": inputs.mask_label,
@@ -192,6 +195,7 @@ def build_argument(app: App, case: Case, work: Path) -> dict[str, Any]:
         "above": case.inputs.get("above"),
         "below": case.inputs.get("below"),
         "endplates": case.inputs.get("endplates"),
+        "surface_points": case.inputs.get("surface_points"),
         "edits": case.inputs.get("edits"),
         "mask": case.inputs.get("mask"),
         "mask_label": case.inputs.get("mask_label"),

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from service.domain.case import CaseState
+from service.domain.edits import edits_from_document
 from service.domain.print_job import PrintState
 from service.domain.sterilisation import Steriliser
 from service.ports import PrinterState
 from service.store import sterile, studies
 from service.store.database import reading
-from service.workflow import identity, print_pictures, sterilise
+from service.workflow import build, identity, print_pictures, sterilise
 from tests.e2e import pages_world
-from tests.e2e.pages_world import PASSWORD, World, person
+from tests.e2e.pages_world import CENTRE, PASSWORD, World, person
 from tests.support_photo import photo
 
 pytestmark = pytest.mark.e2e
@@ -185,6 +186,60 @@ def test_a_planner_places_the_points_by_clicking_on_slices(world: World, open_pa
     after = world.case(case.id)
     assert (after.state.value, after.level, after.planned_by) == ("BUILDING", "L1", "ada")
     assert after.inputs["target"] == pytest.approx(values)
+
+
+def test_surface_points_are_added_dragged_and_taken_away_on_the_slices(
+    world: World, open_page: Opened
+) -> None:
+    case = world.received("SURFACE^SUE")
+    page = open_page(f"/cases/{case.id}/plan", "ada")
+    page.wait_for_selector("[data-plane=axial][data-at]")
+    page.locator("[data-plane=axial] canvas").click()  # the target: the middle of the scan
+    page.check("[data-point=surface] input[type=radio]")
+    rows = page.locator(".surface-list li")
+    box = page.locator("[data-plane=axial] canvas").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    for by in (20.0, 30.0, 40.0):
+        page.mouse.move(middle[0] + by, middle[1])
+        page.mouse.down()
+        page.mouse.move(middle[0] + by, middle[1] + 5.0, steps=4)  # still the same point
+        page.mouse.up()
+    page.wait_for_selector("[data-point=surface] >> text=3 placed")
+    shown = [[float(v) for v in row.split(",")] for row in rows.locator(".at").all_inner_texts()]
+    assert len({tuple(p) for p in shown}) == 3 and shown[0][0] < shown[1][0] < shown[2][0]
+    target = [float(page.input_value(f"[data-point=target] input[type=number] >> nth={i}")) for i in range(3)]
+    assert shown[0][1] > target[1], "dragged down the axial slice, to the back"
+    page.click("[aria-label='Take surface point 2 away']")
+    page.wait_for_selector("[data-point=surface] >> text=2 placed")
+    page.click("[aria-label='Show surface point 1']")
+    page.click("text=Add at the cross-hair")
+    wanted = [shown[0], shown[2], shown[0]]
+    page.select_option("#inputs select[name=level]", "L1")
+    page.click("text=Build the model")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    assert np.allclose(world.case(case.id).inputs["surface_points"], wanted)
+
+
+def test_what_was_given_before_is_shown_again_and_sent_on(world: World, open_page: Opened) -> None:
+    case = world.received("AGAIN^ANN")
+    points = ((1.0, 2.0, -3.5), (4.0, 5.0, 6.0))
+    plates = tuple((float(n), 0.0, 0.0) for n in range(4))
+    erase = {"kind": "erase", "centre": [1.0, 2.0, 3.0], "radius_mm": 3.0}
+    given = build.ModelInputs(
+        "L1", CENTRE, endplates=plates, surface_points=points, edits=edits_from_document([erase])
+    )
+    build.give_inputs(world.app, case.id, given, person("ada"))
+    build.build(world.app, world.case(case.id), f"build-{case.id}")
+    page = open_page(f"/cases/{case.id}/plan", "ada")
+    page.wait_for_selector("[data-point=surface] >> text=2 placed")
+    assert page.is_checked("input[name=keep_endplates]")
+    page.uncheck("input[name=keep_edits]")
+    page.click("[aria-label='Take surface point 1 away']")
+    page.click("text=Build the model")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    inputs = world.case(case.id).inputs
+    assert inputs["surface_points"] == [list(points[1])]
+    assert inputs["endplates"] == [list(p) for p in plates] and inputs["edits"] == []
 
 
 _PAINTED = """() => {

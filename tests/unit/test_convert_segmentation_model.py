@@ -161,4 +161,3 @@ def test_differing_answers_are_refused(convert: ModuleType, tmp_path: Path) -> N
     assert facts["largest_difference"] == 0.0 and facts["voxels_of_another_class"] == 0.0
     with pytest.raises(convert.RefusedError, match="otherwise than PyTorch"):
         convert._compared(content, example, same + np.float32(0.01) * same.std())
-

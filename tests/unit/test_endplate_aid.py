@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 from service.cli_common import parse_endplates
 from service.errors import GeometryError, InputRefusedError
 from service.geometry.anatomy import EndplatePoints
+from service.geometry.attractors import Attractors
 from service.geometry.endplate_aid import attractors, check_points, with_marked_heights
 from service.geometry.evidence import Evidence, QuickField, trilinear_along
 from service.geometry.mesh_grid import signed_edt, without_holes
 from service.geometry.parallel import in_threads
-from service.geometry.shape_fit import Attractors, PlacedShape, Pose, place, vertex_normals
+from service.geometry.shape_fit import PlacedShape, Pose, place, vertex_normals
 from service.geometry.templates import templates_for
 
 CENTRE = np.array([5.0, -20.0, 300.0])

@@ -45,9 +45,12 @@ SEEDS = Seeds(np.zeros(3), np.array([0.0, 0.0, 34.0]), np.array([0.0, 1.0, -35.0
 PLATES = EndplatePoints(
     np.array([[0.0, -10.0, 8.0], [0.0, 12.0, 9.0]]), np.array([[0.0, -10.0, -9.0], [0.0, 12.0, -9.5]])
 )
+MARKED = np.array([[20.5, 31.0, 4.25], [-0.1, 14.0, 0.3]])
 
 
-@pytest.mark.parametrize("seeds", [SEEDS, Seeds(np.zeros(3)), replace(SEEDS, endplates=PLATES)])
+@pytest.mark.parametrize(
+    "seeds", [SEEDS, Seeds(np.zeros(3)), replace(SEEDS, endplates=PLATES, surface=MARKED)]
+)
 def test_what_is_kept_of_a_fit_comes_back_to_the_bit(seeds: Seeds, tmp_path: Path) -> None:
     start = start_of(seeds)
     write_start(start, tmp_path, "key")

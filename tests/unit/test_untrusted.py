@@ -22,7 +22,7 @@ from service.store import blobs
 from service.store.database import reading
 from service.workflow import build, person_steps
 from service.workflow.tasks.handed_out import FILE, read_handed_out, write_handed_out
-from service.workflow.tasks.points_used import points_unused, points_used
+from service.workflow.tasks.points_used import points_unused, points_used, surface_points_met
 from service.workflow.tasks.untrusted import FOLDER, require_confidence
 from tests.support_app import PLANNER, Rig, bring
 from tests.unit.vertebra_model import ModelVertebra
@@ -57,18 +57,37 @@ def test_the_bar_may_be_lowered_and_other_reasons_ask_for_points(bone: Isolation
     with pytest.raises(GeometryError) as refused:
         require_confidence(other, 0.5, tmp_path, edited=False)
     assert "--endplates" not in refused.value.next_step and "body centres" in refused.value.next_step
+    missed = replace(bone, quality=Quality(0.4, ("The surface misses 1 of 3 surface points (...).",), {}))
+    with pytest.raises(GeometryError) as refused:
+        require_confidence(missed, 0.5, tmp_path, edited=False)
+    assert "Take away the surface points" in refused.value.next_step
 
 
 def test_points_beside_a_mask_are_not_listed_as_used(bone: Isolation) -> None:
     centre = [float(v) for v in bone.landmarks.body_centre]
-    argument = {"mask": "m.nii.gz", "target": centre, "endplates": [[0.0, 0.0, 0.0]] * 4}
+    plates = [[0.0, 0.0, 0.0]] * 4
+    argument = {"mask": "m.nii.gz", "target": centre, "endplates": plates, "surface_points": [centre]}
     assert points_used(argument) == {}
     (said,) = points_unused(argument, bone)
-    assert "target, endplates" in said
+    assert "target, endplates, surface points" in said
+    assert surface_points_met(argument, bone) == {}
     far = [centre[0], centre[1], centre[2] + 32.0]
     assert "another level" in points_unused({**argument, "target": far}, bone)[1]
     assert points_used({"target": centre, "above": None}) == {"target": centre}
     assert points_unused({"target": centre}, bone) == []
+
+
+def test_the_report_says_how_far_the_surface_lies_from_each_surface_point(bone: Isolation) -> None:
+    k, j, i = np.argwhere(np.abs(bone.outer.values) < 0.3)[0]
+    on_it = bone.outer.to_lps(np.array([[i, j, k]], dtype=np.float64))[0]
+    far = [float(v) for v in bone.landmarks.body_centre + np.array([90.0, 0.0, 0.0])]
+    points = [[float(v) for v in on_it], far]
+    used = points_used({"target": [0.0, 0.0, 0.0], "surface_points": points})
+    assert used["surface_points"] == points
+    said = surface_points_met({"surface_points": points}, bone)["surface_points"]
+    assert [row["point"] for row in said] == points
+    assert abs(said[0]["off_mm"]) < 0.31 and said[1]["off_mm"] > 30.0
+    assert surface_points_met({"target": far}, bone) == {}
 
 
 @pytest.mark.parametrize(("share", "at_most"), [(0.3, 1.0), (0.5, 0.7), (0.95, 0.4)])

@@ -515,6 +515,19 @@ def test_unknown_fields_and_levels_are_refused(rig: Rig, people: Any):
     assert argument["edits"] == [erase]
 
 
+def test_surface_points_are_kept_with_the_case_and_reach_the_build(rig: Rig, people: Any):
+    case = bring(rig, CaseState.RECEIVED)
+    client, url = people("planner"), f"/api/v1/cases/{case.id}/inputs"
+    good = {"level": "L1", "target": [1.0, 2.0, 3.0]}
+    point = [1.0, 2.5, -3.0]
+    for bad in ([point] * 31, [[1.0, 2.0]], [[*point, 1.0]], "1,2,3"):
+        _problem(client.post(url, json=good | {"surface_points": bad}), 422, "request.invalid")
+    assert client.post(url, json=good | {"surface_points": [point, point]}).status_code == 202
+    assert client.get(f"/api/v1/cases/{case.id}").json()["inputs"]["surface_points"] == [point, point]
+    argument = build.build_argument(rig.app, rig.case(case.id), rig.app.work_folder("x"))
+    assert argument["surface_points"] == [point, point]
+
+
 @pytest.mark.parametrize("event", ["", "nope", "release", "x" * 5000])
 def test_odd_sterilisation_events_are_problems(people: Any, event: str):
     client = people("cssd-supervisor")

@@ -20,6 +20,7 @@ from service.domain.edits import (
     edits_from_document,
 )
 from service.domain.people import Actor, Role, Scope
+from service.domain.plan import MOST_SURFACE_POINTS
 from service.store import audit, blobs, cases, studies
 from service.store.database import reading
 from service.web.access import AppDep, Caller, PersonDep, has_role, reader
@@ -69,6 +70,11 @@ class Inputs(_Body):
         min_length=4,
         max_length=4,
         description="For a fractured body: upper front, upper back, lower front, lower back, mid-sagittal",
+    )
+    surface_points: list[Point] = Field(
+        [],
+        max_length=MOST_SURFACE_POINTS,
+        description="On the outer surface of the target bone, where the outline left it",
     )
     edits: list[EditBody] = Field(
         [], max_length=MOST_EDITS, description="Corrections by hand, applied in their order"
@@ -141,7 +147,7 @@ def give_inputs(case_id: str, body: Inputs, app: AppDep, actor: PersonDep) -> di
     """Level and points: the model is built from them."""
     inputs = build.ModelInputs(
         level=body.level, target=_point(body.target), above=_point(body.above), below=_point(body.below),
-        endplates=tuple((p[0], p[1], p[2]) for p in body.endplates) if body.endplates else None,
+        endplates=_points(body.endplates) or None, surface_points=_points(body.surface_points),
         edits=edits_from_document([e.model_dump(exclude_none=True) for e in body.edits]), series_uid=body.series_uid,
     )  # fmt: skip
     return case_view(build.give_inputs(app, case_id, inputs, actor))
@@ -228,6 +234,10 @@ def get_artifact(case_id: str, kind: str, app: AppDep, _actor: PersonDep) -> Fil
         content_disposition_type="inline" if media.startswith(("image/", "application/pdf", "application/json"))
         else "attachment", headers={"ETag": f'"{artifact.sha256}"'},
     )  # fmt: skip
+
+
+def _points(values: list[list[float]] | None) -> tuple[tuple[float, float, float], ...]:
+    return tuple((p[0], p[1], p[2]) for p in values or ())
 
 
 def _point(values: list[float] | None) -> tuple[float, float, float] | None:

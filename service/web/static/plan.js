@@ -1,6 +1,7 @@
 import { $, $$, busy, caseId, el, fill, fixed, poll, post, roles, showProblem, watchStaleness } from './core.js';
 import { drawHead } from './head.js';
 import { SliceViewer } from './slices.js';
+import { SurfacePoints } from './surface_points.js';
 
 const POINTS = [
   { name: 'target', label: 'Target', hint: 'required', colour: '#e69f00' },
@@ -9,18 +10,23 @@ const POINTS = [
 ];
 const form = $('#inputs');
 const values = { target: null, above: null, below: null };
+const kept = { endplates: null, edits: [] };  // given on another way, e.g. the command line; this page sends them on
 let active = 'target';
 
 const viewer = new SliceViewer($('#viewer'), $('#viewer-tools'), {
   region: 'whole', problemSlot: $('#problems'),
-  onPick: (point) => { if (active !== 'look') set(active, point.map((x) => Math.round(x * 10) / 10)); },
+  onPick: (point, moving) => { if (active === 'surface') surface.pick(point, moving); else if (active !== 'look') set(active, point.map((x) => Math.round(x * 10) / 10)); },
 });
 
 function set(name, point) {
   values[name] = point;
   $$(`[data-point=${name}] input[type=number]`).forEach((input, i) => { if (input !== document.activeElement) input.value = point ? fixed(point[i], 1) : ''; });
   $(`[data-point=${name}] .done`).textContent = point ? '✓ placed' : POINTS.find((p) => p.name === name).hint;
-  viewer.marks = POINTS.filter((p) => values[p.name]).map((p) => ({ p: values[p.name], colour: p.colour, label: p.label.replace('Body ', '') }));
+  drawMarks();
+}
+
+function drawMarks() {
+  viewer.marks = [...POINTS.filter((p) => values[p.name]).map((p) => ({ p: values[p.name], colour: p.colour, label: p.label.replace('Body ', '') })), ...surface.marks];
   viewer.draw();
 }
 
@@ -42,7 +48,9 @@ $('#points').append(
     el('span', { class: 'done dim' }, p.hint),
     el('div', { class: 'xyz' }, ['x', 'y', 'z'].map((axis) => el('input', { type: 'number', step: '0.1', placeholder: axis, 'aria-label': `${p.label} ${axis}, LPS mm`, onchange: () => typed(p.name) })),
       el('button', { type: 'button', class: 'small', title: 'Take this point away', onclick: () => set(p.name, null) }, 'Clear')))),
+  el('div', { class: 'point', 'data-point': 'surface' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => choose('surface') }), el('span', { class: 'swatch surface' }), 'Surface point')),
   el('div', { class: 'point', 'data-point': 'look' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => choose('look') }), 'Only look around')));
+const surface = new SurfacePoints($('[data-point=surface]'), { onChange: drawMarks, look: (point) => viewer.look(point), here: () => viewer.cursor || values.target || [0, 0, 0] });
 choose('target');
 
 form.addEventListener('submit', (event) => {
@@ -53,6 +61,9 @@ form.addEventListener('submit', (event) => {
     const body = { level: form.level.value, target: values.target };
     if (values.above) body.above = values.above;
     if (values.below) body.below = values.below;
+    if (surface.points.length) body.surface_points = surface.points;
+    if (kept.endplates && form.keep_endplates.checked) body.endplates = kept.endplates;
+    if (kept.edits.length && form.keep_edits.checked) body.edits = kept.edits;
     await post(`/api/v1/cases/${caseId}/inputs`, body);
     location.assign(`/cases/${caseId}`);
   });
@@ -69,6 +80,14 @@ mask.addEventListener('submit', (event) => {
   });
 });
 
+/** Inputs that this page cannot show as points: said, and sent again unless a person leaves them out. */
+function drawKept(inputs) {
+  kept.endplates = inputs.endplates && inputs.endplates.length ? inputs.endplates : null;
+  kept.edits = inputs.edits || [];
+  const box = (name, text) => el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name, checked: true }), text);
+  fill($('#kept'), [kept.endplates && box('keep_endplates', 'Keep the four endplate points given before'), kept.edits.length && box('keep_edits', `Keep the ${kept.edits.length} correction${kept.edits.length === 1 ? '' : 's'} by hand (cut, erase, paint) given before`)].filter(Boolean));
+}
+
 function drawInspection(detail) {
   const i = detail.inspection;
   if (!i) return;
@@ -84,6 +103,8 @@ poll(`/api/v1/cases/${caseId}`, (detail, changed) => {
   if (last === '') {
     drawInspection(detail);
     POINTS.forEach((p) => { if (detail.inputs[p.name]) set(p.name, detail.inputs[p.name]); });
+    if (detail.inputs.surface_points) surface.set(detail.inputs.surface_points);
+    drawKept(detail.inputs);
     if (detail.level) $$('select[name=level]').forEach((s) => { s.value = detail.level; });
   }
   const may = detail.possible_events.includes('give_inputs');

@@ -28,8 +28,8 @@ class Plane {
       const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[e.key];
       if (by) { e.preventDefault(); this.step(by); }
     });
-    this.canvas.addEventListener('pointerdown', (e) => { this.canvas.setPointerCapture(e.pointerId); viewer.pick(this.point(e)); });
-    this.canvas.addEventListener('pointermove', (e) => { if (e.buttons === 1) viewer.pick(this.point(e)); });
+    this.canvas.addEventListener('pointerdown', (e) => { this.canvas.setPointerCapture(e.pointerId); viewer.pick(this.point(e), false); });
+    this.canvas.addEventListener('pointermove', (e) => { if (e.buttons === 1) viewer.pick(this.point(e), true); });
   }
 
   get at() { return dot(this.viewer.cursor, this.grid.normal); }
@@ -198,8 +198,9 @@ export class SliceViewer {
 
   look(point) { this.cursor = point; this.refresh(); }
 
-  pick(point) {
-    if (this.onPick) this.onPick(point);
+  /** `moving`: the mouse is still held since the last pick. */
+  pick(point, moving = false) {
+    if (this.onPick) this.onPick(point, moving);
     this.look(point);
   }
 }

@@ -66,6 +66,7 @@ def isolate(
         _point(argument.get("above")),
         _point(argument.get("below")),
         _endplates(argument.get("endplates")),
+        _surface(argument.get("surface_points")),
     )
     check_seeds(ct.volume, seeds, settings.gates)
     kept = Path(argument["keep_isolation"]) if argument.get("keep_isolation") else None
@@ -87,7 +88,8 @@ def isolate(
         return found
 
     points = {"points": {name: argument.get(name) for name in SEEDS}}
-    if segmenter is None:
+    if segmenter is None or seeds.surface is not None:
+        # Who marks the surface corrects the fit; a model's answer would not follow the points.
         return kept_or_made(kept, isolation_key(about | points), lambda: fitted(progress))
     model = known(segmenter)
     bar = float((argument.get("settings") or {}).get("min_confidence", 0.5))
@@ -146,3 +148,8 @@ def _endplates(points: Sequence[Sequence[float]] | None) -> EndplatePoints | Non
         return None
     marked = np.asarray(points, dtype=np.float64)
     return EndplatePoints(marked[:2], marked[2:])
+
+
+def _surface(points: Sequence[Sequence[float]] | None) -> NDArray[np.float64] | None:
+    """(M, 3) LPS mm."""
+    return np.asarray(points, dtype=np.float64).reshape(-1, 3) if points else None

@@ -1,4 +1,4 @@
-"""Where the last fit of a case left the shapes, kept so that a moved point or marked endplates do not start anew.
+"""Where the last fit of a case left the shapes, kept so that a point moved, marked or taken away does not start anew.
 
 Used for the same CT, level, settings and program, whatever the points; `service.geometry.refit` decides how far they
 still lead to the same vertebrae. It may be deleted at any time.
@@ -32,6 +32,7 @@ def write_start(start: FitStart, folder: Path, key: str) -> None:
             "above": start.seeds.above,
             "below": start.seeds.below,
             "endplates": None if start.seeds.endplates is None else start.seeds.endplates.all,
+            "surface": start.seeds.surface,
         },
         "low": start.low,
         "high": start.high,
@@ -59,6 +60,7 @@ def read_start(folder: Path, key: str) -> FitStart | None:
             points["above"],
             points["below"],
             None if plates is None else EndplatePoints(plates[:2], plates[2:]),
+            points["surface"],
         ),
         low=np.asarray(words["low"], dtype=np.float64),
         high=np.asarray(words["high"], dtype=np.float64),

@@ -22,7 +22,7 @@ from service.geometry.solid import Solid, SolidSettings
 from service.geometry.trajectories import PlanningResult
 from service.imaging.series import LoadedSeries
 from service.workflow.tasks.kept_isolation import LIBRARIES
-from service.workflow.tasks.points_used import points_unused, points_used
+from service.workflow.tasks.points_used import points_unused, points_used, surface_points_met
 
 SCHEMA = "spineprint.model/1"
 #: What decides about the model beside what decides about the bone: a report from other versions may differ.
@@ -81,7 +81,7 @@ def model_report(
         "inputs": _inputs(argument, ct, isolation)
         | {"ct_sha256": ct_sha256, "mask_sha256": mask_sha256, "plan_sha256": given_plan_sha256},
         "plan_sha256": plan_sha256,
-        "isolation": _isolation(isolation),
+        "isolation": _isolation(isolation) | surface_points_met(argument, isolation),
         "landmarks": {
             "height_mm": {k: round(float(v), 2) for k, v in marks.height_mm.items()},
             "endplates_fitted": {"upper": marks.upper_endplate.fitted, "lower": marks.lower_endplate.fitted},

@@ -43,9 +43,9 @@ from service.workflow.tasks.untrusted import require_confidence
 def model_task(
     argument: Mapping[str, Any], progress: Progress, segmenter: Segmenter | None = None
 ) -> dict[str, Any]:
-    """Argument: files | ct, series_uid, level, target/above/below | mask (mask_label; handed_out, the file it was
-    edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a folder: `kept_isolation`),
-    dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
+    """Argument: files | ct, series_uid, level, target/above/below/endplates/surface_points | mask (mask_label;
+    handed_out, the file it was edited from, see `handed_out`), edits, plan, settings, case_code, out, keep_isolation (a
+    folder: `kept_isolation`), dicom_seg_at (ISO time: also write mask.seg.dcm, made then).
 
     `segmenter`: the site's own model, asked when no mask is given (see `isolate`).
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from service.geometry.anatomy import Isolation
+from service.geometry.surface_aid import surface_off_mm
 
-SEEDS = ("target", "above", "below", "endplates")
+SEEDS = ("target", "above", "below", "endplates", "surface_points")
 _OUTSIDE_MM = 2.0
 
 
@@ -21,9 +22,26 @@ def points_used(argument: Mapping[str, Any], isolation: Isolation) -> dict[str, 
     return {k: argument[k] for k in asked if argument.get(k)}
 
 
+def surface_points_met(argument: Mapping[str, Any], isolation: Isolation) -> dict[str, Any]:
+    """For the report: each surface point and how far the final surface, after all edits, lies from it.
+
+    `off_mm` is positive where the point lies outside the bone. Nothing when no such points took part.
+    """
+    points = points_used(argument, isolation).get("surface_points")
+    if not points:
+        return {}
+    off = surface_off_mm(isolation.outer, np.asarray(points, dtype=np.float64))
+    return {
+        "surface_points": [
+            {"point": [float(v) for v in point], "off_mm": round(float(mm), 2)}
+            for point, mm in zip(points, off, strict=True)
+        ]
+    }
+
+
 def points_unused(argument: Mapping[str, Any], isolation: Isolation) -> list[str]:
     """Sentences about points that were given beside a mask or a model's answer: these decide, points do not."""
-    given = [k for k in SEEDS if argument.get(k)]
+    given = [k.replace("_", " ") for k in SEEDS if argument.get(k)]
     if isolation.source == "segmented" and given[1:]:
         return [f"The segmentation model needs the target point only; not used: {', '.join(given[1:])}."]
     if not argument.get("mask") or not given:

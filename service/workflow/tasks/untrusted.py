@@ -49,6 +49,8 @@ def _next_step(isolation: Isolation) -> str:
         first = "Look at the mask on the CT and correct it in 3D Slicer"
     elif any("endplate points" in reason for reason in isolation.quality.reasons):
         first = "Mark the four endplate points (--endplates), or correct the mask"
+    elif any("surface points" in reason for reason in isolation.quality.reasons):
+        first = "Take away the surface points that were missed, or mark them again; or correct the mask"
     else:
         first = "Give points nearer to the body centres (target, above, below), or correct the mask"
     return (
