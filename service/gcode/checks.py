@@ -43,7 +43,6 @@ _KNOWN_COMMENTS = re.compile(
 )
 _PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|(^|[\s:=\"'])~?/[\w.-]+/|file:|\w/\w+/\w")
 _LONGEST_RETRACTION_MM = 8.0
-_MEAN_WIDTH_MM = (0.2, 0.6)
 # Gap filling between walls reaches 0.95 mm in 4.13 files of a vertebra.
 _WIDEST_LINE_MM = 1.2
 _SHORT_MOVE_MM = 0.3
@@ -315,7 +314,8 @@ def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool
     path = np.bincount(gcode.layer[model], length[model])
     enough = path > _SHORT_PATH_MM
     mean = plastic[enough] / path[enough]
-    if mean.size and (mean.min() < _MEAN_WIDTH_MM[0] or mean.max() > _MEAN_WIDTH_MM[1]):
+    least, most = expected.mean_width_mm
+    if mean.size and (mean.min() < least or mean.max() > most):
         yield Finding(
             "extrusion.width", f"Mean line widths reach {mean.min():.2f} to {mean.max():.2f} mm in a layer."
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError
-from service.gcode.profile import MOTION_OF_ENGINE, MotionProfile
+from service.gcode.profile import MEAN_WIDTH_OF_ENGINE, MOTION_OF_ENGINE, MotionProfile
 from service.ports import SliceSettings
 
 #: Share of the print speed by `;TYPE:` in UltiMaker's AA 0.4 / PLA / 0.2 mm profile, evaluated at
@@ -50,7 +50,8 @@ class ExpectedPrint:
     """Where x = y = 0 of the STL lies on the plate."""
     speed_shares: Mapping[str, float] = field(default_factory=lambda: dict(_SPEED_SHARES))
     motion: MotionProfile = field(default_factory=MotionProfile)
-    """Of Cura 4.13; see `of_engine`."""
+    mean_width_mm: tuple[float, float] = MEAN_WIDTH_OF_ENGINE["4"]
+    """Both of Cura 4.13; see `of_engine`."""
     layer_tolerance_mm: float = 0.001
     temperature_tolerance_c: float = 0.01
     speed_tolerance_mm_s: float = 0.6
@@ -99,12 +100,17 @@ class ExpectedPrint:
         )
 
     def of_engine(self, version: str) -> ExpectedPrint:
-        """The same with the motion of the engine that says it wrote the file, by its version.
+        """The same with motion and line widths of the engine that says it wrote the file, by its version.
 
         A file that claims another engine than its own is held against the wrong motion and refused. An engine that is
         not known is a fault of the header.
         """
-        return replace(self, motion=MOTION_OF_ENGINE.get(version.partition(".")[0], self.motion))
+        engine = version.partition(".")[0]
+        return replace(
+            self,
+            motion=MOTION_OF_ENGINE.get(engine, self.motion),
+            mean_width_mm=MEAN_WIDTH_OF_ENGINE.get(engine, self.mean_width_mm),
+        )
 
 
 @dataclass(frozen=True)

@@ -74,3 +74,7 @@ MOTION_OF_ENGINE: Mapping[str, MotionProfile] = {
         travel_jerk_mm_s=20.0,
     ),
 }
+
+#: Least and largest mean width (mm) of a layer's lines, by the same. A wall of Cura 5 is up to twice its least width
+#: of 0.34 mm (`min_wall_line_width`), and the tip of a process may be nothing but one; measured 0.63 mm there.
+MEAN_WIDTH_OF_ENGINE: Mapping[str, tuple[float, float]] = {"4": (0.2, 0.6), "5": (0.2, 0.68)}

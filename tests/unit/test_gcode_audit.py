@@ -65,12 +65,27 @@ def test_a_line_through_the_channel_is_the_only_thing_found(sliced, good, tmp_pa
     assert codes(audit(sliced, path)) == {"channel.blocked"}
 
 
-@pytest.mark.parametrize(("path_mm", "found"), [(0.4, False), (8.0, True)])
-def test_only_a_layer_with_some_path_is_judged_by_its_mean_width(good, tmp_path, path_mm, found):
-    """The tip of a point is a few tenths of a millimetre of thin line; a whole layer as thin is a fault."""
+@pytest.mark.parametrize(
+    ("engine", "path_mm", "width_mm", "found"),
+    [
+        ("4.13.0", 0.4, 0.14, False),
+        ("4.13.0", 8.0, 0.14, True),
+        ("4.13.0", 8.0, 0.64, True),
+        ("5.0.0", 8.0, 0.14, True),
+        ("5.0.0", 8.0, 0.64, False),
+        ("5.0.0", 8.0, 0.72, True),
+    ],
+)
+def test_only_a_layer_with_some_path_is_judged_by_its_mean_width(
+    good, tmp_path, engine, path_mm, width_mm, found
+):
+    """The tip of a point is a few tenths of a millimetre of thin line; a whole layer as thin is a fault.
+
+    Of Cura 5 it may be one wide wall.
+    """
     last = max(i for i, t in enumerate(good) if re.search(r"^G1 .*E[\d.]+", t))
     counter = float(re.search(r"E([\d.]+)", good[last])[1])
-    push = path_mm * 0.14 * 0.2 / EXPECTED.filament_mm2
+    push = path_mm * width_mm * 0.2 / EXPECTED.filament_mm2
     tip = [
         ";LAYER:65",
         ";TYPE:WALL-OUTER",
@@ -81,7 +96,7 @@ def test_only_a_layer_with_some_path_is_judged_by_its_mean_width(good, tmp_path,
     path = tmp_path / "tip.gcode"
     path.write_text("\n".join([*good[: last + 1], *tip, *good[last + 1 :]]) + "\n")
     gcode = read_gcode(path)
-    widths = checks._line_widths(gcode, EXPECTED, gcode.is_printed_line)
+    widths = checks._line_widths(gcode, EXPECTED.of_engine(engine), gcode.is_printed_line)
     assert [f.code for f in widths] == (["extrusion.width"] if found else [])
 
 
