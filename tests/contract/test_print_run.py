@@ -42,7 +42,7 @@ from tests.support_app import (
 )
 from tests.support_ultimaker import RunningSimulator, in_process, options_for
 
-SETTINGS = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=Timeouts(1.0, 1.0, 1.0))
+SETTINGS = PrinterSettings(settle_s=0.05, confirm_s=0.4, timeouts=Timeouts(6.0, 6.0, 6.0))
 P = PrintState
 
 
