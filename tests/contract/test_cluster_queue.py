@@ -145,6 +145,7 @@ def test_habits_of_the_firmware_do_not_matter(queue: Queue, switches: dict[str, 
 
 def test_the_queue_alone_tells_the_end_that_a_silent_history_does_not(queue: Queue):
     job = queue.send(queue.start("A"))
+    queue.poll("A")
     queue.wait(5000)
     queue.devices["A"].panel("clear")
     for entry in ("job_404",):
@@ -277,6 +278,7 @@ def test_a_person_takes_it_back_and_the_approval_stands(queue: Queue, shown: boo
 
 def test_what_has_begun_when_it_is_taken_back_is_stopped(queue: Queue):
     job = queue.send(queue.start("A"))
+    queue.listed()  # carried to the present: it has begun
     queue.devices["A"].panel("clock", advance_s=600)
     assert queue.job(job).state is P.QUEUED  # not looked at since
     print_stop.command(queue.rig.app, job.token, "abort", TECHNICIAN)
@@ -320,6 +322,7 @@ def test_somebody_else_takes_it_out_and_a_person_says_so(queue: Queue):
 def test_a_print_put_back_into_the_queue_after_a_power_cut_is_not_begun_again(queue: Queue):
     queue.options("A", cluster_after_cut="queued")
     job = queue.send(queue.start("A"))
+    queue.poll("A")
     queue.wait(600)
     assert queue.job(job).state is P.PRINTING
     queue.devices["A"].panel("power", on=False)
@@ -521,6 +524,7 @@ def test_both_copies_in_the_queue_print_once(queue: Queue):
 
 def test_a_copy_that_somebody_makes_is_taken_out_and_told_once(queue: Queue):
     job = queue.send(queue.start("A"))
+    queue.poll("A")
     queue.wait(5000)
     _again(queue, job)
     queue.devices["A"].fault("error_500", method="DELETE", count=2)
@@ -535,6 +539,7 @@ def test_a_copy_that_somebody_makes_is_taken_out_and_told_once(queue: Queue):
 
 def test_a_copy_of_a_print_that_is_over_is_not_taken_for_it(queue: Queue):
     job = queue.send(queue.start("A"))
+    queue.poll("A")
     queue.wait(5000)
     queue.devices["A"].panel("core", slot=0, id="AA 0.8")
     _again(queue, job)
