@@ -172,4 +172,8 @@ def _text(part: Mapping[str, Any], key: str) -> str:
 
 
 def unusable(message: str, next_step: str = CONVERT) -> ToolMissingError:
-    return ToolMissingError(message, next_step=next_step, code="tool.segmentation_model")
+    return ToolMissingError(
+        f"The segmentation model cannot be used. {message}",
+        next_step=next_step,
+        code="tool.segmentation_model",
+    )

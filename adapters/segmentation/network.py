@@ -60,13 +60,11 @@ class OnnxNetwork:
         try:
             found = self.session.run([self._output], {self._input: patch[None, None]})[0]
         except self._errors() as error:
-            raise _failed(f"The segmentation model stopped on this CT ({type(error).__name__}).") from error
+            raise _failed(f"It stopped on this CT ({type(error).__name__}).") from error
         if found.shape != expected:
-            raise _failed(
-                f"The segmentation model answered {found.shape} numbers where {expected} were expected."
-            )
+            raise _failed(f"It answered {found.shape} numbers where {expected} were expected.")
         if not np.isfinite(found).all():
-            raise _failed("The segmentation model answered numbers that are none.")
+            raise _failed("It answered numbers that are none.")
         return cast("NDArray[np.float32]", found[0])
 
     def _session(self, content: bytes) -> Any:
@@ -150,7 +148,7 @@ def _names(session: Any, description: Description) -> tuple[str, str]:
 
 def _failed(message: str) -> SpineprintError:
     return SpineprintError(
-        message,
+        f"The segmentation model failed. {message}",
         next_step="Check the model on a CT it is known to work on, or convert it again.",
         code="segmentation.failed",
         retryable=True,

@@ -118,12 +118,13 @@ class SurfaceTaken:
 
 @dataclass(frozen=True)
 class SegmentationModel:
-    """The site's own segmentation model, and what became of its answer: `used`, `refused` by the checks, or `failed`.
+    """The site's own segmentation model, and what became of its answer: `used`, `refused` by the checks, or `failed`;
+    `passed_over` when it was not asked.
 
-    What names the model is empty when it could not be loaded. `reason` is a sentence for people, empty when used.
+    What names the model is empty when it was not loaded. `reason` is a sentence for people, empty when used.
     """
 
-    outcome: Literal["used", "refused", "failed"]
+    outcome: Literal["used", "refused", "failed", "passed_over"]
     name: str = ""
     source: str = ""
     licence: str = ""

@@ -164,7 +164,6 @@ def test_a_damaged_file_is_refused_in_words(tmp_path: Path, content: bytes | Non
     path = write_model(tmp_path) / "model.onnx"
     path.write_bytes(path.read_bytes()[:-40] if content is None else content)
     rehash(tmp_path)
-    assert "cannot" not in refused(tmp_path).message
     assert "damaged" in refused(tmp_path).message
 
 
@@ -207,7 +206,7 @@ def test_other_ends_than_one_in_and_one_out_are_refused(
         ({"axes": ["S", "A"]}, "three directions"),
         ({"spacing_mm": [1.5, 1.5, 0.0]}, "spacing_mm"),
         ({"spacing_mm": [1.5, 1.5, "x"]}, "three numbers"),
-        ({"classes": None}, "cannot be used"),
+        ({"classes": None}, "model.json cannot be used"),
         ({"classes": ["vertebrae_T7", *CLASSES[1:]]}, "not clear"),
         ({"classes": [CLASSES[0], "L1", *CLASSES[2:]]}, "not clear"),
         ({"licence": ""}, "licence"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,12 +15,16 @@ import numpy as np
 import pytest
 
 from adapters.segmentation import InstalledSegmenter
+from service.bootstrap_tasks import make_segmenter
+from service.cli_common import segmentation_folder
+from service.config import Config, IsolationConfig
 from service.errors import GeometryError, SpineprintError
 from service.geometry import progress as listening
 from service.geometry.anatomy import Isolation
 from service.geometry.isolation import isolation_from_mask
 from service.geometry.spine_fit import FitStart
 from service.geometry.volume import Volume
+from service.imaging.nifti import read_nifti
 from service.imaging.series import LoadedSeries, load_series
 from service.ports import SegmentedVertebrae, SegmenterFacts
 from service.workflow.tasks import isolate as isolate_module
@@ -119,21 +125,36 @@ def test_the_bone_is_the_phantoms_own(
     warned = _model_warnings(found)
     assert [w["code"] for w in warned] == ["isolation.model"]
     assert words["model"]["sha256"][:12] in warned[0]["message"]
-    given = scene.argument(above=[0, 0, 1], endplates=[[0, 0, 0]] * 4)
+    given = scene.argument(above=[0, 0, 1], below=[0, 0, -1])
     assert points_used(given, found) == {"target": scene.seeds["target"]}
-    assert "above, endplates" in points_unused(given, found)[0]
+    assert "above, below" in points_unused(given, found)[0]
 
 
 def test_a_mask_from_outside_comes_first(scene: Scene) -> None:
-    class Never:
-        def facts(self) -> SegmenterFacts:
-            raise AssertionError("nobody asked for the model")
-
-        segment = facts
-
     argument = scene.argument(mask=str(scene.folder / "truth_labels.nii.gz"), mask_label=scene.numbers["L1"])
-    found = isolate(argument, scene.ct, "ab", listening.silent, Never())  # type: ignore[arg-type]
+    found = isolate(argument, scene.ct, "ab", listening.silent, Never())
     assert found.source == "mask" and found.model is None and _isolation(found)["method"] == "mask"
+
+
+class Never:
+    """A model that nobody may ask."""
+
+    def facts(self) -> SegmenterFacts:
+        raise AssertionError("nobody asked for the model")
+
+    def segment(self, *_: Any) -> SegmentedVertebrae:
+        raise AssertionError("nobody asked for the model")
+
+
+@pytest.mark.parametrize("marks", ["endplates", "surface_points"])
+def test_marks_of_a_person_ask_for_the_fit_that_follows_them(
+    scene: Scene, quick_fit: list[str], marks: str
+) -> None:
+    argument = scene.argument(**{marks: [scene.seeds["target"]] * 4})
+    found = isolate(argument, scene.ct, "ab", listening.silent, Never())
+    assert quick_fit == ["fit"] and found.model and found.model.outcome == "passed_over"
+    assert "are marked" in _model_warnings(found)[0]["message"]
+    assert isolate(argument, scene.ct, "ab", listening.silent).model is None
 
 
 def broken(folder: Path) -> InstalledSegmenter:
@@ -276,3 +297,29 @@ def test_a_point_outside_the_scan_is_refused_before_the_model_is_asked(scene: Sc
     with pytest.raises(GeometryError) as error:
         isolate(scene.argument(target=[0, 0, 999.0]), scene.ct, "ab", listening.silent, Answers(lambda: None))  # type: ignore[arg-type,return-value]
     assert error.value.code == "geometry.seed_outside"
+
+
+def test_the_command_makes_a_whole_model_with_the_configured_one(scene: Scene, tmp_path: Path) -> None:
+    """`spineprint model`, by the key of the configuration: checked, printable, and the report says by what."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "model", "--ct", str(scene.folder / "dicom"), "--level", "L1",
+         "--target=" + ",".join(map(str, scene.seeds["target"])), "--no-keep-isolation", "--out", str(tmp_path)],
+        env=os.environ | {"SPINEPRINT_ISOLATION__SEGMENTATION_MODEL": str(scene.model), "COLUMNS": "500"},
+        text=True, capture_output=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "outlined by the installed segmentation model 'stand-in'" in done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed"] and report["source"] == "segmented"
+    assert report["isolation"]["method"] == "segmentation_model"
+    assert report["isolation"]["model"]["licence"] == "Apache-2.0"
+    assert report["inputs"]["seeds"] == {"target": pytest.approx(scene.seeds["target"])}
+    assert scene.dice(read_nifti(tmp_path / "mask.nii.gz")) > 0.95
+
+
+def test_the_command_line_goes_before_the_configuration() -> None:
+    config = Config(isolation=IsolationConfig(segmentation_model=Path("of the site")))
+    assert segmentation_folder(None, config) == Path("of the site")
+    assert segmentation_folder("other", config) == Path("other")
+    assert segmentation_folder("none", config) is None and segmentation_folder(None, Config()) is None
+    assert make_segmenter(None) is None

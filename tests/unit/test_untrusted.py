@@ -67,13 +67,13 @@ def test_points_beside_a_mask_are_not_listed_as_used(bone: Isolation) -> None:
     centre = [float(v) for v in bone.landmarks.body_centre]
     plates = [[0.0, 0.0, 0.0]] * 4
     argument = {"mask": "m.nii.gz", "target": centre, "endplates": plates, "surface_points": [centre]}
-    assert points_used(argument) == {}
+    assert points_used(argument, bone) == {}
     (said,) = points_unused(argument, bone)
     assert "target, endplates, surface points" in said
     assert surface_points_met(argument, bone) == {}
     far = [centre[0], centre[1], centre[2] + 32.0]
     assert "another level" in points_unused({**argument, "target": far}, bone)[1]
-    assert points_used({"target": centre, "above": None}) == {"target": centre}
+    assert points_used({"target": centre, "above": None}, bone) == {"target": centre}
     assert points_unused({"target": centre}, bone) == []
 
 

@@ -1,6 +1,6 @@
 """How the vertebra is isolated, in this order: a mask from outside, the site's own segmentation model, fitted shapes.
 
-A model that cannot be loaded, fails, or gives an answer that the checks refuse never stops the work: the shapes are
+A model is not asked where a person has marked endplates or the surface. One that cannot be loaded, fails, or gives an answer that the checks refuse never stops the work: the shapes are
 fitted instead, and the report says why.
 """
 
@@ -31,6 +31,9 @@ from service.workflow.tasks.segmented import isolation_by_model, known, what_wen
 
 #: Where the work of a model ends in the progress of the isolation, with or without shapes to fit afterwards.
 _MODEL_ENDS = 0.7
+PASSED_OVER = SegmentationModel(
+    "passed_over", reason="Endplates or surface points are marked, which only fitted shapes follow."
+)
 
 
 def isolate(
@@ -88,9 +91,11 @@ def isolate(
         return found
 
     points = {"points": {name: argument.get(name) for name in SEEDS}}
-    if segmenter is None or seeds.surface is not None:
-        # Who marks the surface corrects the fit; a model's answer would not follow the points.
-        return kept_or_made(kept, isolation_key(about | points), lambda: fitted(progress))
+    marked = seeds.surface is not None or seeds.endplates is not None
+    if segmenter is None or marked:
+        found = kept_or_made(kept, isolation_key(about | points), lambda: fitted(progress))
+        # Who marks the bone wants it drawn through the marks; a model's answer would not follow them.
+        return found if segmenter is None else replace(found, model=PASSED_OVER)
     model = known(segmenter)
     bar = float((argument.get("settings") or {}).get("min_confidence", 0.5))
 
