@@ -23,7 +23,7 @@ from simulators.phantom.anatomy import PhantomParameters
 from simulators.phantom.study import generate
 from tests.unit.test_isolation_fit import dice
 
-pytestmark = pytest.mark.slow  # one isolation anew, six that go on from it
+pytestmark = pytest.mark.slow  # one isolation anew, ten that go on from it
 
 Array = np.ndarray
 LEVEL = "T12"
@@ -41,6 +41,7 @@ class Scene:
     local: Array
     """(N, 3) the same from the body's centre to left, anterior, superior."""
     found: Isolation
+    """Without surface points, gone on from `start` as those with them."""
     start: FitStart
 
     def again(self, points: Array | None, *, ct: Volume | None = None, **seeds: object) -> Isolation:
@@ -84,7 +85,8 @@ def scene() -> Scene:
     surface = labels.to_lps(corners[:, ::-1].astype(np.float64))
     frame = truth[LEVEL]["frame"]
     local = (surface - target) @ np.array([frame[name] for name in ("left", "anterior", "superior")]).T
-    found, start = isolate_resumable(ct, LEVEL, seeds)
+    start = isolate_resumable(ct, LEVEL, seeds)[1]
+    found = isolate_resumable(ct, LEVEL, seeds, start=start)[0]
     return Scene(ct, labels, number, truth, seeds, surface, local, found, start)
 
 
@@ -157,7 +159,7 @@ def test_points_where_the_surface_was_right_change_next_to_nothing(scene: Scene,
     both = (i.outer.sample(scene.surface, outside=8.0) for i in (found, scene.found))
     change = np.abs(np.subtract(*both))
     print("right", change.mean(), np.percentile(change, 95), scene.dice(found) - scene.dice(scene.found))
-    assert change.mean() < 0.08 and np.percentile(change, 95) < 0.4
+    assert change.mean() < 0.06 and np.percentile(change, 95) < 0.2
     assert scene.dice(found) > scene.dice(scene.found) - 0.002
     assert found.quality.measures["surface_points_missed"] == 0
 
@@ -177,8 +179,9 @@ def test_they_act_beside_endplate_points_and_may_be_taken_away_again(scene: Scen
     both = scene.again(points, endplates=plates)
     assert scene.off(both)[tip].mean() < 0.4 * before[tip].mean()
     assert np.abs(surface_off_mm(both.outer, points)).max() < 2.0
-    assert surface_off_mm(both.outer, plates.all) == pytest.approx(np.zeros(4), abs=2.0)
-    # Without them it is the fit that knows nothing of them, to the bit: a start does not drift.
-    one, other = scene.again(None), scene.again(None)
-    assert one.outer.values.tobytes() == other.outer.values.tobytes()
-    assert not any(name.startswith("surface_points") for name in one.quality.measures)
+    # The points lie in the plane of the rim, which the phantom rounds off.
+    assert surface_off_mm(both.outer, plates.all) == pytest.approx(np.zeros(4), abs=3.0)
+    # Taken away, it is the fit that knows nothing of them, to the bit: a start does not drift.
+    without = scene.again(None)
+    assert without.outer.values.tobytes() == scene.found.outer.values.tobytes()
+    assert not any(name.startswith("surface_points") for name in without.quality.measures)
