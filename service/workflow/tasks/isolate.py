@@ -1,7 +1,7 @@
 """How the vertebra is isolated, in this order: a mask from outside, the site's own segmentation model, fitted shapes.
 
-A model is not asked where a person has marked endplates or the surface. One that cannot be loaded, fails, or gives an answer that the checks refuse never stops the work: the shapes are
-fitted instead, and the report says why.
+A model is not asked where a person has marked endplates or the surface. One that cannot be loaded, fails, or gives an
+answer that the checks refuse never stops the work: the shapes are fitted instead, and the report says why.
 """
 
 from __future__ import annotations
