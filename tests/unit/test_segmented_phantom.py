@@ -131,7 +131,8 @@ def test_the_bone_is_the_phantoms_own(
 
 
 def test_a_mask_from_outside_comes_first(scene: Scene) -> None:
-    argument = scene.argument(mask=str(scene.folder / "truth_labels.nii.gz"), mask_label=scene.numbers["L1"])
+    mask = str(scene.folder / "truth_labels.nii.gz")
+    argument = scene.argument(mask=mask, mask_label=scene.numbers["L1"], out=str(scene.folder / "out"))
     found = isolate(argument, scene.ct, "ab", listening.silent, Never())
     assert found.source == "mask" and found.model is None and _isolation(found)["method"] == "mask"
 

@@ -82,7 +82,7 @@ def test_the_report_says_how_far_the_surface_lies_from_each_surface_point(bone: 
     on_it = bone.outer.to_lps(np.array([[i, j, k]], dtype=np.float64))[0]
     far = [float(v) for v in bone.landmarks.body_centre + np.array([90.0, 0.0, 0.0])]
     points = [[float(v) for v in on_it], far]
-    used = points_used({"target": [0.0, 0.0, 0.0], "surface_points": points})
+    used = points_used({"target": [0.0, 0.0, 0.0], "surface_points": points}, bone)
     assert used["surface_points"] == points
     said = surface_points_met({"surface_points": points}, bone)["surface_points"]
     assert [row["point"] for row in said] == points
