@@ -67,7 +67,7 @@ def main() -> int:
     try:
         with contextlib.redirect_stdout(kept):
             print(f"| {_machine()} | median | from | to | runs |\n|---|---|---|---|---|", flush=True)
-            case = options.case or _phantom_case(work)
+            case = options.case or phantom_case(work)
             good = _measure(case, work, install, options.runs)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -159,7 +159,7 @@ def _measure_audit(case: Path, packed: Path, work: Path, runs: int) -> list[floa
     return [t * _FILE_MB / megabytes for t in wall]
 
 
-def _phantom_case(work: Path) -> Path:
+def phantom_case(work: Path) -> Path:
     """A case folder from a phantom of clinical resolution."""
     print("writing and modelling a phantom", flush=True)
     write_phantom(["--out", str(work / "phantom"), "--seed", "1"])

@@ -28,17 +28,23 @@ MOST_BOUNDARY_SHARE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class DrawnEdits:
-    """`ct`: the CT as the person sees it, around the masks; volumes that were erased and painted, mL."""
+    """`ct`: the CT as the person sees it, around the masks; volumes that were erased and painted, mL.
 
-    ct: Volume
-    erased_ml: float
-    painted_ml: float
+    `ct` is None when the mask is another one and not an edit, and then counts by itself.
+    """
+
+    ct: Volume | None
+    erased_ml: float = 0.0
+    painted_ml: float = 0.0
+
+
+ANOTHER_MASK = DrawnEdits(None)
 
 
 def drawn_edits(
     ct: Volume, handed_out: Volume, given_back: Volume, *, threshold_hu: float
 ) -> DrawnEdits | None:
-    """The CT with a person's changes of the mask, or None when these are not changes of that mask.
+    """The CT with a person's changes of the mask; `ANOTHER_MASK` when they are none of it; None without a change.
 
     Parameters
     ----------
@@ -46,18 +52,18 @@ def drawn_edits(
     """
     low, high = _common_box(ct, (handed_out, given_back))
     if low is None or high is None:
-        return None
+        return ANOTHER_MASK
     part = ct.crop((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
     before, after = _on(part, handed_out), _on(part, given_back)
     if before is None or after is None:
-        return None
+        return ANOTHER_MASK
     erased, painted = before & ~after, after & ~before
     if not erased.any() and not painted.any():
         return None
     inner = before & ~ndimage.binary_erosion(before)
     touched = inner & ndimage.binary_dilation(erased | painted)
     if touched.sum() > MOST_BOUNDARY_SHARE * inner.sum():
-        return None
+        return ANOTHER_MASK
     values = part.values.astype(np.float32)
     values[erased] = np.minimum(values[erased], threshold_hu - BESIDE_HU)
     values[painted] = np.maximum(values[painted], threshold_hu + BESIDE_HU)

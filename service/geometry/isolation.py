@@ -166,7 +166,7 @@ def isolation_from_mask(
     progress("taking the surface", 0.4)
     threshold_hu = use.surface.threshold_hu
     drawn = drawn_edits(ct, handed_out, native, threshold_hu=threshold_hu) if handed_out else None
-    surface = outer_surface(drawn.ct if drawn else ct, native, settings=use.surface)
+    surface = outer_surface(drawn.ct if drawn and drawn.ct else ct, native, settings=use.surface)
     progress("finding the landmarks", 0.8)
     landmarks = find_landmarks(surface.field, level)
     quality = judge(surface_measures(ct, native, surface, use.gates), landmarks, level, use.gates)
@@ -176,9 +176,17 @@ def isolation_from_mask(
     )
 
 
+_ANOTHER_MASK = (
+    "The mask given is not taken for an edit of the one handed out, as most of its outline or its voxels are others: "
+    "its surface follows the CT, so that a thin layer that was erased may have come back. Look at the slices."
+)
+
+
 def _with_drawn(quality: Quality, drawn: DrawnEdits | None) -> Quality:
     if drawn is None:
         return quality
+    if drawn.ct is None:
+        return replace(quality, reasons=(*quality.reasons, _ANOTHER_MASK))
     words = (
         f"The mask handed out was edited by hand: {drawn.erased_ml:.2f} mL erased, "
         f"{drawn.painted_ml:.2f} mL painted."

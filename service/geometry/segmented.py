@@ -12,10 +12,11 @@ from itertools import product
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from service.errors import GeometryError
 from service.geometry.anatomy import BodyField, BodyName, Landmarks
+from service.geometry.filters import gaussian
+from service.geometry.mesh_grid import signed_edt
 from service.geometry.volume import Volume
 from service.ports import SegmentedVertebrae
 
@@ -136,12 +137,9 @@ def neighbours_of(
 def _signed_distance(grid: Volume) -> Volume:
     """Mm to the border of the true voxels, negative inside; half a voxel is taken off on both sides."""
     steps = grid.spacing_mm[::-1]
-    inside = np.asarray(grid.values, dtype=bool)
+    values = signed_edt(np.asarray(grid.values, dtype=bool), steps)
     half = float(np.mean(steps)) / 2
-    outer = ndimage.distance_transform_edt(~inside, sampling=steps)
-    inner = ndimage.distance_transform_edt(inside, sampling=steps)
-    values = np.where(inside, half - inner, outer - half).astype(np.float32)
-    return Volume(ndimage.gaussian_filter(values, [1.4 * half / s for s in steps]), grid.lps_from_ijk)
+    return Volume(gaussian(values, [1.4 * half / s for s in steps]), grid.lps_from_ijk)
 
 
 def _require_whole(inside: NDArray[np.bool_], grid: Volume, ct: Volume, level: str) -> None:

@@ -24,7 +24,6 @@ from service.workflow.jobs import entry_job, progress_for
 PRODUCTS: Mapping[str, str] = {
     "mask.nii.gz": "mask",
     "mask.seg.nrrd": "mask_seg_nrrd",
-    "mask_handed_out.nii.gz": "mask_handed_out",
     "plan.json": "plan",
     "model.stl": "mesh",
     "report.json": "model_report",
@@ -44,8 +43,9 @@ UNTRUSTED: Mapping[str, str] = {
     "untrusted/mask.nii.gz": "untrusted_mask",
     "untrusted/mask.seg.nrrd": "untrusted_mask_seg_nrrd",
     "untrusted/report.json": "untrusted_report",
-    "mask_handed_out.nii.gz": "mask_handed_out",
 }
+#: Left with either; a build from an edited mask leaves none, and the one before stays what it was edited from.
+HANDED_OUT: Mapping[str, str] = {"mask_handed_out.nii.gz": "mask_handed_out"}
 #: Without these the model is not complete.
 REQUIRED = ("mask.nii.gz", "plan.json", "model.stl", "report.json", "print.stl", "print.json")
 
@@ -141,12 +141,12 @@ def build(app: App, case: Case, key: str) -> None:
             next_step="Resume the case to try again.",
             code="task.incomplete",
         )
-    kept = _kept(app, case, work, PRODUCTS)
+    kept = _kept(app, case, work, {**PRODUCTS, **HANDED_OUT})
     now = app.clock.now()
     with transaction(app.engine) as connection:
         for kind, files in kept.items():
             blobs.record(connection, case.id, kind, files, now)
-        blobs.outdate(connection, case.id, [k for k in UNTRUSTED.values() if k not in kept])
+        blobs.outdate(connection, case.id, list(UNTRUSTED.values()))
         cases.move(
             connection,
             cases.get(connection, case.id),
@@ -173,7 +173,7 @@ def _kept(app: App, case: Case, work: Path, products: Mapping[str, str]) -> dict
 
 def _keep_untrusted(app: App, case: Case, work: Path) -> None:
     """Among the case's files, where the words of the refusal send the person."""
-    kept = _kept(app, case, work, UNTRUSTED)
+    kept = _kept(app, case, work, {**UNTRUSTED, **HANDED_OUT})
     now = app.clock.now()
     with transaction(app.engine) as connection:
         for kind, files in kept.items():

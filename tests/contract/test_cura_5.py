@@ -7,8 +7,6 @@ change (text of header and comments) is tested with the engine of the system in 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +14,13 @@ import pytest
 from adapters.cura_engine import CuraEngineConfig, CuraEngineSlicer
 from adapters.cura_engine.locate import CuraInstall
 from bench.slice import slice_argument
+from bench.slice.__main__ import phantom_case
 from bench.slice.charon import NotToBeHadError, gcode_reader, unpacked
 from bench.slice.cura5 import installed
-from service.config import load_config
 from service.gcode.reader import read_gcode
 from service.geometry.progress import silent
 from service.ports import SliceSettings
-from service.workflow.tasks.model_task import model_task
 from service.workflow.tasks.slice_task import slice_task
-from simulators.phantom.__main__ import main as write_phantom
 from tests.support_gcode import SlicedPart, slice_part
 from tests.support_spoilt_gcode import audit, codes
 from tests.support_spoilt_ways import MUTATIONS, check_caught, spoilt
@@ -184,23 +180,9 @@ def test_a_spoilt_file_is_caught(sliced, good, tmp_path, mutation, code):
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vertebra of clinical resolution, modelled from a phantom."""
-    work = tmp_path_factory.mktemp("case")
-    write_phantom(["--out", str(work / "phantom"), "--seed", "1"])
-    truth = json.loads((work / "phantom/truth.json").read_text("utf-8"))
-    case = work / "case"
-    case.mkdir()
-    argument = {
-        "ct": str(work / "phantom/dicom"),
-        "level": truth["target"],
-        **truth["seeds"],
-        "settings": json.loads(load_config(None).model.model_dump_json()),
-        "case_code": "",
-        "out": str(case),
-    }
-    model_task(argument, silent)
-    return case
+    return phantom_case(tmp_path_factory.mktemp("case"))
 
 
 @pytest.mark.slow

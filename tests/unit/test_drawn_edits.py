@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from service.geometry.drawn_edits import drawn_edits
+from service.geometry.drawn_edits import ANOTHER_MASK, drawn_edits
 from service.geometry.isolation import Isolation, isolation_from_mask
 from service.geometry.volume import Volume
 from tests.unit.vertebra_model import ModelVertebra
@@ -93,12 +93,13 @@ def test_no_edit_and_another_mask_change_nothing() -> None:
     ct, mask, distance = scan()
     assert drawn_edits(ct, mask, mask, threshold_hu=THRESHOLD_HU) is None
     thinner = Volume((distance < -1.5).astype(np.uint8), mask.lps_from_ijk)
-    assert drawn_edits(ct, mask, thinner, threshold_hu=THRESHOLD_HU) is None, "changed all around"
+    assert drawn_edits(ct, mask, thinner, threshold_hu=THRESHOLD_HU) is ANOTHER_MASK, "changed all around"
+    said = isolation_from_mask(ct, thinner, "L1", handed_out=mask).quality
+    assert "may have come back" in said.reasons[-1] and "drawn_out_ml" not in said.measures
     moved = mask.lps_from_ijk.copy()
     moved[:3, 3] += 0.3
-    assert (
-        drawn_edits(ct, Volume(mask.values, moved), edited(erase_mm=1.7), threshold_hu=THRESHOLD_HU) is None
-    )
+    less = edited(erase_mm=1.7)
+    assert drawn_edits(ct, Volume(mask.values, moved), less, threshold_hu=THRESHOLD_HU) is ANOTHER_MASK
 
 
 def test_crops_of_either_mask_and_the_edge_of_the_ct_do_not_matter() -> None:
@@ -108,6 +109,6 @@ def test_crops_of_either_mask_and_the_edge_of_the_ct_do_not_matter() -> None:
     k, j, i = np.nonzero(mask.values)
     low, high = (i.min(), j.min(), k.min()), (i.max() + 1, j.max() + 1, k.max() + 1)
     cropped = drawn_edits(ct, mask.crop(low, high), less.crop(low, high), threshold_hu=THRESHOLD_HU)
-    assert whole and cropped
+    assert whole and cropped and whole.ct and cropped.ct
     assert np.array_equal(whole.ct.values, cropped.ct.values)
     assert (whole.erased_ml, whole.painted_ml) == (cropped.erased_ml, 0.0)

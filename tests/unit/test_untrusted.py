@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.domain.case import CaseState
-from service.errors import GeometryError
+from service.errors import GeometryError, ImagingError
 from service.geometry.anatomy import Isolation, Quality
 from service.geometry.isolation_checks import GateSettings, judge
 from service.geometry.landmarks import find_landmarks
@@ -110,7 +110,9 @@ def test_the_mask_handed_out_stays_through_builds_from_edited_ones(bone: Isolati
     other = read_handed_out(str(tmp_path / FILE), tmp_path / "elsewhere")
     assert other is not None and not other.values.any(), "an isolation that is no edit takes its place"
     (tmp_path / FILE).write_bytes(b"damaged")
-    assert read_handed_out(None, tmp_path) is None
+    with pytest.raises(ImagingError) as refused:
+        read_handed_out(None, tmp_path)
+    assert refused.value.code == "imaging.handed_out" and FILE in refused.value.message
 
 
 def test_the_case_keeps_what_was_not_trusted_until_a_model_is_built(rig: Rig) -> None:
@@ -119,7 +121,7 @@ def test_the_case_keeps_what_was_not_trusted_until_a_model_is_built(rig: Rig) ->
     def refused(argument: Mapping[str, Any]) -> dict[str, Any]:
         out = Path(argument["out"])
         (out / FOLDER).mkdir()
-        for name in build.UNTRUSTED:
+        for name in (*build.UNTRUSTED, *build.HANDED_OUT):
             (out / name).write_text(name, "utf-8")
         raise refusal
 
@@ -131,9 +133,14 @@ def test_the_case_keeps_what_was_not_trusted_until_a_model_is_built(rig: Rig) ->
     assert rig.case(case.id).state is CaseState.NEEDS_ATTENTION
     with reading(rig.app.engine) as connection:
         kept = blobs.current(connection, case.id)
-    assert set(kept) >= set(build.UNTRUSTED.values())
+    assert set(kept) >= {*build.UNTRUSTED.values(), *build.HANDED_OUT.values()}
     assert kept["untrusted_mask_seg_nrrd"].path.name.endswith(".seg.nrrd")
-    rig.tasks._model = model  # type: ignore[method-assign]
+
+    def trusted(argument: Mapping[str, Any]) -> dict[str, Any]:
+        (Path(argument["out"]) / FILE).write_text("the mask", "utf-8")
+        return model(argument)
+
+    rig.tasks._model = trusted  # type: ignore[method-assign]
     person_steps.resume(rig.app, case.id, PLANNER)
     build.give_inputs(rig.app, case.id, build.ModelInputs("L1", target=(1.0, 2.0, 3.0)), PLANNER)
     rig.run_jobs("build")
@@ -141,10 +148,15 @@ def test_the_case_keeps_what_was_not_trusted_until_a_model_is_built(rig: Rig) ->
     with reading(rig.app.engine) as connection:
         kept = blobs.current(connection, case.id)
     assert not {k for k in kept if k.startswith("untrusted")} and "mask_handed_out" in kept
-    again = build.build_argument(rig.app, rig.case(case.id), Path("work"))
-    assert again["handed_out"] == str(kept["mask_handed_out"].path)
+    handed_out = str(kept["mask_handed_out"].path)
+    assert build.build_argument(rig.app, rig.case(case.id), Path("work"))["handed_out"] == handed_out
+    rig.tasks._model = model  # type: ignore[method-assign]  # as from an edited mask: none is handed out
+    build.give_inputs(rig.app, case.id, build.ModelInputs("L1", target=(1.0, 2.0, 3.5)), PLANNER)
+    rig.run_jobs("build")
+    assert rig.case(case.id).state is CaseState.PLAN_READY
+    assert build.build_argument(rig.app, rig.case(case.id), Path("work"))["handed_out"] == handed_out
 
 
 def test_the_service_knows_the_names_the_task_writes() -> None:
-    assert {str(Path(name).parent) for name in build.UNTRUSTED} == {FOLDER, "."}
-    assert FILE in build.UNTRUSTED and FILE in build.PRODUCTS
+    assert {str(Path(name).parent) for name in build.UNTRUSTED} == {FOLDER}
+    assert list(build.HANDED_OUT) == [FILE]

@@ -17,14 +17,22 @@ FILE = "mask_handed_out.nii.gz"
 
 
 def read_handed_out(given: str | None, out: Path) -> Volume | None:
-    """What was handed out: `given`, else in the folder of an earlier run; None when there is nothing to be read."""
+    """What was handed out: `given`, else in the folder of an earlier run; None when there is none.
+
+    Raises ImagingError (`imaging.handed_out`): without it what a person erased would come back without a word.
+    """
     path = Path(given) if given else out / FILE
-    if not path.is_file():
+    if not given and not path.is_file():
         return None
     try:
         return read_nifti(path)
-    except ImagingError:
-        return None
+    except (ImagingError, OSError) as error:
+        raise ImagingError(
+            f"The mask that was handed out for editing ({path.name}) cannot be read.",
+            next_step="Give the file that the edited mask was made from (--handed-out). To take the mask by itself, "
+            f"take {FILE} out of the output folder.",
+            code="imaging.handed_out",
+        ) from error
 
 
 def write_handed_out(isolation: Isolation, out: Path) -> None:
