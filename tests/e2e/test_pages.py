@@ -220,6 +220,49 @@ def test_surface_points_are_added_dragged_and_taken_away_on_the_slices(
     assert np.allclose(world.case(case.id).inputs["surface_points"], wanted)
 
 
+def test_the_endplates_of_a_fractured_body_are_marked_on_the_sagittal_slice(
+    world: World, open_page: Opened
+) -> None:
+    case = world.received("PLATES^PAT")
+    page = open_page(f"/cases/{case.id}/plan", "ada")
+    page.wait_for_selector("[data-plane=sagittal][data-at]")
+    page.locator("[data-plane=axial] canvas").click()  # the target: the middle of the scan
+    target = [float(page.input_value(f"[data-point=target] input[type=number] >> nth={i}")) for i in range(3)]
+    page.check("[data-point=plates] input[type=radio]")
+    sagittal = page.locator("[data-plane=sagittal] canvas")
+
+    def click(right: float, down: float) -> None:
+        sagittal.scroll_into_view_if_needed()
+        box = sagittal.bounding_box()
+        x, y = box["x"] + box["width"] / 2 + right, box["y"] + box["height"] / 2 + down
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 1.0, y, steps=2)  # still the same point
+        page.mouse.up()
+
+    for right, down in ((-20.0, -12.0), (20.0, -16.0), (-20.0, 12.0)):
+        click(right, down)
+    page.select_option("#inputs select[name=level]", "L1")
+    page.click("text=Build the model")
+    assert "Endplate points are missing: Lower back." in text(page, "#inputs .problem")
+    click(20.0, 16.0)
+    page.wait_for_selector("[data-point=plates] >> text=4 of 4 placed")
+    click(0.0, 40.0)  # all are placed: this one looks only
+    shown = page.locator(".plate-list .where")
+    before = shown.all_inner_texts()
+    page.click("[aria-label='Clear upper back']")
+    page.wait_for_selector("[data-point=plates] >> text=3 of 4 placed")
+    click(24.0, -14.0)
+    after = shown.all_inner_texts()
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True, True]
+    page.click("text=Build the model")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    upper_front, upper_back, lower_front, lower_back = world.case(case.id).inputs["endplates"]
+    assert upper_front[1] < upper_back[1] and lower_front[1] < lower_back[1], "the back is to the back"
+    assert upper_front[2] > lower_front[2] and upper_back[2] > lower_back[2], "the upper ones are higher"
+    assert all(p[0] == pytest.approx(target[0], abs=0.2) for p in world.case(case.id).inputs["endplates"])
+
+
 def test_what_was_given_before_is_shown_again_and_sent_on(world: World, open_page: Opened) -> None:
     case = world.received("AGAIN^ANN")
     points = ((1.0, 2.0, -3.5), (4.0, 5.0, 6.0))
@@ -232,7 +275,7 @@ def test_what_was_given_before_is_shown_again_and_sent_on(world: World, open_pag
     build.build(world.app, world.case(case.id), f"build-{case.id}")
     page = open_page(f"/cases/{case.id}/plan", "ada")
     page.wait_for_selector("[data-point=surface] >> text=2 placed")
-    assert page.is_checked("input[name=keep_endplates]")
+    page.wait_for_selector("[data-point=plates] >> text=4 of 4 placed")
     page.uncheck("input[name=keep_edits]")
     page.click("[aria-label='Take surface point 1 away']")
     page.click("text=Build the model")

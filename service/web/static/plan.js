@@ -1,4 +1,5 @@
 import { $, $$, busy, caseId, el, fill, fixed, poll, post, roles, showProblem, watchStaleness } from './core.js';
+import { EndplatePoints } from './endplate_points.js';
 import { drawHead } from './head.js';
 import { SliceViewer } from './slices.js';
 import { SurfacePoints } from './surface_points.js';
@@ -10,12 +11,16 @@ const POINTS = [
 ];
 const form = $('#inputs');
 const values = { target: null, above: null, below: null };
-const kept = { endplates: null, edits: [] };  // given on another way, e.g. the command line; this page sends them on
+const kept = { edits: [] };  // given on another way, e.g. the command line; this page sends them on
 let active = 'target';
 
 const viewer = new SliceViewer($('#viewer'), $('#viewer-tools'), {
   region: 'whole', problemSlot: $('#problems'),
-  onPick: (point, moving) => { if (active === 'surface') surface.pick(point, moving); else if (active !== 'look') set(active, point.map((x) => Math.round(x * 10) / 10)); },
+  onPick: (point, moving) => {
+    if (active === 'surface') surface.pick(point, moving);
+    else if (active === 'plates') plates.pick(point, moving);
+    else if (active !== 'look') set(active, point.map((x) => Math.round(x * 10) / 10));
+  },
 });
 
 function set(name, point) {
@@ -26,7 +31,7 @@ function set(name, point) {
 }
 
 function drawMarks() {
-  viewer.marks = [...POINTS.filter((p) => values[p.name]).map((p) => ({ p: values[p.name], colour: p.colour, label: p.label.replace('Body ', '') })), ...surface.marks];
+  viewer.marks = [...POINTS.filter((p) => values[p.name]).map((p) => ({ p: values[p.name], colour: p.colour, label: p.label.replace('Body ', '') })), ...plates.marks, ...surface.marks];
   viewer.draw();
 }
 
@@ -48,21 +53,25 @@ $('#points').append(
     el('span', { class: 'done dim' }, p.hint),
     el('div', { class: 'xyz' }, ['x', 'y', 'z'].map((axis) => el('input', { type: 'number', step: '0.1', placeholder: axis, 'aria-label': `${p.label} ${axis}, LPS mm`, onchange: () => typed(p.name) })),
       el('button', { type: 'button', class: 'small', title: 'Take this point away', onclick: () => set(p.name, null) }, 'Clear')))),
+  el('div', { class: 'point', 'data-point': 'plates' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => { choose('plates'); if (values.target && !plates.placed) viewer.look(values.target); } }), el('span', { class: 'swatch plates' }), 'Endplates')),
   el('div', { class: 'point', 'data-point': 'surface' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => choose('surface') }), el('span', { class: 'swatch surface' }), 'Surface point')),
   el('div', { class: 'point', 'data-point': 'look' }, el('label', {}, el('input', { type: 'radio', name: 'active', onchange: () => choose('look') }), 'Only look around')));
+const plates = new EndplatePoints($('[data-point=plates]'), { onChange: () => { drawMarks(); $('.problem-slot', form).replaceChildren(); }, look: (point) => viewer.look(point) });
 const surface = new SurfacePoints($('[data-point=surface]'), { onChange: drawMarks, look: (point) => viewer.look(point), here: () => viewer.cursor || values.target || [0, 0, 0] });
 choose('target');
 
 form.addEventListener('submit', (event) => {
   event.preventDefault();
   const slot = $('.problem-slot', form);
-  if (!values.target) { slot.replaceChildren(el('div', { class: 'problem', role: 'alert' }, el('strong', {}, 'The target point is missing.'), el('p', {}, 'Next: choose “Target”, then click the middle of the fractured body.'))); return; }
+  const refuse = (what, next) => slot.replaceChildren(el('div', { class: 'problem', role: 'alert' }, el('strong', {}, what), el('p', {}, `Next: ${next}`)));
+  if (!values.target) { refuse('The target point is missing.', 'choose “Target”, then click the middle of the fractured body.'); return; }
+  if (plates.missing) { refuse(`Endplate points are missing: ${plates.missing}.`, 'choose “Endplates” and click them on the sagittal slice, or take the others away.'); return; }
   busy(form, slot, async () => {
     const body = { level: form.level.value, target: values.target };
     if (values.above) body.above = values.above;
     if (values.below) body.below = values.below;
     if (surface.points.length) body.surface_points = surface.points;
-    if (kept.endplates && form.keep_endplates.checked) body.endplates = kept.endplates;
+    if (plates.all) body.endplates = plates.all;
     if (kept.edits.length && form.keep_edits.checked) body.edits = kept.edits;
     await post(`/api/v1/cases/${caseId}/inputs`, body);
     location.assign(`/cases/${caseId}`);
@@ -82,10 +91,8 @@ mask.addEventListener('submit', (event) => {
 
 /** Inputs that this page cannot show as points: said, and sent again unless a person leaves them out. */
 function drawKept(inputs) {
-  kept.endplates = inputs.endplates && inputs.endplates.length ? inputs.endplates : null;
   kept.edits = inputs.edits || [];
-  const box = (name, text) => el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name, checked: true }), text);
-  fill($('#kept'), [kept.endplates && box('keep_endplates', 'Keep the four endplate points given before'), kept.edits.length && box('keep_edits', `Keep the ${kept.edits.length} correction${kept.edits.length === 1 ? '' : 's'} by hand (cut, erase, paint) given before`)].filter(Boolean));
+  fill($('#kept'), kept.edits.length ? [el('label', { class: 'inline check' }, el('input', { type: 'checkbox', name: 'keep_edits', checked: true }), `Keep the ${kept.edits.length} correction${kept.edits.length === 1 ? '' : 's'} by hand (cut, erase, paint) given before`)] : []);
 }
 
 function drawInspection(detail) {
@@ -103,6 +110,7 @@ poll(`/api/v1/cases/${caseId}`, (detail, changed) => {
   if (last === '') {
     drawInspection(detail);
     POINTS.forEach((p) => { if (detail.inputs[p.name]) set(p.name, detail.inputs[p.name]); });
+    if (detail.inputs.endplates && detail.inputs.endplates.length) plates.set(detail.inputs.endplates);
     if (detail.inputs.surface_points) surface.set(detail.inputs.surface_points);
     drawKept(detail.inputs);
     if (detail.level) $$('select[name=level]').forEach((s) => { s.value = detail.level; });

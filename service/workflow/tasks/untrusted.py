@@ -48,7 +48,9 @@ def _next_step(isolation: Isolation) -> str:
     if isolation.source == "mask":
         first = "Look at the mask on the CT and correct it in 3D Slicer"
     elif any("endplate points" in reason for reason in isolation.quality.reasons):
-        first = "Mark the four endplate points (--endplates), or correct the mask"
+        first = (
+            "Mark the four endplate points (on the page of the inputs, or --endplates), or correct the mask"
+        )
     elif any("surface points" in reason for reason in isolation.quality.reasons):
         first = "Take away the surface points that were missed, or mark them again; or correct the mask"
     else:
