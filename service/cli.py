@@ -198,14 +198,16 @@ def slice_command(
     import tempfile
 
     from service.bootstrap_tasks import make_slicer
+    from service.cli_case_folder import case_files, require_passed
     from service.workflow.tasks.slice_task import slice_task
 
     if not out.name.endswith((".gcode", ".gcode.gz")):
         raise InputRefusedError("The output must end in .gcode or .gcode.gz.", next_step="Name it so.")
+    require_passed(case)
     settings = config_of(config)
     slicer = make_slicer(settings)
     with tempfile.TemporaryDirectory() as folder:
-        argument = _case_files(case) | {
+        argument = case_files(case) | {
             "out": folder,
             "prices": settings.costs.model_dump(),
             "by_hand": str(case),
@@ -235,10 +237,11 @@ def audit_gcode(
     private: PrivateWords = None,
 ) -> None:
     """Read a G-code file independently of the slicer; non-zero when it must not be printed."""
+    from service.cli_case_folder import case_files
     from service.workflow.print_proof import PrintProof
     from service.workflow.tasks.slice_task import bone_files
 
-    files = _case_files(case)
+    files = case_files(case)
     proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json")
     report = proof.audit(_private_words(private))
     if report.passed:
@@ -340,24 +343,6 @@ def _private_words(path: Path | None) -> tuple[str, ...]:
     from service.gcode.private_words import private_words
 
     return private_words(other=path.read_text("utf-8").split()) if path else ()
-
-
-def _case_files(case: Path) -> dict[str, Any]:
-    names = {"print_mesh": "print.stl", "mesh": "model.stl", "layout": "print.json", "plan": "plan.json"}
-    missing = [n for n in names.values() if not (case / n).is_file()]
-    if missing:
-        raise InputRefusedError(
-            f"The case folder lacks {', '.join(missing)}.",
-            next_step="Make it with `spineprint model --out`.",
-            code="case.incomplete",
-        )
-    files: dict[str, Any] = {k: str(case / n) for k, n in names.items()}
-    for key in ("blocker", "filler"):
-        path = case / f"{key}.stl"
-        files[key] = str(path) if path.is_file() else None
-    for key, name in (("outer", "outer.nii.gz"), ("model_report", "report.json")):
-        files[key] = str(case / name) if (case / name).is_file() else None
-    return files
 
 
 def _place(made: Path, out: Path) -> None:

@@ -86,6 +86,19 @@ def get(connection: Connection, case_id: str) -> Case:
     return _case(row)
 
 
+def unmoved(connection: Connection, case: Case) -> Case:
+    """The case as it is now, for work that took time and must not end in a state it was not begun for.
+
+    Raises
+    ------
+    ConflictError : the case left that state meanwhile, even when it came back to it (code `case.stale`).
+    """
+    fresh = get(connection, case.id)
+    if (fresh.state, fresh.state_version) != (case.state, case.state_version):
+        raise _stale()
+    return fresh
+
+
 def by_study(connection: Connection, study_uid: str) -> Case | None:
     row = connection.execute(select(cases).where(cases.c.study_uid == study_uid)).one_or_none()
     return _case(row) if row else None
@@ -141,11 +154,7 @@ def move(
     values |= dict(changes or {})
     statement = update(cases).where(cases.c.id == case.id, cases.c.version == case.version).values(**values)
     if connection.execute(statement).rowcount != 1:
-        raise ConflictError(
-            "The case was changed by somebody else meanwhile.",
-            next_step="Load it again and repeat the step if it still applies.",
-            code="case.stale",
-        )
+        raise _stale()
     audit.append(
         connection,
         at=now,
@@ -156,6 +165,14 @@ def move(
     )
     outbox.put(connection, jobs, now)
     return get(connection, case.id)
+
+
+def _stale() -> ConflictError:
+    return ConflictError(
+        "The case was changed by somebody else meanwhile.",
+        next_step="Load it again and repeat the step if it still applies.",
+        code="case.stale",
+    )
 
 
 def note(

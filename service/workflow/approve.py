@@ -165,20 +165,23 @@ def slice_approved(app: App, case: Case, key: str) -> None:
     }
     now = app.clock.now()
     with transaction(app.engine) as connection:
+        # Another model may have been built and approved while this one was sliced: its approval is not for this file.
+        fresh = cases.unmoved(connection, case)
         blobs.record(connection, case.id, "gcode", gcode, now)
         blobs.record(connection, case.id, "gcode_report", report, now)
         for kind, kept in pictures.items():
             blobs.record(connection, case.id, kind, kept, now)
         standing = approvals.standing(connection, case.id)
-        if standing is not None:
-            approvals.bind_gcode(connection, standing.id, gcode[1])
+        is_current = standing is not None and standing.id == approval.id
+        if is_current:
+            approvals.bind_gcode(connection, approval.id, gcode[1])
         cases.move(
             connection,
-            cases.get(connection, case.id),
+            fresh,
             CaseEvent.GCODE_READY,
             actor=system("slicer"),
             now=now,
-            guards={"audit_passed": True, "approval_is_current": standing is not None},
+            guards={"audit_passed": True, "approval_is_current": is_current},
             data={
                 "gcode_sha256": gcode[1],
                 "engine": result["engine"],

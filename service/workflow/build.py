@@ -144,12 +144,15 @@ def build(app: App, case: Case, key: str) -> None:
     kept = _kept(app, case, work, {**PRODUCTS, **HANDED_OUT})
     now = app.clock.now()
     with transaction(app.engine) as connection:
+        fresh = cases.unmoved(connection, case)
         for kind, files in kept.items():
             blobs.record(connection, case.id, kind, files, now)
-        blobs.outdate(connection, case.id, list(UNTRUSTED.values()))
+        # What this model has none of (a filler, a blocker) must not be taken from an earlier one.
+        gone = [kind for kind in PRODUCTS.values() if kind not in kept]
+        blobs.outdate(connection, case.id, [*gone, *UNTRUSTED.values()])
         cases.move(
             connection,
-            cases.get(connection, case.id),
+            fresh,
             CaseEvent.MODEL_BUILT,
             actor=system("model"),
             now=now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from typing import Any
 
@@ -15,6 +16,8 @@ from service.workflow import deliver
 from service.workflow.app import App
 from service.workflow.build import fresh_folder
 from service.workflow.scan_pictures import of_argument
+
+log = logging.getLogger("spineprint.publish")
 
 
 def publish_scan(app: App, key: str, argument: str) -> None:
@@ -57,6 +60,13 @@ def publish_plan(app: App, key: str, case_id: str) -> None:
     """Job: SEG and encapsulated STL of the approved model."""
     with reading(app.engine) as connection:
         case = cases.get(connection, case_id)
+        mesh = blobs.current(connection, case_id).get("mesh")
+    # The key names the mesh that was signed; by now another model may be current, which nobody has looked at.
+    if mesh is None or not key.endswith(f".{mesh.sha256[:16]}"):
+        log.info("job %s: the model has been replaced, nothing to publish", key)
+        with transaction(app.engine) as connection:
+            outbox.finish(connection, key, app.clock.now())
+        return
     _make_and_queue(app, case, key, _common(app, case) | {"what": "plan"})
 
 

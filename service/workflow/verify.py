@@ -72,7 +72,7 @@ def verify(app: App, case: Case, key: str) -> None:
         return
     now = app.clock.now()
     with transaction(app.engine) as connection:
-        fresh = cases.get(connection, case.id)
+        fresh = cases.unmoved(connection, case)
         measured = report is not None and report["status"] == "measured"
         values: dict[str, Any] = {
             "state": "READY" if measured else "NOT_MEASURABLE",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import sqlite3
@@ -185,6 +187,9 @@ def test_one_case_survives_a_kill_in_every_state(tmp_path: Path, monkeypatch: py
         assert any(k.startswith("PRINTING/") and k != "PRINTING/AWAITING_REMOVAL" for k in killer.killed)
         assert_nothing_lost(stage, service, case, [ct, scan_folder])
         assert [s["state"] for s in case["scans"]] == ["READY"]
+        report = json.loads(service.fetch(f"/api/v1/cases/{case['id']}/artifacts/model_report", who="sara"))
+        given = hashlib.sha256(Path(journey.mask).read_bytes()).hexdigest()
+        assert report["inputs"]["mask_sha256"] == given, "as `sha256sum` tells it"
 
 
 def target_label(patient: Mapping[str, Any]) -> int:

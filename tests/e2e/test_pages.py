@@ -188,6 +188,31 @@ def test_a_planner_places_the_points_by_clicking_on_slices(world: World, open_pa
     assert after.inputs["target"] == pytest.approx(values)
 
 
+def test_a_point_may_be_typed_coordinate_by_coordinate(world: World, open_page: Opened) -> None:
+    case = world.received("TYPED^TINA")
+    page = open_page(f"/cases/{case.id}/plan", "ada")
+    page.wait_for_selector("[data-plane=axial][data-at]")
+    fields = page.locator("[data-point=target] input[type=number]")
+    fields.nth(0).click()
+    for n, number in enumerate(("1.5", "-2", "-200")):
+        page.keyboard.type(number)
+        assert fields.nth(n).input_value() == number
+        if n == 1:
+            page.select_option("#inputs select[name=level]", "L1")
+            page.click("text=Build the model")
+            assert "Target: a coordinate is missing." in text(page, "#inputs .problem")
+            fields.nth(1).click()
+        page.keyboard.press("Tab")
+    page.wait_for_selector("[data-point=target] >> text=placed")
+    fields.nth(1).fill("")
+    page.keyboard.press("Tab")
+    assert [fields.nth(n).input_value() for n in (0, 1)] == ["1.5", ""]
+    fields.nth(1).fill("-3")
+    page.click("text=Build the model")
+    page.wait_for_url(re.compile(rf"/cases/{case.id}$"))
+    assert world.case(case.id).inputs["target"] == [1.5, -3.0, -200.0]
+
+
 def test_surface_points_are_added_dragged_and_taken_away_on_the_slices(
     world: World, open_page: Opened
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -75,6 +76,8 @@ def test_slicing_without_an_engine_names_the_meshes_and_writes_the_settings_besi
     matrix = trimesh.transformations.identity_matrix().tolist()
     (case / "print.json").write_text(json.dumps({"print_from_lps": matrix}), "utf-8")
     (case / "plan.json").write_text("{}", "utf-8")
+    report = {"passed": True, "failures": [], "plan_sha256": hashlib.sha256(b"{}").hexdigest()}
+    (case / "report.json").write_text(json.dumps(report), "utf-8")
     (tmp_path / "c.toml").write_text(f'[slicer]\nengine = "{tmp_path}/none"\n', "utf-8")
     code, text = _run("slice", "--case", str(case), "--out", "o.gcode", "--config", "c.toml", folder=tmp_path)
     assert code == 1, text
@@ -84,4 +87,24 @@ def test_slicing_without_an_engine_names_the_meshes_and_writes_the_settings_besi
         in text
     )
     assert json.loads((case / "print.settings.json").read_text("utf-8"))["print"]["bed_c"] == 60
+    assert not (tmp_path / "o.gcode").exists()
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        ({"passed": False, "failures": ["1 sealed cavity."], "plan_sha256": ""}, "checks. 1 sealed cavity."),
+        ({"passed": True, "failures": [], "plan_sha256": "0" * 64}, "about another plan"),
+        ({"passed": True}, "cannot be read"),
+        ([], "cannot be read"),
+        (None, "lacks report.json"),
+    ],
+)
+def test_a_model_that_failed_its_checks_is_not_sliced(tmp_path: Path, report: object, words: str):
+    for name in ("plan.json", "print.json", "model.stl", "print.stl"):
+        (tmp_path / name).write_text("{}", "utf-8")
+    if report is not None:
+        (tmp_path / "report.json").write_text(json.dumps(report), "utf-8")
+    code, text = _run("slice", "--case", str(tmp_path), "--out", "o.gcode", folder=tmp_path)
+    assert code == 2 and words in text, text
     assert not (tmp_path / "o.gcode").exists()

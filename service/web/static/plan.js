@@ -26,7 +26,7 @@ const viewer = new SliceViewer($('#viewer'), $('#viewer-tools'), {
 function set(name, point) {
   values[name] = point;
   $$(`[data-point=${name}] input[type=number]`).forEach((input, i) => { if (input !== document.activeElement) input.value = point ? fixed(point[i], 1) : ''; });
-  $(`[data-point=${name}] .done`).textContent = point ? '✓ placed' : POINTS.find((p) => p.name === name).hint;
+  $(`[data-point=${name}] .done`).textContent = point ? '✓ placed' : hintOf(name);
   drawMarks();
 }
 
@@ -35,12 +35,16 @@ function drawMarks() {
   viewer.draw();
 }
 
+/** Half a point stays as it was typed, until the rest of it is. */
 function typed(name) {
   const numbers = $$(`[data-point=${name}] input[type=number]`).map((i) => (i.value === '' ? NaN : Number(i.value)));
   const whole = numbers.every(Number.isFinite);
-  set(name, whole ? numbers : null);
+  if (whole) set(name, numbers);
+  else { values[name] = null; $(`[data-point=${name}] .done`).textContent = numbers.some(Number.isFinite) ? 'not complete' : hintOf(name); drawMarks(); }
   if (whole && viewer.planes.length) viewer.look(numbers);
 }
+
+function hintOf(name) { return POINTS.find((p) => p.name === name).hint; }
 
 function choose(name) {
   active = name;
@@ -64,6 +68,8 @@ form.addEventListener('submit', (event) => {
   event.preventDefault();
   const slot = $('.problem-slot', form);
   const refuse = (what, next) => slot.replaceChildren(el('div', { class: 'problem', role: 'alert' }, el('strong', {}, what), el('p', {}, `Next: ${next}`)));
+  const half = POINTS.filter((p) => !values[p.name] && $$(`[data-point=${p.name}] input[type=number]`).some((i) => i.value !== ''));
+  if (half.length) { refuse(`${half[0].label}: a coordinate is missing.`, 'type all three, or clear the point.'); return; }
   if (!values.target) { refuse('The target point is missing.', 'choose “Target”, then click the middle of the fractured body.'); return; }
   if (plates.missing) { refuse(`Endplate points are missing: ${plates.missing}.`, 'choose “Endplates” and click them on the sagittal slice, or take the others away.'); return; }
   busy(form, slot, async () => {

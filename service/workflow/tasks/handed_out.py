@@ -6,7 +6,10 @@ isolation that is no edit of it.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.errors import ImagingError
 from service.geometry.anatomy import Isolation
@@ -14,6 +17,15 @@ from service.geometry.volume import Volume
 from service.imaging.nifti import read_nifti, write_nifti
 
 FILE = "mask_handed_out.nii.gz"
+
+
+def handed_out_hash(argument: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the file that decides beside the mask of the argument of a model task; None when none does."""
+    if not argument.get("mask"):
+        return None
+    given = argument.get("handed_out")
+    path = Path(given) if given else Path(argument["out"]) / FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def read_handed_out(given: str | None, out: Path) -> Volume | None:

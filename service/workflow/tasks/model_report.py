@@ -59,15 +59,13 @@ def model_report(
     pose: Orientation,
     *,
     deviation: CtDeviation,
-    ct_sha256: str,
-    mask_sha256: str | None,
+    inputs_sha256: Mapping[str, str | None],
     plan_sha256: str,
-    given_plan_sha256: str | None,
 ) -> dict[str, Any]:
     """The document; everything in it is plain JSON.
 
-    `argument` is the task's (`model_task`); `plan_sha256` is the hash of plan.json as written, `given_plan_sha256`
-    that of a plan by hand.
+    `argument` is the task's (`model_task`); `inputs_sha256` are the hashes of what was given, by the report's names;
+    `plan_sha256` is that of plan.json as written.
     """
     marks = isolation.landmarks
     failures = _failures(solid, check)
@@ -78,8 +76,7 @@ def model_report(
         "libraries": {name: metadata.version(name) for name in MODEL_LIBRARIES},
         "level": isolation.level,
         "source": isolation.source,
-        "inputs": _inputs(argument, ct, isolation)
-        | {"ct_sha256": ct_sha256, "mask_sha256": mask_sha256, "plan_sha256": given_plan_sha256},
+        "inputs": _inputs(argument, ct, isolation) | dict(inputs_sha256),
         "plan_sha256": plan_sha256,
         "isolation": _isolation(isolation) | surface_points_met(argument, isolation),
         "landmarks": {

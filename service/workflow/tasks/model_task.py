@@ -33,7 +33,7 @@ from service.ports import Segmenter
 from service.results.deviation_map import deviation_map
 from service.results.pictures import directions_of, mesh_to_draw, mesh_views, slice_overlay
 from service.workflow.tasks.given_plan import given_paths
-from service.workflow.tasks.handed_out import write_handed_out
+from service.workflow.tasks.handed_out import handed_out_hash, write_handed_out
 from service.workflow.tasks.isolate import isolate
 from service.workflow.tasks.model_report import model_report
 from service.workflow.tasks.packed import packed_volumes
@@ -67,6 +67,7 @@ def model_task(
     ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
     ct_sha256 = _digest(ct.files)
+    hashes = {"ct_sha256": ct_sha256, **_given_hashes(argument)}
     edits = edits_from_document(argument.get("edits"))
     found = isolate(argument, ct, ct_sha256, watch.inner, segmenter)
     isolation = apply_edits(found, edits)
@@ -76,8 +77,6 @@ def model_task(
         write_handed_out(found, out)
         raise
     watch.stage("planning the needle paths", 0.5, 0.55)
-    # Before anything is written: the plan given may be the plan.json of `out`.
-    given_plan_sha256 = _sha256(Path(argument["plan"])) if argument.get("plan") else None
     planning, plan = _plan(argument, isolation, settings, ct)
     code = str(argument.get("case_code") or "")
     # What the checked mesh does not wait for runs beside it, on the other core.
@@ -100,6 +99,7 @@ def model_task(
         check = check_model(solid.vertices, solid.faces, solid.plan, outer=isolation.outer, marks=solid.marks)
         watch.stage("print pose and files", 0.87, 0.95)
         pose = choose_orientation(solid.vertices, solid.faces, solid.plan, cavity=solid.cavity)
+        _forget_earlier(out, argument)
         write_geometry(out, solid, pose)
         for name, content in volumes.result().items():
             (out / name).write_bytes(content)
@@ -123,12 +123,9 @@ def model_task(
         check,
         pose,
         deviation=deviation,
-        ct_sha256=ct_sha256,
-        mask_sha256=_digest([Path(argument["mask"])]) if argument.get("mask") else None,
+        inputs_sha256=hashes,
         plan_sha256=_sha256(out / "plan.json"),
-        given_plan_sha256=given_plan_sha256,
-    )
-    report["timings_s"] = watch.timings()
+    ) | {"timings_s": watch.timings()}
     (out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True), "utf-8")
     progress("done", 1.0)
     return {"passed": report["passed"], "warnings": report["warnings"], "failures": report["failures"]}
@@ -167,6 +164,14 @@ def _plan(
     )
 
 
+def _forget_earlier(out: Path, argument: Mapping[str, Any]) -> None:
+    """What an earlier run left in `out` and this one may not write: its word about the model, its segmentation."""
+    (out / "report.json").unlink(missing_ok=True)
+    seg, given = out / "mask.seg.dcm", argument.get("mask")
+    if not (given and Path(given).resolve() == seg.resolve()):
+        seg.unlink(missing_ok=True)
+
+
 def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
     """What printing needs: plan.json, model.stl, print.stl, print.json; blocker.stl and filler.stl where there is
     something to block or fill."""
@@ -182,6 +187,8 @@ def write_geometry(out: Path, solid: Solid, pose: Orientation) -> None:
         "filler": clear_of(pose.apply(solid.cavity), rods),
     }
     for name, moved in parts.items():
+        # One of an earlier model must not be printed with this one.
+        (out / f"{name}.stl").unlink(missing_ok=True)
         if len(moved.faces):
             write_stl(moved.vertices, moved.faces, out / f"{name}.stl")
 
@@ -208,6 +215,20 @@ def _digest(files: Sequence[Path]) -> str:
     """One hash over the files' contents, independent of their names and order."""
     parts = sorted(in_threads(lambda f: hashlib.sha256(f.read_bytes()).hexdigest(), files))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _given_hashes(argument: Mapping[str, Any]) -> dict[str, str | None]:
+    """Before anything is written: what was given may be a file of the output folder that this run writes anew."""
+    return {
+        "mask_sha256": _sha256_of(argument.get("mask")),
+        "handed_out_sha256": handed_out_hash(argument),
+        "plan_sha256": _sha256_of(argument.get("plan")),
+    }
+
+
+def _sha256_of(given: str | None) -> str | None:
+    """None without a file as well: whoever reads it says what is missing."""
+    return _sha256(Path(given)) if given and Path(given).is_file() else None
 
 
 def _sha256(file: Path) -> str:
