@@ -22,6 +22,7 @@ from service.geometry.series_gate import (
     SlicePlace,
 )
 from service.geometry.volume import Volume
+from service.imaging import headers
 from service.imaging.ahead import ReadAhead
 from service.imaging.dataset import READ_FAILURES, read_file
 from service.imaging.frames import Image, images_of, one_stack
@@ -84,6 +85,7 @@ def load_series(
     scan = scan_directory(source) if isinstance(source, Path) else scan_files(list(source), ahead)
     summary, notes = _choose(scan, series_uid, policy)
     _require_one_patient(summary)
+    _require_one_frame(summary, scan)
     progress("Reading the slices' positions", 0.0)
     images, gate = one_stack(images_of(summary, notes, scan.headers), policy, notes)
     del scan  # the headers of a large study take as much memory as its pixels
@@ -169,6 +171,18 @@ def _require_one_patient(summary: SeriesSummary) -> None:
                 next_step="Correct the study in the PACS and send it again.",
                 code="imaging.mixed_patients",
             )
+
+
+def _require_one_frame(summary: SeriesSummary, scan: DirectoryScan) -> None:
+    """Positions in different frames of reference are no positions beside each other (PS3.3 C.7.4.1)."""
+    known = (headers.text(scan.headers[f], "FrameOfReferenceUID") for f in summary.files if f in scan.headers)
+    frames = {uid for uid in known if uid}
+    if len(frames) > 1:
+        raise ImagingError(
+            f"The slices of this series lie in {len(frames)} frames of reference, so their places cannot be compared.",
+            next_step="Send each reconstruction as a series of its own, or choose another series.",
+            code="imaging.mixed_frames",
+        )
 
 
 def _require_accepted(gate: GateResult) -> None:

@@ -194,6 +194,24 @@ def test_mixed_patients_are_refused_without_saying_who(tmp_path: Path) -> None:
     assert "SECRET" not in str(error) and "SOMEBODY" not in str(error)
 
 
+def test_slices_of_two_frames_of_reference_are_no_volume(tmp_path: Path) -> None:
+    def other(index: int, ds: FileDataset) -> None:
+        if index > 5:
+            ds.FrameOfReferenceUID = f"{ds.StudyInstanceUID}.99"
+
+    write_series(tmp_path, 12, change=other)
+    assert "2 frames of reference" in refusal(tmp_path, "imaging.mixed_frames").message
+
+
+def test_a_frame_of_reference_that_some_slices_do_not_name_is_the_others(tmp_path: Path) -> None:
+    def without(index: int, ds: FileDataset) -> None:
+        if index > 5:
+            ds.FrameOfReferenceUID = ""
+
+    write_series(tmp_path, 12, change=without)
+    assert len(load_series(tmp_path).files) == 12
+
+
 def test_names_written_differently_are_one_patient(tmp_path: Path) -> None:
     def other(index: int, ds: FileDataset) -> None:
         if index % 2:

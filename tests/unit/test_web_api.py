@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, UploadFile
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
@@ -20,6 +21,7 @@ from service.store import blobs, prints
 from service.store.database import reading, transaction
 from service.web.access import COOKIE
 from service.web.limits import LARGEST_BODY
+from service.web.routers import cases as cases_router
 from service.workflow import build, identity
 from tests.support_api import web_over
 from tests.support_app import PASSWORD, PLANNER, STUDY, Rig, add_people, bring, park, receive
@@ -431,6 +433,19 @@ def test_a_mask_for_a_case_that_is_no_case_writes_nothing(rig: Rig, people: Any)
     assert answer.status_code == 404
     left = [p.name for p in rig.app.config.data_dir.rglob("*") if p.is_file() and "sqlite3" not in p.name]
     assert left == []
+
+
+def test_a_mask_that_the_disk_has_no_room_for_leaves_nothing(rig: Rig):
+    class Full(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError(28, "No space left on device")
+            return super().read(4)
+
+    folder = rig.app.config.data_dir / "uploads"
+    with pytest.raises(OSError, match="No space"):
+        cases_router._upload(rig.app, UploadFile(Full(b"x" * 8), filename="m.nii.gz"))
+    assert list(folder.iterdir()) == []
 
 
 def test_where_a_mask_lies_on_the_server_is_not_shown(rig: Rig, people: Any):

@@ -251,7 +251,12 @@ def _upload(app: App, file: UploadFile) -> Path:
     folder = app.config.data_dir / "uploads"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{secrets.token_hex(8)}{suffix}"
-    with path.open("wb") as f:
-        while block := file.file.read(1 << 20):
-            f.write(block)
+    try:
+        with path.open("wb") as f:
+            while block := file.file.read(1 << 20):
+                f.write(block)
+    except BaseException:
+        # A part of a mask is of no use to anybody, least of all on a disk that is full.
+        path.unlink(missing_ok=True)
+        raise
     return path
