@@ -54,7 +54,7 @@ class Answer:
         """Raises PrinterOddAnswerError."""
         try:
             return json.loads(self.body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise PrinterOddAnswerError(
                 "The printer answered with something that is not JSON.",
                 next_step="Check that the configured address is the printer's, not that of another device.",
@@ -65,7 +65,7 @@ class Answer:
         """The printer's own words, shortened; empty when there are none."""
         try:
             document = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ""
         text = document.get("message", "") if isinstance(document, dict) else ""
         return str(text)[:200]

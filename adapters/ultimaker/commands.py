@@ -44,9 +44,15 @@ class Commander:
             raise
         if answer.status == 404:
             raise _no_job()
-        if answer.status not in _DONE:
+        # An answer of failure says nothing of what was done: only what the printer shows afterwards does.
+        failed = answer.status >= 500 or answer.status == 408
+        if answer.status not in _DONE and not failed:
             raise refusal(target, answer)
-        self._watch(target)
+        unmoved = self._still(target)
+        if unmoved and failed:
+            raise refusal(target, answer)
+        if unmoved:
+            raise _unsure(target, f"took it, but the job is still {unmoved}")
 
     def withdraw(self, wanted: Wanted) -> JobLookup:
         """See the port: what counts is what the printer shows afterwards, not how it answered."""
@@ -87,7 +93,8 @@ class Commander:
             raise _no_job()
         return listed.uuid if listed is not None else ""
 
-    def _watch(self, target: str) -> None:
+    def _still(self, target: str) -> str:
+        """Empty once the job shows what was asked for, else its state after `confirm_s`. Raises CommandUnsureError."""
         ends = time.monotonic() + self.confirm_s
         while True:
             try:
@@ -97,11 +104,11 @@ class Commander:
             if job is None:
                 if target == "pause":
                     raise DeviceError("The job has ended.", next_step="Read the printer's state again.")
-                return
+                return ""
             if job.state in _EFFECT[target]:
-                return
+                return ""
             if time.monotonic() >= ends:
-                raise _unsure(target, f"took it, but the job is still {job.state or 'unknown'}")
+                return job.state or "unknown"
             time.sleep(0.2)
 
 

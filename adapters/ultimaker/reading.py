@@ -7,11 +7,13 @@ has been seen `idle` while a job was still there (reference sheet sections 2.4 a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
 from service.ports import PrinterJob, PrinterReading, PrinterState
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 #: Job states in which the machine is at work or about to be.
 _WORKING = frozenset({"pre_print", "printing", "pausing", "paused", "resuming", "post_print"})
 #: Job states in which it waits for somebody's answer on the screen.
@@ -31,19 +33,29 @@ _WITHOUT_JOB = {
 
 
 def text(value: object) -> str:
-    """A text, or empty for anything else: the printer says "" or null for "not yet"."""
-    return value[:300] if isinstance(value, str) else ""
+    """A text, or empty for anything else: the printer says "" or null for "not yet".
+
+    What no database and no page can hold (half a surrogate of a file name on a USB stick, NUL) becomes a mark.
+    """
+    if not isinstance(value, str):
+        return ""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value[:300])
 
 
 def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _whole(value: object) -> int | None:
+    """Seconds; None beyond what a database's integer holds, which is no time of a print."""
     found = number(value)
-    return None if found is None else int(found)
+    return None if found is None or abs(found) >= 2**31 else int(found)
 
 
 def _part(document: object, *path: str | int) -> object:

@@ -17,18 +17,25 @@ from service.workflow.app import App
 
 #: A plate that was seen clear is not known to be clear for ever: the service may have been down since.
 PLATE_SEEN_FOR = timedelta(minutes=15)
+#: A time server may set the clock back by so much.
+_CLOCKS_AGREE = timedelta(minutes=1)
 
 
 def plate_seen(app: App, job: PrintJob) -> bool:
-    """Whether the plate was seen clear lately enough for this print to begin now."""
-    return app.clock.now() - job.requested_at <= PLATE_SEEN_FOR
+    """Whether the plate was seen clear lately enough for this print to begin now.
+
+    A plate seen clear in times to come says that the clock was set back: nobody knows how long ago it was.
+    """
+    return -_CLOCKS_AGREE <= app.clock.now() - job.requested_at <= PLATE_SEEN_FOR
 
 
 def check_plate_seen(app: App, job: PrintJob) -> None:
     age = app.clock.now() - job.requested_at
     if not plate_seen(app, job):
         raise DeviceError(
-            f"The plate was seen clear {_in_words(age)} ago, and the print was not sent since.",
+            f"The plate was seen clear {_in_words(age)} ago, and the print was not sent since."
+            if age >= timedelta(0)
+            else "The clock was set back since the plate was seen clear, so nobody knows how long ago that was.",
             code="print.plate_not_seen",
             next_step="Look at the plate, then resume the case and start the print again.",
         )

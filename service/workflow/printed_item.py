@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -17,6 +19,8 @@ from service.store.cases import Case
 from service.store.prints import PrintJob
 from service.workflow.app import App
 
+log = logging.getLogger("spineprint.printing")
+
 
 def patient_reference(patient_id: str) -> str:
     """What stands for the patient on labels and records of sterile services: never the ID itself."""
@@ -26,7 +30,7 @@ def patient_reference(patient_id: str) -> str:
 def create_item(connection: Connection, app: App, case: Case, job: PrintJob) -> Item:
     """The printed part enters sterile services' books as PRINTED, with what was proven about it before."""
     current = blobs.current(connection, case.id)
-    report = json.loads(current["model_report"].path.read_text("utf-8"))
+    report = _model_report(current)
     study = studies.need(connection, case.study_uid)
     printing = SliceSettings()
     gas = report.get("gas_path", {})
@@ -59,6 +63,20 @@ def create_item(connection: Connection, app: App, case: Case, job: PrintJob) -> 
     )
     sterile.add(connection, item, app.clock.now())
     return item
+
+
+def _model_report(current: Mapping[str, blobs.Artifact]) -> dict[str, Any]:
+    """Empty when it is damaged: the part is off the plate all the same, and nothing of it counts as proven."""
+    report = current.get("model_report")
+    if report is None:
+        return {}
+    try:
+        blobs.check_intact(report)
+        document = json.loads(report.path.read_text("utf-8"))
+    except (StorageError, ValueError, OSError):
+        log.warning("the model's report of a printed part cannot be read: nothing of it counts as proven")
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _gcode_proof(current: Mapping[str, blobs.Artifact], job: PrintJob) -> GcodeProof | None:

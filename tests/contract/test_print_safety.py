@@ -268,6 +268,14 @@ def test_a_confirmation_of_the_plate_does_not_last(hall: Hall, state: PrintState
     assert hall.send(hall.start("A")).state is P.PRINTING
 
 
+def test_a_confirmation_of_times_to_come_does_not_count(hall: Hall):
+    job = hall.start("A")
+    hall.rig.clock.advance(hours=-48)
+    assert hall.send(job).state is P.NOT_STARTED
+    assert (hall.code(), hall.starts("A")) == ("print.plate_not_seen", 0)
+    assert "set back" in hall.rig.case(hall.case_id).attention["message"]
+
+
 def test_a_confirmation_lasts_for_a_few_minutes(hall: Hall):
     job = hall.start("A")
     hall.rig.clock.advance(seconds=print_guard.PLATE_SEEN_FOR.total_seconds() - 1)
