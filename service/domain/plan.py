@@ -161,7 +161,7 @@ def plan_from_document(document: Mapping[str, object]) -> Plan:
             channel_diameter_mm=_size(model, "channel_diameter_mm"),
             sleeve_wall_mm=_size(model, "sleeve_wall_mm"),
             vents=tuple(
-                Vent(_vec(v, "position"), _vec(v, "direction"), _size(v, "diameter_mm"))
+                Vent(_vec(v, "position"), _unit(v, "direction"), _size(v, "diameter_mm"))
                 for v in _items(model, "vents")
             ),
         ),
@@ -255,6 +255,19 @@ def _vec(document: Mapping[str, object], key: str) -> Vec3:
     x, y, z = numbers if len(numbers) == 3 else (None, None, None)
     if x is None or y is None or z is None:
         raise _fault(key, f"expected three finite numbers (LPS mm), found {_shown(value)}")
+    return (x, y, z)
+
+
+def _unit(document: Mapping[str, object], key: str) -> Vec3:
+    """A direction of length 1."""
+    vector = _vec(document, key)
+    length = math.hypot(*vector)
+    if not 1e-6 < length < math.inf:
+        raise _fault(key, f"expected a direction, found the length {length:g}")
+    # Left as it is where only the rounding of a written plan is off, so that a plan read back is the very same.
+    if abs(length - 1.0) < 1e-6:
+        return vector
+    x, y, z = (_round(v / length, 8) for v in vector)
     return (x, y, z)
 
 

@@ -1,8 +1,8 @@
 """Needle paths given from outside: measured anew, refused where no needle may go, the rest said in words.
 
 What the planner never proposes is refused where it would harm: a path that is not the pedicle's own, leaves
-the bone in the pedicle or towards the canal, or ends outside. The rest (angles, margin, tip, entry, a gap on the way
-behind the pedicle) is a sentence for the person who approves.
+the bone in the pedicle or towards the canal, comes out of the canal, or ends outside. The rest (angles, margin,
+tip, entry, a gap on the way behind the pedicle) is a sentence for the person who approves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _CANAL_HALF_DEPTH_MM = 10.0
 """Half of a wide canal from front to back (15 to 20 mm in adults)."""
 _ENTRY_MM = 1.5
 """About what a click on the surface can be off."""
+_BEHIND_MM = 40.0
+"""How far the needle's way to the bone is looked at: past the canal and the arch."""
 
 
 def check_trajectory(
@@ -55,7 +57,8 @@ def check_trajectory(
         )
     start, end = np.array(entry, dtype=np.float64), np.array(target, dtype=np.float64)
     _require_own_pedicle(landmarks, pedicle, start, end)
-    path = measured_path(outer, landmarks, pedicle, start, end, use)
+    surface = _comes_in_at(outer, start, end)
+    path = measured_path(outer, landmarks, pedicle, start, end, use, surface=surface)
     _require_in_bone(outer, landmarks, pedicle, path)
     reasons = unmet_reasons(outer, landmarks, path, limits=use)
     return path, (*reasons, *_entry_reasons(outer, path), *_gap_reasons(outer, path))
@@ -89,6 +92,8 @@ def _require_in_bone(outer: Volume, landmarks: Landmarks, pedicle: Pedicle, path
         where = "ends outside the bone"
     elif len(_in_canal(landmarks, pedicle, _outside_again(outer, path))):
         where = "runs through the spinal canal"
+    elif len(_in_canal(landmarks, pedicle, _outside_before(outer, path))) * _STEP_MM > _GAP_MM:
+        where = "comes through the spinal canal before it reaches its entry"
     if where:
         raise GeometryError(
             f"The {path.pedicle} path {where}.",
@@ -96,6 +101,40 @@ def _require_in_bone(outer: Volume, landmarks: Landmarks, pedicle: Pedicle, path
             code="geometry.path_outside",
             details={"clearance_mm": round(path.clearance_mm, 2)},
         )
+
+
+def _off_surface(outer: Volume, entry: Array, target: Array) -> tuple[float, bool]:
+    """How far the entry lies from the surface, mm along the path, and whether it lies inside the bone."""
+    length = float(np.linalg.norm(target - entry))
+    forward = (target - entry) / length
+    inside = float(outer.sample(entry[None], outside=_FAR_MM)[0]) < 0
+    # Along the path, as the needle goes: back to the surface from within, forward to it from outside.
+    steps = np.arange(0.0, length + 30.0, _STEP_MM)
+    places = entry + np.outer(steps, -forward if inside else forward)
+    crossed = (outer.sample(places, outside=_FAR_MM) < 0) != inside
+    return float(steps[int(np.argmax(crossed))]) if crossed.any() else float(steps[-1]), inside
+
+
+def _comes_in_at(outer: Volume, entry: Array, target: Array) -> Array:
+    """Where the needle's line comes into the bone behind an entry that lies inside it; else the entry.
+
+    What is measured must not begin at such an entry: the needle passes the pedicle behind it as well.
+    """
+    off, inside = _off_surface(outer, entry, target)
+    # Within a step it is an entry on the surface, which is measured as the planner measures it.
+    if not inside or off <= _STEP_MM:
+        return entry
+    return np.asarray(entry - off * (target - entry) / np.linalg.norm(target - entry))
+
+
+def _outside_before(outer: Volume, path: Trajectory) -> Array:
+    """(N, 3) points outside the bone on the needle's way to it, one every step: behind it and up to it."""
+    entry, target = np.array(path.entry), np.array(path.target)
+    forward = (target - entry) / np.linalg.norm(target - entry)
+    off, inside = _off_surface(outer, entry, target)
+    first_in_bone = -off if inside else off
+    points = entry + np.outer(np.arange(first_in_bone - _BEHIND_MM, first_in_bone, _STEP_MM), forward)
+    return np.asarray(points[outer.sample(points, outside=_FAR_MM) >= 0])
 
 
 def _outside_again(outer: Volume, path: Trajectory) -> Array:
@@ -128,14 +167,7 @@ def _gap_reasons(outer: Volume, path: Trajectory) -> tuple[str, ...]:
 
 def _entry_reasons(outer: Volume, path: Trajectory) -> tuple[str, ...]:
     """An entry that does not lie on the surface: the channel's mouth and the depth marked would be wrong."""
-    entry, target = np.array(path.entry), np.array(path.target)
-    forward = (target - entry) / np.linalg.norm(target - entry)
-    inside = float(outer.sample(entry[None], outside=_FAR_MM)[0]) < 0
-    # Along the path, as the needle goes: back to the surface from within, forward to it from outside.
-    steps = np.arange(0.0, float(np.linalg.norm(target - entry)) + 30.0, _STEP_MM)
-    places = entry + np.outer(steps, -forward if inside else forward)
-    crossed = (outer.sample(places, outside=_FAR_MM) < 0) != inside
-    off = float(steps[int(np.argmax(crossed))]) if crossed.any() else float(steps[-1])
+    off, inside = _off_surface(outer, np.array(path.entry), np.array(path.target))
     if off <= _ENTRY_MM:
         return ()
     where = "inside the bone" if inside else "outside the bone"

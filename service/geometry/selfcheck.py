@@ -227,7 +227,9 @@ def _check_vent(
     points = np.array(vent.position) - depths[:, None] * np.array(vent.direction)
     k, j, i = view.grid.indices_of(points).T
     rooms = labels[k, j, i]
-    free = np.cumsum(view.solid[k, j, i]) == 0
+    # A line that begins in the hollow goes through no wall: its outer end must lie in the open air.
+    in_air = not view.hollow[k[0], j[0], i[0]]
+    free = (np.cumsum(view.solid[k, j, i]) == 0) & in_air
     arrived = np.flatnonzero((rooms > 0) & free)
     bore = points[: arrived[0] + 1] if len(arrived) else points
     diameter = 2.0 * float(view.index.distance(bore).min()) if len(arrived) else 0.0

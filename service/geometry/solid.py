@@ -111,7 +111,8 @@ def build_solid(
     Raises
     ------
     GeometryError
-        No bone, bone cut off by the volume, a path that does not lie in the bone, a vent that opens nothing.
+        No bone, bone cut off by the volume, a path that does not lie in the bone, a vent off its surface or that
+        opens nothing.
     """
     settings = settings or SolidSettings()
     _check_model(plan)
@@ -124,6 +125,7 @@ def build_solid(
         body_ml=settings.lost_piece_ml,
     )
     _check_paths(bone, plan)
+    openings.require_on_surface(bone, plan.model.vents)
     progress("hollow and vents", 0.5)
     hollow = _hollow_out(bone, plan, settings)
     progress("channels", 0.65)

@@ -274,10 +274,20 @@ def find_entry(outer: Volume, target: Array, direction: Array, *, reach_mm: floa
 
 
 def measured_path(
-    outer: Volume, landmarks: Landmarks, pedicle: Pedicle, entry: Array, target: Array, use: PlanningLimits
+    outer: Volume,
+    landmarks: Landmarks,
+    pedicle: Pedicle,
+    entry: Array,
+    target: Array,
+    use: PlanningLimits,
+    *,
+    surface: Array | None = None,
 ) -> Trajectory:
-    """The path with its angles and its clearance in the pedicle."""
-    section = pedicle_section(landmarks, pedicle, entry, target, use)
+    """The path with its angles and its clearance in the pedicle.
+
+    surface : where the path comes into the bone, when that is not its entry.
+    """
+    section = pedicle_section(landmarks, pedicle, entry if surface is None else surface, target, use)
     clearance = float(-outer.sample(section, outside=8.0).max()) if len(section) else -8.0
     sagittal, transverse, _ = angles(landmarks.frame, entry, target, pedicle.side)
     start, end = ((float(p[0]), float(p[1]), float(p[2])) for p in (entry, target))

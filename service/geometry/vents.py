@@ -34,6 +34,8 @@ Mask = NDArray[np.bool_]
 VENT_KEEP_OUT_MM = 2.0
 #: A vent may be drawn at most this deep from the outer surface before it must be in the hollow, mm.
 VENT_MAX_DEPTH_MM = 12.0
+#: A given vent may lie this far from the outer surface, mm: one farther in would be taken as open and not be cut.
+VENT_OFF_SURFACE_MM = 1.5
 #: Farther back than this from the body's centre begin the roots of the pedicles: used only when nothing else is left.
 BEHIND_MM = 10.0
 
@@ -257,6 +259,20 @@ def tip_slots(
             cylinder(centre, centre + (reach[p] + 0.4) * around[p], diameter_mm / 2.0) for p in picks
         )
     return ()
+
+
+def require_on_surface(bone: Bone, vents: tuple[Vent, ...]) -> None:
+    """Refuse given vents that do not begin on the outer surface."""
+    for number, vent in enumerate(vents, start=1):
+        off = float(_sample(bone, np.array([vent.position]))[0])
+        if abs(off) > VENT_OFF_SURFACE_MM:
+            raise GeometryError(
+                f"Vent {number} of the plan begins {'inside' if off < 0 else 'outside'} the bone, more than "
+                f"{VENT_OFF_SURFACE_MM:g} mm from its outer surface.",
+                next_step="Place this vent on the outer surface, or leave `vents` empty and let them be chosen.",
+                code="geometry.vent",
+                details={"vent": number, "to_surface_mm": round(off, 2)},
+            )
 
 
 def refuse_useless_vent(number: int) -> GeometryError:

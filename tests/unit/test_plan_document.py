@@ -27,6 +27,9 @@ from service.errors import InputRefusedError
 _mm = st.floats(-2000, 2000)
 _vec = st.tuples(_mm, _mm, _mm)
 _unit = st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1))
+_direction = _unit.filter(lambda v: math.hypot(*v) > 0.1).map(
+    lambda v: (v[0] / math.hypot(*v), v[1] / math.hypot(*v), v[2] / math.hypot(*v))
+)
 _size = st.floats(0.1, 20)
 
 plans = st.builds(
@@ -53,9 +56,9 @@ plans = st.builds(
         shell_mm=_size,
         channel_diameter_mm=_size,
         sleeve_wall_mm=_size,
-        vents=st.lists(st.builds(Vent, position=_vec, direction=_unit, diameter_mm=_size), max_size=3).map(
-            tuple
-        ),
+        vents=st.lists(
+            st.builds(Vent, position=_vec, direction=_direction, diameter_mm=_size), max_size=3
+        ).map(tuple),
     ),
 )
 
@@ -103,6 +106,18 @@ def test_equal_plans_have_equal_bytes_whatever_their_numbers_are_written_as():
     frame = _plan().vertebra_frame
     a, b = (Plan("L1", "1.2", frame, (0.0, 0.0, 0.0), (t,)) for t in (path, same))
     assert _bytes(a) == _bytes(b)
+
+
+def test_the_direction_of_a_vent_is_read_as_a_unit_vector():
+    vent = plan_from_document(_with("model/vents/0/direction", [0.0, -3.0, 4.0])).model.vents[0]
+    assert vent.direction == (0.0, -0.6, 0.8)
+
+
+@pytest.mark.parametrize("direction", [[0.0, 0.0, 0.0], [1e200, 1e308, 1e308 * 1.7], [1e-9, 0.0, 0.0]])
+def test_a_vent_without_a_direction_is_refused(direction):
+    with pytest.raises(InputRefusedError, match="direction") as refusal:
+        plan_from_document(_with("model/vents/0/direction", direction))
+    assert refusal.value.code == "plan.invalid"
 
 
 def test_the_path_of_a_pedicle():

@@ -162,6 +162,17 @@ def test_vent_that_was_not_drilled_is_found():
     assert any("has 1 vent" in text for text in check.failures)
 
 
+def test_vents_that_begin_in_the_hollow_are_no_openings():
+    """They cut nothing, and from within the hollow everything looks open."""
+    within = (Vent((8.0, 8.0, 0.0), (0.0, 0.0, 1.0), 3.4), Vent((-8.0, 8.0, 0.0), (0.0, 0.0, -1.0), 3.4))
+    plan = simple_plan([PATH], ModelSettings(vents=within))
+    slot = rod((0, 6, 0), (6, 6, 0), 1.6)  # as the builder cuts near the tip: no sealed cavity then
+    check = measured(drum(vents=()) - slot, plan)
+    assert [vent.reaches_hollow for vent in check.vents] == [False, False]
+    assert any("Vent 1 is blocked" in text for text in check.failures)
+    assert any("has 0 vent" in text for text in check.failures)
+
+
 def test_room_behind_a_narrow_neck_is_out_of_reach():
     """A second room joined by a 1.6 mm hole: open for the mesh, closed for gas in practice."""
     partition = manifold3d.Manifold.cube((40.0, 2.0, 40.0), True).translate((0.0, -10.0, 0.0)) ^ box(19.0)

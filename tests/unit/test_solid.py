@@ -201,9 +201,29 @@ def test_a_given_vent_is_kept_and_completed(bone, plan):
 def test_a_vent_that_opens_nothing_is_refused(bone, plan):
     # On the lamina, which is thinner than two shells and has no hollow.
     stray = Vent(position=(7.5, 39.0, 0.5), direction=(0.0, 0.0, 1.0), diameter_mm=4.0)
-    with pytest.raises(GeometryError) as refusal:
+    with pytest.raises(GeometryError, match="does not lead into a hollow") as refusal:
         build_solid(bone, dataclasses.replace(plan, model=ModelSettings(vents=(stray,))), settings=COARSE)
     assert refusal.value.code == "geometry.vent"
+
+
+@pytest.mark.parametrize(
+    ("positions", "says"),
+    [(((8.0, 8.0, 0.0), (-8.0, 8.0, 0.0)), "inside"), (((0.0, 0.0, 17.0), (0.0, 0.0, -17.0)), "outside")],
+)
+def test_vents_off_the_surface_are_refused(bone, plan, positions, says):
+    """In the hollow nothing would be cut, and the model would have no opening at all."""
+    ways = ((0.0, 0.0, 1.0), (0.0, 0.0, -1.0))
+    given = tuple(Vent(p, d, 3.4) for p, d in zip(positions, ways, strict=True))
+    with pytest.raises(GeometryError, match=f"Vent 1 of the plan begins {says}") as refusal:
+        build_solid(bone, dataclasses.replace(plan, model=ModelSettings(vents=given)), settings=COARSE)
+    assert refusal.value.code == "geometry.vent"
+    assert refusal.value.next_step
+
+
+def test_chosen_vents_lie_on_the_surface(bone, solid):
+    """What the service wrote is taken back: at most a tenth of what is refused."""
+    off = bone.sample(np.array([vent.position for vent in solid.plan.model.vents]), outside=8.0)
+    assert np.abs(off).max() < 0.15
 
 
 def test_refusals_are_in_words():

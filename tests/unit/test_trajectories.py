@@ -165,6 +165,45 @@ def test_a_path_that_leaves_the_bone_is_refused(bone) -> None:
         assert refused.value.code in ("geometry.path_outside", "geometry.path_side")
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("back_mm", "medial_mm", "outwards_deg"), [(0.5, 3.0, 30), (1.0, 2.0, 40), (2.0, 3.0, 50)]
+)
+def test_a_path_whose_line_comes_through_the_canal_is_refused(
+    bone, side, back_mm: float, medial_mm: float, outwards_deg: float
+) -> None:
+    """From an entry inside the pedicle all looks like bone; the needle has crossed the canal to get there."""
+    outer, landmarks = bone
+    pedicle = next(p for p in landmarks.pedicles if p.side == side)
+    forward = np.array(landmarks.frame.anterior)
+    lateral = np.array(landmarks.frame.left) * (1.0 if side == "left" else -1.0)
+    angle = np.radians(outwards_deg)
+    way = np.cos(angle) * forward + np.sin(angle) * lateral
+    entry = moved_by(pedicle.centre, -back_mm * forward - medial_mm * lateral)
+    assert outer.sample(np.array([entry]), outside=8.0)[0] < 0
+    with pytest.raises(GeometryError, match="canal") as refused:
+        check_trajectory(outer, landmarks, side, entry, moved_by(entry, 8.0 * way))
+    assert refused.value.code == "geometry.path_outside"
+
+
+def test_the_clearance_of_an_entry_inside_the_pedicle_is_that_of_the_whole_way(bone) -> None:
+    outer, landmarks = bone
+    ahead = np.array(landmarks.frame.anterior)
+    for path in plan_trajectories(outer, landmarks).trajectories:
+        pedicle = next(p for p in landmarks.pedicles if p.side == path.pedicle)
+        # Aside, so that the narrowest place is one that the inner entry leaves behind.
+        outwards = 1.0 if path.pedicle == "left" else -1.0
+        start = moved_by(path.entry, outwards * np.array(landmarks.frame.left))
+        whole, _ = check_trajectory(outer, landmarks, path.pedicle, start, path.target)
+        forward = np.subtract(path.target, start)
+        before_isthmus = ((pedicle.centre - start) @ ahead - 0.5) / (forward @ ahead)
+        entry = moved_by(start, before_isthmus * forward)
+        inner, reasons = check_trajectory(outer, landmarks, path.pedicle, entry, path.target)
+        assert inner.entry == entry
+        assert inner.clearance_mm == pytest.approx(whole.clearance_mm, abs=0.1)
+        assert any("inside the bone" in reason for reason in reasons)
+
+
 def test_anterior_third_lies_in_front_of_the_centre(bone) -> None:
     outer, landmarks = bone
     ahead = (wanted_target(outer, landmarks, "anterior_third") - landmarks.body_centre) @ np.array(
