@@ -95,7 +95,7 @@ def read_mask(
     lower = path.name.lower()
     if lower.endswith((".nii", ".nii.gz")):
         mask = _one_label(read_nifti(path), level, label)
-    elif lower.endswith((".nrrd", ".nhdr")):
+    elif lower.endswith(".nrrd"):
         named = [_Segment(number, name, "") for number, name in segment_names(path).items()]
         mask = _one_label(read_nrrd(path), level, _segment_number(named, level, label) if named else label)
     else:
