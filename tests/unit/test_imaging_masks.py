@@ -342,3 +342,28 @@ def test_a_ct_given_as_mask_is_refused(tmp_path: Path) -> None:
     volume = load_series(tmp_path / "ct", policy=GatePolicy(min_slices=4)).volume
     with pytest.raises(ImagingError, match="no segmentation"):
         read_mask(files[0], volume, level="L1")
+
+
+@pytest.mark.parametrize("steps", [200, 1000, 300_000])
+def test_a_frame_far_away_makes_no_slices_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    files = write_series(tmp_path / "ct", 12)
+    volume = bony(load_series(tmp_path / "ct").volume)
+    one = np.zeros((12, 32, 32), np.uint8)
+    one[2:6, 4:12, 6:20] = 1
+    # two segments, so that slices are named twice
+    ds = pydicom.dcmread(seg_file(files, [one, one], ["L1", "L2"], tmp_path / "seg"))
+    frames = ds.PerFrameFunctionalGroupsSequence
+    x, y, z = frames[-2].PlanePositionSequence[0].ImagePositionPatient
+    far = float(z) + float(volume.spacing_mm[2]) * steps
+    frames[-1].PlanePositionSequence[0].ImagePositionPatient = [x, y, far]
+    ds.save_as(tmp_path / "far")
+
+    def built(*_: object, **__: object) -> None:
+        raise AssertionError("the slices between were made")
+
+    monkeypatch.setattr(hd.seg.Segmentation, "get_volume", built)
+    with pytest.raises(ImagingError, match="lies far away") as refused:
+        read_mask(tmp_path / "far", volume, level="L1")
+    assert refused.value.code == "imaging.unsafe"
