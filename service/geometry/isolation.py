@@ -148,7 +148,8 @@ def isolation_from_mask(
 ) -> Isolation:
     """The same from a mask of the one vertebra (non-zero inside; any grid in the CT's frame).
 
-    The mask is brought to the CT's grid, its largest body kept and filled.
+    The mask is brought to the CT's grid, its largest body kept and filled; how much of it hung apart and is left out is
+    the measure `mask_dropped_ml`, and said.
 
     handed_out : the mask of this CT that a person edited to make this one, on the CT's voxels: what was erased or
         painted then is so for the surface as well, whatever the CT shows there (`drawn_edits`).
@@ -161,7 +162,7 @@ def isolation_from_mask(
     use = settings or IsolationSettings()
     _same_frame(ct, mask)
     progress("reading the mask", 0.1)
-    native = _mask_on_ct(ct, mask, use.crop_margin_mm)
+    native, dropped_ml = _mask_on_ct(ct, mask, use.crop_margin_mm)
     refuse_implausible(native, level, use.gates)
     progress("taking the surface", 0.4)
     threshold_hu = use.surface.threshold_hu
@@ -169,7 +170,8 @@ def isolation_from_mask(
     surface = outer_surface(drawn.ct if drawn and drawn.ct else ct, native, settings=use.surface)
     progress("finding the landmarks", 0.8)
     landmarks = find_landmarks(surface.field, level)
-    quality = judge(surface_measures(ct, native, surface, use.gates), landmarks, level, use.gates)
+    measures = surface_measures(ct, native, surface, use.gates) | {"mask_dropped_ml": round(dropped_ml, 3)}
+    quality = judge(measures, landmarks, level, use.gates)
     progress("isolated", 1.0)
     return Isolation(
         level, native, surface.field, landmarks, _with_drawn(quality, drawn), "mask", surface.taken
@@ -270,7 +272,8 @@ def _same_frame(ct: Volume, mask: Volume) -> None:
         )
 
 
-def _mask_on_ct(ct: Volume, mask: Volume, margin_mm: float) -> Volume:
+def _mask_on_ct(ct: Volume, mask: Volume, margin_mm: float) -> tuple[Volume, float]:
+    """The mask's body on the CT's voxels, and the mL of the mask that are no part of it."""
     index = np.argwhere(mask.values)
     if not len(index):
         raise GeometryError(
@@ -305,4 +308,8 @@ def _mask_on_ct(ct: Volume, mask: Volume, margin_mm: float) -> Volume:
         order=1,
         cval=0.0,
     )
-    return Volume(_body(values > 0.5).astype(np.uint8), part.lps_from_ijk, ct.frame_of_reference_uid)
+    given = values > 0.5
+    body = _body(given)
+    # of the voxels given, so that holes that were filled do not make up for a piece that is left out
+    dropped_ml = float(np.count_nonzero(given & ~body)) * part.voxel_ml
+    return Volume(body.astype(np.uint8), part.lps_from_ijk, ct.frame_of_reference_uid), dropped_ml

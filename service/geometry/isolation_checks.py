@@ -37,6 +37,9 @@ class GateSettings:
     metal_hu: float = 2500.0
     metal_ml: float = 0.02
     """Above the densest bone; a volume above that of noise and of a calcification."""
+    dropped_ml: tuple[float, float] = (0.05, 0.5)
+    """Of a mask in pieces: what is left out is said from the first on, which is more than stray voxels of a brush;
+    beyond the second, a fragment or the tip of a process, a person has to look."""
     max_outside_share: float = 0.05
     min_fit_score: float = 0.22
     moved_seed_mm: float = 8.0
@@ -181,6 +184,7 @@ def judge(
         _judge_fit(found, measures, fit, seeds, gates)
     if points_off_mm is not None:
         findings_of(points_off_mm, found, measures)
+    _judge_dropped(found, measures.get("mask_dropped_ml", 0.0), gates)
     found.sort(key=lambda item: item[0])
     confidence = float(np.prod([factor for factor, _ in found])) if found else 1.0
     return Quality(round(confidence, 3), tuple(text for _, text in found), measures)
@@ -304,6 +308,19 @@ def _judge_shape(
         )
     if level in gates.review_levels:
         found.append((0.7, f"At {level} the method is known to be weak: a person has to look at the result."))
+
+
+def _judge_dropped(found: list[tuple[float, str]], dropped_ml: float, gates: GateSettings) -> None:
+    """`dropped_ml`: of a mask, what hangs apart from its largest body and is not in the model."""
+    said, much = gates.dropped_ml
+    if dropped_ml < said:
+        return
+    words = (
+        f"{dropped_ml:.2f} mL of the mask hang apart from its largest piece and are left out: if they are bone of the "
+        "vertebra, join them to it in the mask."
+    )
+    # Below the bar by itself: the model is then without bone that someone drew.
+    found.append((0.45 if dropped_ml > much else 1.0, words))
 
 
 def _judge_heights(

@@ -18,7 +18,7 @@ from service.errors import ImagingError, NotFoundError
 from service.geometry.series_gate import GatePolicy, check_series
 from service.geometry.volume import Volume
 from service.imaging import headers
-from service.imaging.dataset import READ_FAILURES, read_file
+from service.imaging.dataset import MOST_PIXELS, READ_FAILURES, read_file
 from service.imaging.nifti import read_nifti
 from service.imaging.nrrd import read_nrrd, segment_names
 
@@ -43,6 +43,8 @@ VERSE_LABELS = {
 
 _MASK_EXPANSION = 1100
 """Masks are mostly zeros and pack as well as deflate can; they are bounded by their pixels alone."""
+_MOST_FINER = 4
+"""Slices of a segmentation, of the CT's most voxels along a side."""
 _ANY_STACK = GatePolicy(min_slices=1, max_thickness_mm=math.inf)
 _LEAST_INSIDE = 0.99
 _ALIGNED_VOXELS = 0.05
@@ -95,7 +97,7 @@ def read_mask(
     lower = path.name.lower()
     if lower.endswith((".nii", ".nii.gz")):
         mask = _one_label(read_nifti(path), level, label)
-    elif lower.endswith((".nrrd", ".nhdr")):
+    elif lower.endswith(".nrrd"):
         named = [_Segment(number, name, "") for number, name in segment_names(path).items()]
         mask = _one_label(read_nrrd(path), level, _segment_number(named, level, label) if named else label)
     else:
@@ -173,6 +175,7 @@ def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other
         if leaning is not None:
             return leaning
         seg = highdicom.seg.Segmentation.from_dataset(ds, copy=False)
+        _require_span(seg.get_volume_geometry(), ct)
         found = seg.get_volume(segment_numbers=[number], combine_segments=False, rescale_fractional=True)
     except (*READ_FAILURES, RuntimeError, IndexError) as error:
         raise _refused(
@@ -180,6 +183,25 @@ def _read_seg(path: Path, ct: Volume, level: str, label: int | None, allow_other
             "Export the segmentation again.",
         ) from error
     return Volume((np.asarray(found.array)[..., 0] >= 0.5).astype(np.uint8), _lps_from_ijk(found.affine), own)
+
+
+def _require_span(geometry: Any, ct: Volume) -> None:
+    """Refuse slices too many to be of this CT, before the empty ones between the frames are made.
+
+    geometry : of highdicom, of all frames, the missing slices counted; None when they make no regular volume.
+    """
+    if geometry is None:
+        return
+    slices, rows, columns = (int(n) for n in geometry.spatial_shape)
+    # Of any side, as a segmentation may be cut across the CT's slices, and on finer voxels than they are thick.
+    most = _MOST_FINER * max(ct.values.shape)
+    if slices > most or slices * rows * columns > MOST_PIXELS:
+        raise ImagingError(
+            f"The frames of the segmentation stand for {slices} slices of {columns} x {rows}; for this CT at most "
+            f"{most} are read: one of them lies far away, or the file is made to exhaust the memory.",
+            next_step="Export the segmentation again with the geometry of this CT.",
+            code="imaging.unsafe",
+        )
 
 
 def _leaning_stack(ds: Any, number: int, frame_of_reference: str) -> Volume | None:

@@ -7,16 +7,19 @@ Working Group. Writing the same volume twice gives the same bytes (no time, no n
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import GeometryError, ImagingError
 from service.geometry.volume import Array, Volume
+from service.imaging.dataset import MOST_PIXELS
 
 _HEADER = 348
 _DATA_OFFSET = 352
@@ -36,7 +39,11 @@ _CODE_OF = {np.dtype(name): code for code, name in _DTYPES.items()}
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MM = 2
 _SCANNER = 1
-_MOST_BYTES = 8 << 30
+_MOST_OFFSET = 16 << 20
+"""Header and extensions; what programs write there is kilobytes."""
+_MOST_EXPANSION = 1100
+"""The most that deflate can pack (1:1032)."""
+_CHUNK = 1 << 20
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -107,29 +114,87 @@ def read_nifti(path: Path) -> Volume:
     Raises ImagingError (`imaging.nifti`) when the file is damaged, not 3-D, or does not say where it lies in the
     patient.
     """
-    raw = _bytes_of(path)
-    order = "<" if raw[:4] == struct.pack("<i", _HEADER) else ">"
-    if len(raw) < _DATA_OFFSET or struct.unpack_from(order + "i", raw, 0)[0] != _HEADER:
-        raise _refused("is not a NIfTI-1 file")
-    if raw[344:348] != b"n+1\0":
-        raise _refused("keeps its voxels in a second file, which is not supported")
-    dim = struct.unpack_from(order + "8h", raw, 40)
-    if not 3 <= dim[0] <= 7 or any(n > 1 for n in dim[4 : dim[0] + 1]) or min(dim[1:4]) < 1:
-        raise _refused("is not one three-dimensional image")
-    dtype = _DTYPES.get(struct.unpack_from(order + "h", raw, 70)[0])
-    if dtype is None:
-        raise _refused("holds a voxel type that is not a real number")
-    offset = int(struct.unpack_from(order + "f", raw, 108)[0])
-    count = dim[1] * dim[2] * dim[3]
-    kind = np.dtype(order + dtype)
-    if offset < _DATA_OFFSET or len(raw) < offset + count * kind.itemsize:
-        raise _refused("is cut off")
-    values: NDArray[Any] = np.frombuffer(raw, kind, count, offset).reshape(dim[3], dim[2], dim[1])
-    values = values.astype(kind.newbyteorder("="))
-    slope, intercept = struct.unpack_from(order + "ff", raw, 112)
+    try:
+        with path.open("rb") as plain, _unpacked(plain, path) as stream:
+            head = stream.read(_DATA_OFFSET)
+            layout = _layout(head)
+            affine = _affine(head, layout.order)
+            _require_held(layout, path)
+            data = _voxel_bytes(stream, layout)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _refused("cannot be read or is cut off") from error
+    values: NDArray[Any] = data.view(layout.kind).reshape(layout.shape)
+    values = values.astype(layout.kind.newbyteorder("="), copy=False)
+    slope, intercept = struct.unpack_from(layout.order + "ff", head, 112)
     if slope not in (0.0, 1.0) or (slope == 1.0 and intercept != 0.0):
         values = (values * float(slope) + float(intercept)).astype(np.float32)
-    return Volume(values, _RAS_FROM_LPS @ _affine(raw, order))
+    return Volume(values, _RAS_FROM_LPS @ affine)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    order: str
+    kind: np.dtype[Any]
+    shape: tuple[int, int, int]
+    """(Z, Y, X)"""
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the voxels."""
+        return math.prod(self.shape) * self.kind.itemsize
+
+
+def _layout(head: bytes) -> _Layout:
+    """What the header says of the voxels, before any of them is unpacked."""
+    order = "<" if head[:4] == struct.pack("<i", _HEADER) else ">"
+    if len(head) < _DATA_OFFSET or struct.unpack_from(order + "i", head, 0)[0] != _HEADER:
+        raise _refused("is not a NIfTI-1 file")
+    if head[344:348] != b"n+1\0":
+        raise _refused("keeps its voxels in a second file, which is not supported")
+    dim = struct.unpack_from(order + "8h", head, 40)
+    if not 3 <= dim[0] <= 7 or any(n > 1 for n in dim[4 : dim[0] + 1]) or min(dim[1:4]) < 1:
+        raise _refused("is not one three-dimensional image")
+    dtype = _DTYPES.get(struct.unpack_from(order + "h", head, 70)[0])
+    if dtype is None:
+        raise _refused("holds a voxel type that is not a real number")
+    offset = struct.unpack_from(order + "f", head, 108)[0]
+    # a comparison that NaN fails as well
+    if not _DATA_OFFSET <= offset <= _MOST_OFFSET:
+        raise _refused("does not say where its voxels begin")
+    return _Layout(order, np.dtype(order + dtype), (dim[3], dim[2], dim[1]), int(offset))
+
+
+def _require_held(layout: _Layout, path: Path) -> None:
+    """Refuse voxels that the file cannot hold, before memory is taken for them."""
+    if math.prod(layout.shape) > MOST_PIXELS:
+        raise ImagingError(
+            f"The NIfTI file announces {math.prod(layout.shape):.2e} voxels; at most {MOST_PIXELS:.2e} are read.",
+            next_step="Export the mask on the grid of this CT, or cut to the spine.",
+            code="imaging.unsafe",
+        )
+    expansion = _MOST_EXPANSION if path.name.endswith(".gz") else 1
+    if layout.offset + layout.size > expansion * path.stat().st_size:
+        raise _refused("is cut off")
+
+
+def _unpacked(plain: BinaryIO, path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.GzipFile(fileobj=plain)) if path.name.endswith(".gz") else plain
+
+
+def _voxel_bytes(stream: BinaryIO, layout: _Layout) -> NDArray[np.uint8]:
+    """The voxels and nothing behind them: how much a file unpacks to is what its header says, not what it holds."""
+    stream.read(layout.offset - _DATA_OFFSET)
+    data = np.empty(layout.size, np.uint8)
+    filled = 0
+    while filled < layout.size:
+        part = stream.read(min(_CHUNK, layout.size - filled))
+        if not part:
+            raise _refused("is cut off")
+        data[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    stream.read(1)  # at its end gzip compares the checksum
+    return data
 
 
 def _affine(raw: bytes, order: str) -> Array:
@@ -156,17 +221,6 @@ def _affine(raw: bytes, order: str) -> Array:
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise _refused("has an unusable orientation matrix")
     return affine
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        if not path.name.endswith(".gz"):
-            return path.read_bytes()
-        with gzip.open(path) as stream:
-            data = stream.read(_MOST_BYTES)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _refused("cannot be read or is cut off") from error
-    return data
 
 
 def _refused(what: str) -> ImagingError:

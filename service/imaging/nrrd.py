@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from service.errors import ImagingError
 from service.geometry.volume import Volume
 
-_HEADER_BYTES = 64 << 10
+_HEADER_BYTES = 4 << 20
+"""3D Slicer writes about 600 bytes for each segment."""
 _MOST_BYTES = 8 << 30
 """As NIfTI's."""
 _PLAIN_BYTES = 16 << 20
@@ -36,6 +37,7 @@ def read_nrrd(path: Path) -> Volume:
     import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 
     fields = _header(path)
+    _require_attached(fields)
     _require_place(fields)
     _require_size(fields, path)
     try:
@@ -92,11 +94,25 @@ def _header(path: Path) -> dict[str, str]:
     """Fields of the text before the first empty line, names in lower case."""
     with path.open("rb") as stream:
         text = stream.read(_HEADER_BYTES)
-    lines = text.replace(b"\r\n", b"\n").split(b"\n\n", 1)[0].decode("latin-1").split("\n")
+    # A lone carriage return ends a line too, so that no field is seen by ITK and not here.
+    head, end, _ = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n\n")
+    lines = head.decode("latin-1").split("\n")
     if not lines[0].startswith("NRRD"):
         raise _refused("is no NRRD file", "Export the mask again.")
+    if not end:
+        raise _refused(
+            f"has no end of its header within {_HEADER_BYTES >> 20} MB, or its voxels lie in another file",
+            "Export the mask as one .nrrd file.",
+        )
     pairs = (line.partition(":") for line in lines[1:] if line and not line.startswith("#"))
     return {name.strip().lower(): value.strip() for name, mark, value in pairs if mark}
+
+
+def _require_attached(fields: dict[str, str]) -> None:
+    """ITK opens whatever path a header names, with the rights of the service: a mask sent in could read any file, and
+    its checksum would be of the header alone."""
+    if any("".join(name.split()) == "datafile" for name in fields):
+        raise _refused("keeps its voxels in another file", "Export the mask as one .nrrd file.")
 
 
 def _require_place(fields: dict[str, str]) -> None:
@@ -121,8 +137,7 @@ def _require_size(fields: dict[str, str], path: Path) -> None:
         raise _refused("does not say how large it is", "Export the mask again.")
     content = math.prod(sizes) * (1 if "char" in fields.get("type", "") or "int8" in fields.get("type", "")
                                   else _WIDEST_BYTES)  # fmt: skip
-    detached = "data file" in fields or "datafile" in fields
-    packed = math.inf if detached else _MOST_EXPANSION * path.stat().st_size
+    packed = _MOST_EXPANSION * path.stat().st_size
     if content > _MOST_BYTES or (content > _PLAIN_BYTES and content > packed):
         raise ImagingError(
             f"The NRRD file announces {content >> 20} MB and holds {path.stat().st_size >> 10} kB: it is damaged, or "

@@ -112,3 +112,42 @@ def test_crops_of_either_mask_and_the_edge_of_the_ct_do_not_matter() -> None:
     assert whole and cropped and whole.ct and cropped.ct
     assert np.array_equal(whole.ct.values, cropped.ct.values)
     assert (whole.erased_ml, whole.painted_ml) == (cropped.erased_ml, 0.0)
+
+
+def pieces(*, fragment_mm: float = 0.0, without_tip: bool = False) -> tuple[Volume, float]:
+    """The mask with a fragment painted before the front wall, or with the spinous process's tip cut loose; mL apart."""
+    ct, mask, _ = scan()
+    x, y, z = np.moveaxis((places(ct) - CENTRE).reshape(*ct.values.shape, 3), -1, 0)
+    values = mask.values.copy()
+    apart = (np.abs(x) < fragment_mm) & (np.abs(z) < fragment_mm) & (y < -17) & (y > -25)
+    values[apart] = 1
+    if without_tip:
+        values[np.abs(y - 50) < 0.5] = 0
+        apart = (values > 0) & (y > 50)
+    return Volume(values, mask.lps_from_ijk), float(np.count_nonzero(apart)) * mask.voxel_ml
+
+
+@pytest.mark.parametrize("case", [{"fragment_mm": 6.0}, {"without_tip": True}])
+def test_a_piece_that_hangs_apart_is_not_left_out_without_a_word(case: dict[str, float]) -> None:
+    ct, mask, _ = scan()
+    given, apart_ml = pieces(**case)
+    assert apart_ml > 0.5
+    handed_out = mask if "fragment_mm" in case else None
+    quality = isolation_from_mask(ct, given, "L1", handed_out=handed_out).quality
+    dropped_ml = quality.measures["mask_dropped_ml"]
+    assert dropped_ml == pytest.approx(apart_ml, abs=0.01)
+    assert f"{dropped_ml:.2f} mL of the mask hang apart" in quality.reasons[0]
+    assert quality.confidence <= 0.45, "a person is asked"
+
+
+def test_a_small_piece_is_said_and_stray_voxels_are_not() -> None:
+    ct, _, _ = scan()
+    given, apart_ml = pieces(fragment_mm=2.5)
+    assert 0.05 < apart_ml < 0.5
+    small = isolation_from_mask(ct, given, "L1").quality
+    assert "hang apart" in " ".join(small.reasons)
+    assert small.confidence == untouched().quality.confidence
+    assert untouched().quality.measures["mask_dropped_ml"] == 0.0
+    given, apart_ml = pieces(fragment_mm=1.0)
+    assert 0.0 < apart_ml < 0.05
+    assert "hang apart" not in " ".join(isolation_from_mask(ct, given, "L1").quality.reasons)

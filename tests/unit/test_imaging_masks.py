@@ -134,6 +134,51 @@ def test_an_nrrd_that_announces_more_than_it_can_hold_is_refused(
     assert refused.value.code == "imaging.unsafe"
 
 
+@pytest.mark.parametrize("field", ["data file", "datafile", "Data File", "DATAFILE"])
+@pytest.mark.parametrize(
+    "named", ["{folder}/other.bin", "other.bin", "LIST\n{folder}/other.bin", "/dev/zero"]
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_an_nrrd_that_names_another_file_is_refused_and_the_other_is_not_read(
+    ct: Volume, tmp_path: Path, field: str, named: str, newline: str
+) -> None:
+    (tmp_path / "other.bin").write_bytes(bytes([1]) * ct.values.size)
+    file = detached(tmp_path / "m.nrrd", f"{field}: {named.format(folder=tmp_path)}", newline)
+    with pytest.raises(ImagingError, match="in another file") as refused:
+        read_mask(file, ct, level="L1")
+    assert refused.value.code == "imaging.mask" and "one .nrrd file" in refused.value.next_step
+
+
+def test_another_file_cannot_be_named_where_the_header_is_no_longer_looked_at(
+    ct: Volume, tmp_path: Path
+) -> None:
+    (tmp_path / "other.bin").write_bytes(bytes([1]) * ct.values.size)
+    last = f"data file: {tmp_path}/other.bin"
+    for name, line in (
+        ("long.nrrd", "\n".join(["# nothing"] * 450_000) + "\n" + last),
+        ("return.nrrd", f"content: mask\r{last}"),
+    ):
+        with pytest.raises(ImagingError, match="another file") as refused:
+            read_mask(detached(tmp_path / name, line, "\n"), ct, level="L1")
+        assert refused.value.code == "imaging.mask"
+
+
+def test_a_header_of_two_files_is_no_mask(ct: Volume, tmp_path: Path) -> None:
+    (tmp_path / "m.raw").write_bytes(bytes([1]) * ct.values.size)
+    with pytest.raises(ImagingError, match="neither DICOM SEG nor NIfTI nor NRRD"):
+        read_mask(detached(tmp_path / "m.nhdr", "data file: m.raw", "\n"), ct, level="L1")
+
+
+def detached(file: Path, line: str, newline: str) -> Path:
+    head = [
+        "NRRD0004", "type: unsigned char", "dimension: 3", "space: left-posterior-superior",
+        "sizes: 36 40 14", "space directions: (0.5,0,0) (0,0.5,0) (0,0,1)", "encoding: raw",
+        "space origin: (-10,-20,5)", *line.split("\n"), "", "",
+    ]  # fmt: skip
+    file.write_bytes(newline.join(head).encode())
+    return file
+
+
 def nrrd(ct: Volume, folder: Path) -> Path:
     plain = on_file(blob(ct), folder / "plain.nii.gz")
     sitk.WriteImage(sitk.ReadImage(str(plain)), str(folder / "m.nrrd"))
@@ -297,3 +342,28 @@ def test_a_ct_given_as_mask_is_refused(tmp_path: Path) -> None:
     volume = load_series(tmp_path / "ct", policy=GatePolicy(min_slices=4)).volume
     with pytest.raises(ImagingError, match="no segmentation"):
         read_mask(files[0], volume, level="L1")
+
+
+@pytest.mark.parametrize("steps", [200, 1000, 300_000])
+def test_a_frame_far_away_makes_no_slices_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    files = write_series(tmp_path / "ct", 12)
+    volume = bony(load_series(tmp_path / "ct").volume)
+    one = np.zeros((12, 32, 32), np.uint8)
+    one[2:6, 4:12, 6:20] = 1
+    # two segments, so that slices are named twice
+    ds = pydicom.dcmread(seg_file(files, [one, one], ["L1", "L2"], tmp_path / "seg"))
+    frames = ds.PerFrameFunctionalGroupsSequence
+    x, y, z = frames[-2].PlanePositionSequence[0].ImagePositionPatient
+    far = float(z) + float(volume.spacing_mm[2]) * steps
+    frames[-1].PlanePositionSequence[0].ImagePositionPatient = [x, y, far]
+    ds.save_as(tmp_path / "far")
+
+    def built(*_: object, **__: object) -> None:
+        raise AssertionError("the slices between were made")
+
+    monkeypatch.setattr(hd.seg.Segmentation, "get_volume", built)
+    with pytest.raises(ImagingError, match="lies far away") as refused:
+        read_mask(tmp_path / "far", volume, level="L1")
+    assert refused.value.code == "imaging.unsafe"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from service.errors import GeometryError, ImagingError
 from service.geometry.volume import Volume
-from service.imaging.nifti import read_nifti, write_nifti
+from service.imaging.nifti import nifti_bytes, read_nifti, write_nifti
 
 
 def volume(dtype: str = "int16", rotation: tuple[float, float, float] = (0, 0, 0), flip: int = 1) -> Volume:
@@ -105,3 +107,65 @@ def test_damaged_or_unplaced_files_are_refused(tmp_path: Path) -> None:
             read_nifti(tmp_path / name)
     with pytest.raises(GeometryError):
         write_nifti(Volume(np.zeros((2, 2, 2), np.complex64), np.eye(4)), tmp_path / "c.nii")
+
+
+def patched(offset: int, form: str, *values: float) -> bytes:
+    raw = bytearray(nifti_bytes(volume("uint8"), compressed=False))
+    struct.pack_into(form, raw, offset, *values)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -float("inf"), 3e38, 1e9, -352.0, 0.0])
+def test_an_impossible_start_of_the_voxels_is_refused_in_words(tmp_path: Path, offset: float) -> None:
+    (tmp_path / "v.nii").write_bytes(patched(108, "<f", offset))
+    with pytest.raises(ImagingError, match="where its voxels begin") as refused:
+        read_nifti(tmp_path / "v.nii")
+    assert refused.value.code == "imaging.nifti"
+
+
+def test_what_lies_behind_the_voxels_is_not_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.nii.gz"
+    original = volume("uint8")
+    nothing = bytes(1 << 20)
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        stream.write(nifti_bytes(original, compressed=False))
+        for _ in range(128):
+            stream.write(nothing)
+    read, peak = read_and_peak(file)
+    np.testing.assert_array_equal(read, original.values)
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+@pytest.mark.parametrize(
+    ("dims", "code"), [((32767, 32767, 32767), "imaging.unsafe"), ((1000, 1000, 1000), "imaging.nifti")]
+)
+def test_no_memory_is_taken_for_voxels_that_are_only_announced(
+    tmp_path: Path, name: str, dims: tuple[int, int, int], code: str
+) -> None:
+    raw = patched(42, "<3h", *dims)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImagingError) as refused:
+            read_nifti(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.code == code and peak < 4 << 20
+
+
+def read_and_peak(file: Path) -> tuple[np.ndarray, int]:
+    tracemalloc.start()
+    try:
+        return read_nifti(file).values, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_damaged_checksum_is_still_seen(tmp_path: Path) -> None:
+    raw = bytearray(nifti_bytes(volume(), compressed=True))
+    raw[-6] ^= 0xFF
+    (tmp_path / "v.nii.gz").write_bytes(raw)
+    with pytest.raises(ImagingError, match="cannot be read"):
+        read_nifti(tmp_path / "v.nii.gz")
