@@ -163,6 +163,26 @@ def unreadable_move(lines, chance):
     return inserted(lines, chance, "G1 X12,5 Y3")
 
 
+def hidden_by_a_blank(lines, chance):
+    """A printer skips leading blanks."""
+    return inserted(lines, chance, chance.choice([" M104 S300", "\tM104 S300", " T1", " G28", " G92 X0"]))
+
+
+def move_hidden_by_a_blank(lines, chance):
+    return inserted(lines, chance, " G1 F9000 X10 Y10 Z0.1 E999")
+
+
+def hidden_by_a_carriage_return(lines, chance):
+    """A printer takes it for the end of the line; one after a move is the end of its last number here."""
+    moves = [i for i, t in enumerate(lines) if re.match(r"G1 X\S+ Y\S+ E", t)]
+    at = chance.choice(moves)
+    return [*lines[:at], lines[at] + chance.choice(["\rM104S300", "\rG28"]), *lines[at + 1 :]]
+
+
+def digits_of_another_script(lines, chance):
+    return inserted(lines, chance, "M104 S２１０")
+
+
 def cold_in_the_middle(lines, chance):
     return inserted(lines, chance, "M104 S0")
 
@@ -358,6 +378,10 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (no_time, "header.form"),
     (other_material, "header.material"),
     (unreadable_move, "command.unreadable"),
+    (hidden_by_a_blank, "command.unreadable"),
+    (move_hidden_by_a_blank, "command.unreadable"),
+    (hidden_by_a_carriage_return, "command.unreadable"),
+    (digits_of_another_script, "command.unreadable"),
     (cold_in_the_middle, "temperature.nozzle"),
     (mirrored, "channel.blocked"),
     (nozzle_dives, "extent.dive"),
@@ -406,7 +430,8 @@ ONE_FINDING = {
 def spoilt(lines: Sequence[str], mutation: Mutation, folder: Path) -> Path:
     """The file spoilt in one way; which place is hit goes by the name of the way."""
     path = folder / "spoilt.gcode"
-    path.write_text("\n".join(mutation(list(lines), random.Random(mutation.__name__))) + "\n")
+    # as bytes: nothing of it may be changed into the line ends of the system
+    path.write_bytes("\n".join([*mutation(list(lines), random.Random(mutation.__name__)), ""]).encode())
     return path
 
 

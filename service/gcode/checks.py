@@ -118,7 +118,7 @@ def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
         elif word not in _ALLOWED:
             yield Finding("command.forbidden", f"Line {lines[0].number} has a command that is not allowed.")
         else:
-            pattern = re.compile(_ALLOWED[word])
+            pattern = re.compile(_ALLOWED[word], re.ASCII)
             bad = [
                 t
                 for text, t in _first_of_each(lines).items()
