@@ -200,6 +200,32 @@ def nozzle_dives(lines, chance):
     return [*lines[:at], *travel, "G0 F600 Z1", "G0 F15000 X116.5 Y107.5", f"G0 F600 {height}", *lines[at:]]
 
 
+def _within_a_wall(lines, chance):
+    """Some place among the moves of an outer wall, and the height of that layer."""
+    layer = chance.randrange(20, 60)
+    at = lines.index(";TYPE:WALL-OUTER", lines.index(f";LAYER:{layer}")) + 5
+    return at, f"Z{(layer + 1) * 0.2:.5g}"
+
+
+def nozzle_plunges(lines, chance):
+    """Straight down into the part and up again, at the speed of the wall afterwards."""
+    at, height = _within_a_wall(lines, chance)
+    return [*lines[:at], "G0 F600 Z0.2", f"G0 F600 {height}", "G1 F2160", *lines[at:]]
+
+
+def plunge_at_the_end(lines, _):
+    return replaced(lines, "^G91$", "G91\nG0 F600 Z-5\nG0 F600 Z5")
+
+
+def nozzle_ploughs_upwards(lines, chance):
+    """Straight down, and out on a slant that ends where a travel may end."""
+    begin = lines.index(f";LAYER:{chance.randrange(20, 60)}")
+    at = next(i for i in range(begin + 6, len(lines)) if lines[i].startswith("G0 F15000 X"))
+    height = next(m[1] for t in reversed(lines[:at]) if (m := re.search(r"^G0 .*(Z[\d.]+)", t)))
+    slant = ["G0 F600 Z0.2", f"G0 F15000 X118 Y110 {height}", re.sub(r" Z\S+", "", lines[at])]
+    return [*lines[: at + 1], *slant, *lines[at + 1 :]]
+
+
 def thinned_layer(lines, chance):
     """One layer gets six tenths of its plastic, the extruder's counter consistently less after it."""
     layer = chance.randrange(10, 60)
@@ -385,6 +411,9 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (cold_in_the_middle, "temperature.nozzle"),
     (mirrored, "channel.blocked"),
     (nozzle_dives, "extent.dive"),
+    (nozzle_plunges, "extent.dive"),
+    (plunge_at_the_end, "extent.dive"),
+    (nozzle_ploughs_upwards, "extent.dive"),
     (thinned_layer, "extrusion.layer"),
     (one_wall_missing, "extrusion.layer"),
     (part_called_support, "extrusion.volume"),
@@ -420,6 +449,7 @@ MUTATIONS: list[tuple[Mutation, str]] = [
 ]
 #: Spoilt in one point only, so that nothing but the check for it may speak.
 ONE_FINDING = {
+    nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end,
     hot_after_the_last_line, hot_at_the_very_end, one_absurd_travel, fast_lift, fast_retraction,
     first_layer_as_fast_as_walls, one_layer_at_half_speed, fan_off, fan_off_later, fan_on_in_the_first_layer,
     wild_acceleration, acceleration_of_another_feature, wild_jerk, jerk_of_another_feature,

@@ -242,15 +242,17 @@ def _bounds(gcode: Gcode, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatA
 
 
 def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
-    """In no layer may the nozzle travel lower than its own height: it would plough through what is printed."""
-    inside = (gcode.layer >= 0) & (gcode.line < gcode.end_sequence_line)
-    moved = gcode.moves_in_plane
-    floor = (gcode.layer + 1) * expected.layer_mm - expected.layer_tolerance_mm
-    low = inside & moved & (gcode.end[:, 2] < floor)
+    """In no layer may the nozzle go lower than its own height: it would plough through what is printed.
+
+    Straight down counts as well, whether it travels there or not: down to the layer below, which is where a new
+    layer begins before it lifts. The end sequence only lifts, so it is held to the last layer's height.
+    """
+    inside = gcode.layer >= 0
+    below = gcode.layer * expected.layer_mm - expected.layer_tolerance_mm
+    own = below + expected.layer_mm
+    low = inside & (gcode.end[:, 2] < np.where(gcode.moves_in_plane, own, below))
     if low.any():
-        yield Finding(
-            "extent.dive", f"Line {int(gcode.line[low][0])} travels through what is printed already."
-        )
+        yield Finding("extent.dive", f"Line {int(gcode.line[low][0])} goes into what is printed already.")
 
 
 def check_layer_plastic(gcode: Gcode, expected: ExpectedPrint, areas: FloatArray) -> Iterator[Finding]:
