@@ -14,6 +14,7 @@ from service.gcode.audit import AuditReport
 from tests.support_gcode import ENTRY, TARGET
 from tests.support_spoilt_gcode import (
     ENGINES,
+    EXPECTED,
     SECRET,
     Lines,
     codes,
@@ -252,6 +253,26 @@ def blob(lines, chance):
     return [*lines[:at], f"G1 F300 E{counter + 30:.5f}", f"G1 F1500 E{counter:.5f}", *lines[at:]]
 
 
+def blob_in_support(lines, chance):
+    """100 mm of filament in a move of 0.2 mm, known to the header; afterwards the counter is set back."""
+    at = lines.index(";TYPE:SUPPORT", lines.index(f";LAYER:{chance.randrange(10, 30)}")) + 4
+    x, y, counter = (float(v) for v in re.search(r"X(\S+) Y(\S+) E(\S+)", lines[at]).groups())
+    pushed = [f"G1 X{x + 0.2:.3f} Y{y} E{counter + 100:.5f}", f"G92 E{counter}"]
+    return _more_used([*lines[: at + 1], *pushed, *lines[at + 1 :]], 100 * EXPECTED.filament_mm2)
+
+
+def _more_used(lines, mm3):
+    return [re.sub(r"(VOLUME_USED:)(\d+)", lambda m: f"{m[1]}{int(m[2]) + round(mm3)}", t) for t in lines]
+
+
+def primed_again(lines, _):
+    return replaced(lines, "^G280$", "G280\nG280")
+
+
+def primed_while_printing(lines, chance):
+    return inserted([t for t in lines if t != "G280"], chance, chance.choice(["G280", "G280 S1"]))
+
+
 def layer_renumbered_away(lines, chance):
     """A layer is cut out and the numbers closed up, so that the comments tell a whole story."""
     layer = chance.randrange(10, 55)
@@ -418,6 +439,9 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (one_wall_missing, "extrusion.layer"),
     (part_called_support, "extrusion.volume"),
     (blob, "extrusion.blob"),
+    (blob_in_support, "extrusion.width"),
+    (primed_again, "command.priming"),
+    (primed_while_printing, "command.priming"),
     (layer_renumbered_away, "layer.height"),
     (hot_after_the_last_line, "temperature.nozzle"),
     (hot_at_the_very_end, "temperature.nozzle"),
@@ -449,7 +473,7 @@ MUTATIONS: list[tuple[Mutation, str]] = [
 ]
 #: Spoilt in one point only, so that nothing but the check for it may speak.
 ONE_FINDING = {
-    nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end,
+    nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end, blob_in_support, primed_again, primed_while_printing,
     hot_after_the_last_line, hot_at_the_very_end, one_absurd_travel, fast_lift, fast_retraction,
     first_layer_as_fast_as_walls, one_layer_at_half_speed, fan_off, fan_off_later, fan_on_in_the_first_layer,
     wild_acceleration, acceleration_of_another_feature, wild_jerk, jerk_of_another_feature,

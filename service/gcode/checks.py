@@ -45,7 +45,8 @@ _PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|(^|[\s:=\"'])~?/[\w.-]+/|file:|\w/\w+/\w
 _LONGEST_RETRACTION_MM = 8.0
 # Gap filling between walls reaches 0.95 mm in 4.13 files of a vertebra.
 _WIDEST_LINE_MM = 1.2
-_SHORT_MOVE_MM = 0.3
+# What five decimals of the extruder's counter and three of a place may add to a move.
+_ROUNDED_FILAMENT_MM = 0.0002
 _SHORT_PATH_MM = 5.0
 """A layer with less path of the part is the tip of a point, whose few lines the slicer thins out."""
 _EMPTY_TOP_LAYERS = 2
@@ -128,7 +129,16 @@ def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
                 yield Finding(
                     "command.forbidden", f"Line {bad[0].number} has a command with an odd argument."
                 )
+    yield from _primings(gcode)
     yield from _nozzle_temperature(gcode, expected)
+
+
+def _primings(gcode: Gcode) -> Iterator[Finding]:
+    """Each pushes a blob out where the nozzle is: once, beside the part."""
+    lines = gcode.by_word.get("G280", [])
+    printed = gcode.line[gcode.is_printed_line]
+    if len(lines) > 1 or (lines and printed.size and lines[0].number > int(printed[0])):
+        yield Finding("command.priming", f"Line {lines[-1].number} primes the nozzle while it prints.")
 
 
 def _nozzle_temperature(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
@@ -304,10 +314,12 @@ def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool
     """Plastic per length, as the width of a line one layer high: alone and as the mean of each layer."""
     length = gcode.path_mm
     scale = expected.filament_mm2 / expected.layer_mm
-    long = printed & (length > _SHORT_MOVE_MM)
-    width = gcode.extruded[long] * scale / length[long]
-    if width.size and width.max() > _WIDEST_LINE_MM:
-        number = int(gcode.line[long][int(np.argmax(width))])
+    # however short: a blob is a move of no length
+    held = _WIDEST_LINE_MM * length[printed] / scale + _ROUNDED_FILAMENT_MM
+    # a line from a place that is not known compares as not held
+    beyond = ~(gcode.extruded[printed] <= held)
+    if beyond.any():
+        number = int(gcode.line[printed][beyond][0])
         yield Finding("extrusion.width", f"Line {number} pushes more plastic than the nozzle can lay down.")
     model = part_lines(gcode) & (gcode.layer >= 0)
     if not model.any():
