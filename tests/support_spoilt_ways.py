@@ -22,8 +22,10 @@ from tests.support_spoilt_gcode import (
     in_layers,
     inserted,
     less_plastic,
+    more_used,
     replaced,
     scaled,
+    solid_block,
 )
 
 Mutation = Callable[[Lines, random.Random], Lines]
@@ -258,11 +260,7 @@ def blob_in_support(lines, chance):
     at = lines.index(";TYPE:SUPPORT", lines.index(f";LAYER:{chance.randrange(10, 30)}")) + 4
     x, y, counter = (float(v) for v in re.search(r"X(\S+) Y(\S+) E(\S+)", lines[at]).groups())
     pushed = [f"G1 X{x + 0.2:.3f} Y{y} E{counter + 100:.5f}", f"G92 E{counter}"]
-    return _more_used([*lines[: at + 1], *pushed, *lines[at + 1 :]], 100 * EXPECTED.filament_mm2)
-
-
-def _more_used(lines, mm3):
-    return [re.sub(r"(VOLUME_USED:)(\d+)", lambda m: f"{m[1]}{int(m[2]) + round(mm3)}", t) for t in lines]
+    return more_used([*lines[: at + 1], *pushed, *lines[at + 1 :]], 100 * EXPECTED.filament_mm2)
 
 
 def primed_again(lines, _):
@@ -271,6 +269,41 @@ def primed_again(lines, _):
 
 def primed_while_printing(lines, chance):
     return inserted([t for t in lines if t != "G280"], chance, chance.choice(["G280", "G280 S1"]))
+
+
+#: A solid block of 3.2 by 11 by 8.6 mm in the cavity of 16 by 12 by 9 mm.
+_BLOCK = ((-7.6, -5.6), (-4.4, 5.4), range(11, 54))
+
+
+def filled_cavity(lines, _):
+    return solid_block(lines, *_BLOCK, [";MESH:filler.stl", ";TYPE:FILL"])
+
+
+def part_in_the_cavity(lines, _):
+    return solid_block(lines, (-7.4, 2.0), (-6.2, 4.0), range(11, 54), [";MESH:part.stl", ";TYPE:FILL"])
+
+
+def support_in_the_cavity(lines, _):
+    return solid_block(lines, *_BLOCK, [";MESH:NONMESH", ";TYPE:SUPPORT"])
+
+
+def brim_in_the_cavity(lines, _):
+    return solid_block(lines, *_BLOCK, [";MESH:NONMESH", ";TYPE:SKIRT"])
+
+
+def support_of_the_filler(lines, _):
+    return solid_block(lines, *_BLOCK, [";MESH:filler.stl", ";TYPE:SUPPORT"])
+
+
+def plate_in_the_cavity(lines, _):
+    """Two layers from wall to wall, far below its roof."""
+    label = [";MESH:filler.stl", ";TYPE:FILL"]
+    return solid_block(lines, (-7.6, -5.6), (-3.6, 5.4), range(14, 16), label)
+
+
+def filler_outside(lines, _):
+    """Inside the ring of the brim, beside the part."""
+    return solid_block(lines, (11.5, -7.5), (13.0, -4.5), range(11, 20), [";MESH:filler.stl", ";TYPE:FILL"])
 
 
 def layer_renumbered_away(lines, chance):
@@ -442,6 +475,14 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (blob_in_support, "extrusion.width"),
     (primed_again, "command.priming"),
     (primed_while_printing, "command.priming"),
+    (filled_cavity, "filler.dense"),
+    (filled_cavity, "filler.deep"),
+    (plate_in_the_cavity, "filler.layer"),
+    (part_in_the_cavity, "filler.other"),
+    (support_in_the_cavity, "filler.other"),
+    (brim_in_the_cavity, "filler.other"),
+    (support_of_the_filler, "filler.other"),
+    (filler_outside, "filler.outside"),
     (layer_renumbered_away, "layer.height"),
     (hot_after_the_last_line, "temperature.nozzle"),
     (hot_at_the_very_end, "temperature.nozzle"),
@@ -474,6 +515,7 @@ MUTATIONS: list[tuple[Mutation, str]] = [
 #: Spoilt in one point only, so that nothing but the check for it may speak.
 ONE_FINDING = {
     nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end, blob_in_support, primed_again, primed_while_printing,
+    plate_in_the_cavity, part_in_the_cavity, filler_outside,
     hot_after_the_last_line, hot_at_the_very_end, one_absurd_travel, fast_lift, fast_retraction,
     first_layer_as_fast_as_walls, one_layer_at_half_speed, fan_off, fan_off_later, fan_on_in_the_first_layer,
     wild_acceleration, acceleration_of_another_feature, wild_jerk, jerk_of_another_feature,
