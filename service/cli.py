@@ -242,7 +242,8 @@ def audit_gcode(
     from service.workflow.tasks.slice_task import bone_files
 
     files = case_files(case)
-    proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json")
+    filler = Path(files["filler"]) if files["filler"] else None
+    proof = PrintProof.read(file, case / "print.stl", case / "print.json", case / "plan.json", filler)
     report = proof.audit(_private_words(private))
     if report.passed:
         report = proof.with_prediction(report, bone=bone_files(files))

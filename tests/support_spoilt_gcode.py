@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from service.gcode.audit import AuditReport, audit_gcode
 from service.gcode.expected import ExpectedPrint
 from service.ports import SliceSettings
@@ -25,6 +27,7 @@ def audit(sliced: SlicedPart, path: Path | None = None, **changes: Any) -> Audit
     arguments: dict[str, Any] = {
         "expected": EXPECTED,
         "part_mesh": sliced.part,
+        "filler_mesh": sliced.filler,
         "channels": [(ENTRY, TARGET, RADIUS)],
         "forbidden_words": [SECRET],
     }
@@ -112,3 +115,49 @@ def in_layers(lines, first, last, pattern, by):
     begin = lines.index(f";LAYER:{first}")
     end = lines.index(f";LAYER:{last + 1}") if f";LAYER:{last + 1}" in lines else lines.index("G91")
     return [*lines[:begin], *replaced(lines[begin:end], pattern, by, count=len(lines)), *lines[end:]]
+
+
+def more_used(lines, mm3):
+    """The header knows of so much more plastic."""
+    return [re.sub(r"(VOLUME_USED:)(\d+)", lambda m: f"{m[1]}{int(m[2]) + round(mm3)}", t) for t in lines]
+
+
+def solid_block(lines, low, high, layers, label):
+    """Layers of a block without gaps between two corners (print coordinates, mm), each after its layer's last line.
+
+    `label`: the comments it goes by. The counter is set back after it, so that nothing else of the file changes.
+    """
+    (x0, y0), (x1, y1) = (np.add(corner, EXPECTED.bed_from_print_mm) for corner in (low, high))
+    per_mm = 0.4 * EXPECTED.layer_mm / EXPECTED.filament_mm2
+    words = engine_words(lines)
+    block = [
+        *words.travel,
+        f"G0 F15000 X{x0:.3f} Y{y0:.3f}",
+        words.infill,
+        "M205 X20 Y20",
+        "G1 F3000",
+        *label,
+    ]
+    block.append("G92 E0")
+    pushed, x, before = 0.0, x0, None
+    for y in np.arange(y0, y1, 0.4):
+        if before is not None:
+            pushed += (y - before) * per_mm
+            block.append(f"G1 X{x:.3f} Y{y:.3f} E{pushed:.5f}")
+        before, x = y, x1 if x == x0 else x0
+        pushed += (x1 - x0) * per_mm
+        block.append(f"G1 X{x:.3f} Y{y:.3f} E{pushed:.5f}")
+    last = {}  # line that each layer prints last
+    layer = -1
+    for i, line in enumerate(lines):
+        if match := re.fullmatch(r";LAYER:(\d+)", line):
+            layer = int(match[1])
+        if re.match(r"G1 .*X\S+ .*E", line):
+            last[layer] = i
+    result, done = [], 0
+    for layer in layers:
+        counter = lines[last[layer]].split("E")[1]
+        back = re.sub(r"G1.* (X\S+ Y\S+) .*", r"G0 F15000 \1", lines[last[layer]])
+        result += [*lines[done : last[layer] + 1], *block, f"G92 E{counter}", *words.travel, back]
+        done = last[layer] + 1
+    return more_used([*result, *lines[done:]], len(layers) * pushed * EXPECTED.filament_mm2)

@@ -149,7 +149,8 @@ def _measure_audit(case: Path, packed: Path, work: Path, runs: int) -> list[floa
     wall, processor = [], []
     for _ in range(max(runs, 5)):
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        proof = PrintProof.read(plain, case / "print.stl", case / "print.json", case / "plan.json")
+        meshes = (case / "print.stl", case / "print.json", case / "plan.json", case / "filler.stl")
+        proof = PrintProof.read(plain, *meshes)
         report = proof.audit()
         wall.append(time.perf_counter() - begin)
         processor.append(time.process_time() - begin_cpu)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from service.gcode import checks
+from service.gcode.cavity import check_cavity
 from service.gcode.channel import Beads, Channel, Openness, Point, beads, openness
 from service.gcode.expected import (
     AuditReport,
@@ -41,6 +42,7 @@ def audit_gcode(
     *,
     expected: ExpectedPrint,
     part_mesh: Mesh | Path,
+    filler_mesh: Mesh | Path | None = None,
     channels: Sequence[Channel | tuple[Point, Point, float]] = (),
     vents: Sequence[VentHole] = (),
     forbidden_words: Sequence[str] = (),
@@ -50,6 +52,7 @@ def audit_gcode(
         read_gcode(path),
         expected=expected,
         corners=mesh_corners(part_mesh),
+        filler=None if filler_mesh is None else mesh_corners(filler_mesh),
         channels=channels,
         vents=vents,
         forbidden_words=forbidden_words,
@@ -61,6 +64,7 @@ def audit_read(
     *,
     expected: ExpectedPrint,
     corners: FloatArray,
+    filler: FloatArray | None = None,
     channels: Sequence[Channel | tuple[Point, Point, float]] = (),
     vents: Sequence[VentHole] = (),
     forbidden_words: Sequence[str] = (),
@@ -72,6 +76,7 @@ def audit_read(
     expected : what was ordered; how the head moves goes by the engine that the header names.
     corners : triangles (F, 3, 3) of the mesh it was sliced from, in print coordinates: mm, z up, resting on
         z = 0, the plate's centre at x = y = 0.
+    filler : triangles of the body of the cavity, when one was filled; without it any filler is a fault.
     channels : planned channels as (mouth, blind end, radius) in the same coordinates.
     vents : openings of the gas path in the same coordinates.
     forbidden_words : names, identifiers and the like that must not occur anywhere in the file's text.
@@ -100,6 +105,7 @@ def audit_read(
         *checks.check_extents(gcode, header, expected, part),
         *checks.check_extrusion(gcode, header, expected, part),
         *checks.check_layer_plastic(gcode, expected, areas),
+        *check_cavity(gcode, expected, filler),
     ]
     for number, (channel, result) in enumerate(zip(wanted, measured, strict=True), start=1):
         found += _judge_channel(number, channel, result, expected)

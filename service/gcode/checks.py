@@ -45,7 +45,8 @@ _PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|(^|[\s:=\"'])~?/[\w.-]+/|file:|\w/\w+/\w
 _LONGEST_RETRACTION_MM = 8.0
 # Gap filling between walls reaches 0.95 mm in 4.13 files of a vertebra.
 _WIDEST_LINE_MM = 1.2
-_SHORT_MOVE_MM = 0.3
+# What five decimals of the extruder's counter and three of a place may add to a move.
+_ROUNDED_FILAMENT_MM = 0.0002
 _SHORT_PATH_MM = 5.0
 """A layer with less path of the part is the tip of a point, whose few lines the slicer thins out."""
 _EMPTY_TOP_LAYERS = 2
@@ -118,7 +119,7 @@ def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
         elif word not in _ALLOWED:
             yield Finding("command.forbidden", f"Line {lines[0].number} has a command that is not allowed.")
         else:
-            pattern = re.compile(_ALLOWED[word])
+            pattern = re.compile(_ALLOWED[word], re.ASCII)
             bad = [
                 t
                 for text, t in _first_of_each(lines).items()
@@ -128,7 +129,16 @@ def check_commands(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
                 yield Finding(
                     "command.forbidden", f"Line {bad[0].number} has a command with an odd argument."
                 )
+    yield from _primings(gcode)
     yield from _nozzle_temperature(gcode, expected)
+
+
+def _primings(gcode: Gcode) -> Iterator[Finding]:
+    """Each pushes a blob out where the nozzle is: once, beside the part."""
+    lines = gcode.by_word.get("G280", [])
+    printed = gcode.line[gcode.is_printed_line]
+    if len(lines) > 1 or (lines and printed.size and lines[0].number > int(printed[0])):
+        yield Finding("command.priming", f"Line {lines[-1].number} primes the nozzle while it prints.")
 
 
 def _nozzle_temperature(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
@@ -242,15 +252,17 @@ def _bounds(gcode: Gcode, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatA
 
 
 def _dives(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
-    """In no layer may the nozzle travel lower than its own height: it would plough through what is printed."""
-    inside = (gcode.layer >= 0) & (gcode.line < gcode.end_sequence_line)
-    moved = gcode.moves_in_plane
-    floor = (gcode.layer + 1) * expected.layer_mm - expected.layer_tolerance_mm
-    low = inside & moved & (gcode.end[:, 2] < floor)
+    """In no layer may the nozzle go lower than its own height: it would plough through what is printed.
+
+    Straight down counts as well, whether it travels there or not: down to the layer below, which is where a new
+    layer begins before it lifts. The end sequence only lifts, so it is held to the last layer's height.
+    """
+    inside = gcode.layer >= 0
+    below = gcode.layer * expected.layer_mm - expected.layer_tolerance_mm
+    own = below + expected.layer_mm
+    low = inside & (gcode.end[:, 2] < np.where(gcode.moves_in_plane, own, below))
     if low.any():
-        yield Finding(
-            "extent.dive", f"Line {int(gcode.line[low][0])} travels through what is printed already."
-        )
+        yield Finding("extent.dive", f"Line {int(gcode.line[low][0])} goes into what is printed already.")
 
 
 def check_layer_plastic(gcode: Gcode, expected: ExpectedPrint, areas: FloatArray) -> Iterator[Finding]:
@@ -302,10 +314,12 @@ def _line_widths(gcode: Gcode, expected: ExpectedPrint, printed: NDArray[np.bool
     """Plastic per length, as the width of a line one layer high: alone and as the mean of each layer."""
     length = gcode.path_mm
     scale = expected.filament_mm2 / expected.layer_mm
-    long = printed & (length > _SHORT_MOVE_MM)
-    width = gcode.extruded[long] * scale / length[long]
-    if width.size and width.max() > _WIDEST_LINE_MM:
-        number = int(gcode.line[long][int(np.argmax(width))])
+    # however short: a blob is a move of no length
+    held = _WIDEST_LINE_MM * length[printed] / scale + _ROUNDED_FILAMENT_MM
+    # a line from a place that is not known compares as not held
+    beyond = ~(gcode.extruded[printed] <= held)
+    if beyond.any():
+        number = int(gcode.line[printed][beyond][0])
         yield Finding("extrusion.width", f"Line {number} pushes more plastic than the nozzle can lay down.")
     model = part_lines(gcode) & (gcode.layer >= 0)
     if not model.any():

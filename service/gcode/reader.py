@@ -165,7 +165,10 @@ def _parse_block(chunk: bytes, first_line: int) -> _Block:
         & (padded[starts + 2] == ord(" "))
     )
     words, good = _move_words(padded, data.size, starts, is_move)
-    faults: list[str] = []
+    faults = [
+        f"line {first_line + row} holds what a printer may read as another command than it looks"
+        for row in _odd_lines(padded, data.size, starts)[:5]
+    ]
     for row in np.flatnonzero(is_move & ~good)[:5]:
         faults.append(f"line {first_line + int(row)} is not a move that can be read")
     rest = np.flatnonzero(~is_move & (ends > starts))
@@ -187,6 +190,18 @@ def _parse_block(chunk: bytes, first_line: int) -> _Block:
         faults=faults,
         line_count=int(ends.size),
     )
+
+
+def _odd_lines(padded: NDArray[np.uint8], size: int, starts: IntArray) -> list[int]:
+    """Rows that begin with a blank, or hold anything but printable ASCII before their line end.
+
+    A printer skips a leading blank, and takes a carriage return for the end of a line: both hide a command.
+    """
+    data = padded[:size]
+    odd = np.flatnonzero(((data - 0x20) > 0x5E) & (data != ord("\n")))  # wraps for what is below 0x20
+    odd = odd[(padded[odd] != ord("\r")) | (padded[odd + 1] != ord("\n"))]
+    rows = np.searchsorted(starts, odd, side="right") - 1
+    return sorted({*rows.tolist(), *np.flatnonzero(padded[starts] == ord(" ")).tolist()})
 
 
 def _move_words(
@@ -369,7 +384,9 @@ def _by_word(lines: Sequence[TextLine]) -> dict[str, list[TextLine]]:
     for line in lines:
         among = place.get(line.text)
         if among is None:
-            word = line.text.partition(":" if line.text.startswith(";") else " ")[0].strip()
+            # the first word wherever it stands: one that is lost here is seen by no check
+            first = line.text.split(":" if line.text.startswith(";") else None, maxsplit=1)
+            word = first[0].strip() if first else ""
             among = place[line.text] = found.setdefault(word, [])
         among.append(line)
     found.pop("", None)

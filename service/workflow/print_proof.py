@@ -40,22 +40,27 @@ class BoneFiles:
 
 @dataclass(frozen=True)
 class PrintProof:
-    """A G-code file that was read, the triangles (F, 3, 3) it was sliced from, and the plan; mm, print coordinates."""
+    """A G-code file that was read, the triangles (F, 3, 3) it was sliced from, and the plan; mm, print coordinates.
+
+    `filler`: triangles of the body of the cavity, when one was filled.
+    """
 
     gcode: Gcode
     corners: Array
     plan: Plan
     matrix: Array
     """print_from_lps (4, 4)."""
+    filler: Array | None = None
 
     @classmethod
-    def read(cls, gcode: Path, print_mesh: Path, layout: Path, plan: Path) -> PrintProof:
+    def read(cls, gcode: Path, print_mesh: Path, layout: Path, plan: Path, filler: Path | None) -> PrintProof:
         """Raises InputRefusedError (the file cannot be opened), GeometryError (no binary STL)."""
         return cls(
             read_gcode(gcode),
             mesh_corners(print_mesh),
             plan_from_document(json.loads(plan.read_text("utf-8"))),
             print_from_lps(layout),
+            None if filler is None else mesh_corners(filler),
         )
 
     def audit(self, forbidden_words: Sequence[str] = ()) -> AuditReport:
@@ -76,6 +81,7 @@ class PrintProof:
             self.gcode,
             expected=_ordered(),
             corners=self.corners,
+            filler=self.filler,
             channels=channels,
             vents=vents,
             forbidden_words=forbidden_words,

@@ -90,7 +90,11 @@ def test_same_order_gives_the_same_bytes_also_packed(sliced, tmp_path):
     assert gzip.decompress(packed.read_bytes()) == sliced.gcode.read_bytes()
     assert packed.read_bytes()[4:8] == b"\0\0\0\0"  # no time in the archive
     report = audit_gcode(
-        packed, expected=ExpectedPrint(), part_mesh=sliced.part, channels=[(ENTRY, TARGET, RADIUS)]
+        packed,
+        expected=ExpectedPrint(),
+        part_mesh=sliced.part,
+        filler_mesh=sliced.filler,
+        channels=[(ENTRY, TARGET, RADIUS)],
     )
     assert report.passed
     assert list(tmp_path.iterdir()) == [packed]

@@ -20,6 +20,7 @@ from tests.support_spoilt_ways import (
     MUTATIONS,
     blocked_channel,
     check_caught,
+    filled_cavity,
     nozzle_dives,
     one_wall_missing,
     spoilt,
@@ -111,6 +112,16 @@ def test_what_is_wrong_in_one_layer_only_is_seen(sliced, good, tmp_path, mutatio
 def test_a_channel_that_is_elsewhere_is_not_called_open(sliced):
     report = audit(sliced, channels=[Channel((60, 0, 9), (60, 12, 5), RADIUS)])
     assert codes(report) == {"channel.absent"}
+
+
+def test_a_filler_nobody_asked_for_is_a_fault(sliced):
+    assert codes(audit(sliced, filler_mesh=None)) == {"filler.unasked"}
+
+
+def test_a_cavity_filled_solid_is_told_by_its_filler_alone(sliced, good, tmp_path):
+    """Speeds, accelerations, widths and the header's volume are right: only the filler's mesh tells."""
+    found = codes(audit(sliced, spoilt(good, filled_cavity, tmp_path)))
+    assert found <= {"filler.dense", "filler.deep", "filler.layer"}
 
 
 def test_another_model_is_noticed(sliced):

@@ -96,6 +96,37 @@ def test_a_move_that_is_not_wholly_understood_is_a_fault(tmp_path, bad):
     assert [fault.split()[1] for fault in read_gcode(path).faults] == ["5"]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b" M104 S300",
+        b"\tM104 S300",
+        b" G1 X2",
+        b" ;LAYER:3",
+        b"G1 X2 E1\rM104 S300",
+        b"M107\rM104 S300",
+        b"M107\r\r",
+        b";TYPE:FILL\rM104 S300",
+        b"G1 X2\x0cG28",
+        b"M107\x0b",
+        b"\0M104 S300",
+        "M104\xa0S300".encode(),
+        "M104 S２１０".encode(),
+    ],
+)
+def test_what_a_printer_may_read_as_another_command_is_a_fault(tmp_path, bad):
+    """Firmware skips a leading blank and ends a line at a carriage return."""
+    path = tmp_path / "a.gcode"
+    path.write_bytes(HEAD.encode() + b"G0 X1 Y1 Z1\n" + bad + b"\nG0 X3\n")
+    assert {fault.split()[1] for fault in read_gcode(path).faults} == {"5"}
+
+
+def test_every_command_has_a_word_even_where_the_line_is_at_fault(tmp_path):
+    path = tmp_path / "a.gcode"
+    path.write_text(HEAD + " M104 S300\n\tT1\nM107\n")
+    assert set(reader.commands(read_gcode(path))) == {"M104", "T1", "M107"}
+
+
 def test_layers_types_and_meshes_are_those_of_the_last_comment(tmp_path):
     path = tmp_path / "a.gcode"
     path.write_text(
