@@ -14,7 +14,6 @@ from service.gcode.audit import AuditReport
 from tests.support_gcode import ENTRY, TARGET
 from tests.support_spoilt_gcode import (
     ENGINES,
-    EXPECTED,
     SECRET,
     Lines,
     codes,
@@ -22,10 +21,28 @@ from tests.support_spoilt_gcode import (
     in_layers,
     inserted,
     less_plastic,
-    more_used,
     replaced,
     scaled,
-    solid_block,
+)
+from tests.support_spoilt_unseen import (
+    blob_in_support,
+    brim_in_the_cavity,
+    digits_of_another_script,
+    filled_cavity,
+    filler_outside,
+    heap_in_support,
+    hidden_by_a_blank,
+    hidden_by_a_carriage_return,
+    move_hidden_by_a_blank,
+    nozzle_ploughs_upwards,
+    nozzle_plunges,
+    part_in_the_cavity,
+    plate_in_the_cavity,
+    plunge_at_the_end,
+    primed_again,
+    primed_while_printing,
+    support_in_the_cavity,
+    support_of_the_filler,
 )
 
 Mutation = Callable[[Lines, random.Random], Lines]
@@ -166,26 +183,6 @@ def unreadable_move(lines, chance):
     return inserted(lines, chance, "G1 X12,5 Y3")
 
 
-def hidden_by_a_blank(lines, chance):
-    """A printer skips leading blanks."""
-    return inserted(lines, chance, chance.choice([" M104 S300", "\tM104 S300", " T1", " G28", " G92 X0"]))
-
-
-def move_hidden_by_a_blank(lines, chance):
-    return inserted(lines, chance, " G1 F9000 X10 Y10 Z0.1 E999")
-
-
-def hidden_by_a_carriage_return(lines, chance):
-    """A printer takes it for the end of the line; one after a move is the end of its last number here."""
-    moves = [i for i, t in enumerate(lines) if re.match(r"G1 X\S+ Y\S+ E", t)]
-    at = chance.choice(moves)
-    return [*lines[:at], lines[at] + chance.choice(["\rM104S300", "\rG28"]), *lines[at + 1 :]]
-
-
-def digits_of_another_script(lines, chance):
-    return inserted(lines, chance, "M104 S２１０")
-
-
 def cold_in_the_middle(lines, chance):
     return inserted(lines, chance, "M104 S0")
 
@@ -201,32 +198,6 @@ def nozzle_dives(lines, chance):
     height = next(m[1] for t in reversed(lines[:at]) if (m := re.search(r"^G0 .*(Z[\d.]+)", t)))
     travel = engine_words(lines).travel
     return [*lines[:at], *travel, "G0 F600 Z1", "G0 F15000 X116.5 Y107.5", f"G0 F600 {height}", *lines[at:]]
-
-
-def _within_a_wall(lines, chance):
-    """Some place among the moves of an outer wall, and the height of that layer."""
-    layer = chance.randrange(20, 60)
-    at = lines.index(";TYPE:WALL-OUTER", lines.index(f";LAYER:{layer}")) + 5
-    return at, f"Z{(layer + 1) * 0.2:.5g}"
-
-
-def nozzle_plunges(lines, chance):
-    """Straight down into the part and up again, at the speed of the wall afterwards."""
-    at, height = _within_a_wall(lines, chance)
-    return [*lines[:at], "G0 F600 Z0.2", f"G0 F600 {height}", "G1 F2160", *lines[at:]]
-
-
-def plunge_at_the_end(lines, _):
-    return replaced(lines, "^G91$", "G91\nG0 F600 Z-5\nG0 F600 Z5")
-
-
-def nozzle_ploughs_upwards(lines, chance):
-    """Straight down, and out on a slant that ends where a travel may end."""
-    begin = lines.index(f";LAYER:{chance.randrange(20, 60)}")
-    at = next(i for i in range(begin + 6, len(lines)) if lines[i].startswith("G0 F15000 X"))
-    height = next(m[1] for t in reversed(lines[:at]) if (m := re.search(r"^G0 .*(Z[\d.]+)", t)))
-    slant = ["G0 F600 Z0.2", f"G0 F15000 X118 Y110 {height}", re.sub(r" Z\S+", "", lines[at])]
-    return [*lines[: at + 1], *slant, *lines[at + 1 :]]
 
 
 def thinned_layer(lines, chance):
@@ -253,57 +224,6 @@ def blob(lines, chance):
     at = lines.index(f";LAYER:{chance.randrange(10, 60)}")
     counter = next(float(m[1]) for t in reversed(lines[:at]) if (m := re.search(r"^G1 .*E([\d.]+)", t)))
     return [*lines[:at], f"G1 F300 E{counter + 30:.5f}", f"G1 F1500 E{counter:.5f}", *lines[at:]]
-
-
-def blob_in_support(lines, chance):
-    """100 mm of filament in a move of 0.2 mm, known to the header; afterwards the counter is set back."""
-    at = lines.index(";TYPE:SUPPORT", lines.index(f";LAYER:{chance.randrange(10, 30)}")) + 4
-    x, y, counter = (float(v) for v in re.search(r"X(\S+) Y(\S+) E(\S+)", lines[at]).groups())
-    pushed = [f"G1 X{x + 0.2:.3f} Y{y} E{counter + 100:.5f}", f"G92 E{counter}"]
-    return more_used([*lines[: at + 1], *pushed, *lines[at + 1 :]], 100 * EXPECTED.filament_mm2)
-
-
-def primed_again(lines, _):
-    return replaced(lines, "^G280$", "G280\nG280")
-
-
-def primed_while_printing(lines, chance):
-    return inserted([t for t in lines if t != "G280"], chance, chance.choice(["G280", "G280 S1"]))
-
-
-#: A solid block of 3.2 by 11 by 8.6 mm in the cavity of 16 by 12 by 9 mm.
-_BLOCK = ((-7.6, -5.6), (-4.4, 5.4), range(11, 54))
-
-
-def filled_cavity(lines, _):
-    return solid_block(lines, *_BLOCK, [";MESH:filler.stl", ";TYPE:FILL"])
-
-
-def part_in_the_cavity(lines, _):
-    return solid_block(lines, (-7.4, 2.0), (-6.2, 4.0), range(11, 54), [";MESH:part.stl", ";TYPE:FILL"])
-
-
-def support_in_the_cavity(lines, _):
-    return solid_block(lines, *_BLOCK, [";MESH:NONMESH", ";TYPE:SUPPORT"])
-
-
-def brim_in_the_cavity(lines, _):
-    return solid_block(lines, *_BLOCK, [";MESH:NONMESH", ";TYPE:SKIRT"])
-
-
-def support_of_the_filler(lines, _):
-    return solid_block(lines, *_BLOCK, [";MESH:filler.stl", ";TYPE:SUPPORT"])
-
-
-def plate_in_the_cavity(lines, _):
-    """Two layers from wall to wall, far below its roof."""
-    label = [";MESH:filler.stl", ";TYPE:FILL"]
-    return solid_block(lines, (-7.6, -5.6), (-3.6, 5.4), range(14, 16), label)
-
-
-def filler_outside(lines, _):
-    """Inside the ring of the brim, beside the part."""
-    return solid_block(lines, (11.5, -7.5), (13.0, -4.5), range(11, 20), [";MESH:filler.stl", ";TYPE:FILL"])
 
 
 def layer_renumbered_away(lines, chance):
@@ -473,6 +393,7 @@ MUTATIONS: list[tuple[Mutation, str]] = [
     (part_called_support, "extrusion.volume"),
     (blob, "extrusion.blob"),
     (blob_in_support, "extrusion.width"),
+    (heap_in_support, "extrusion.heap"),
     (primed_again, "command.priming"),
     (primed_while_printing, "command.priming"),
     (filled_cavity, "filler.dense"),
@@ -514,8 +435,8 @@ MUTATIONS: list[tuple[Mutation, str]] = [
 ]
 #: Spoilt in one point only, so that nothing but the check for it may speak.
 ONE_FINDING = {
-    nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end, blob_in_support, primed_again, primed_while_printing,
-    plate_in_the_cavity, part_in_the_cavity, filler_outside,
+    nozzle_plunges, nozzle_ploughs_upwards, plunge_at_the_end, heap_in_support, primed_again,
+    primed_while_printing, plate_in_the_cavity, part_in_the_cavity, filler_outside,
     hot_after_the_last_line, hot_at_the_very_end, one_absurd_travel, fast_lift, fast_retraction,
     first_layer_as_fast_as_walls, one_layer_at_half_speed, fan_off, fan_off_later, fan_on_in_the_first_layer,
     wild_acceleration, acceleration_of_another_feature, wild_jerk, jerk_of_another_feature,

@@ -28,6 +28,7 @@ from service.gcode.header import Header, parse_header
 from service.gcode.layer_area import layer_areas
 from service.gcode.motion import check_motion
 from service.gcode.mouth import Rim, rim_of
+from service.gcode.places import check_heaps
 from service.gcode.reader import FloatArray, Gcode, read_gcode
 from service.gcode.vents import VentHole, judge_vents, vent_openness
 
@@ -105,6 +106,7 @@ def audit_read(
         *checks.check_extents(gcode, header, expected, part),
         *checks.check_extrusion(gcode, header, expected, part),
         *checks.check_layer_plastic(gcode, expected, areas),
+        *check_heaps(gcode, expected),
         *check_cavity(gcode, expected, filler),
     ]
     for number, (channel, result) in enumerate(zip(wanted, measured, strict=True), start=1):

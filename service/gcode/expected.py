@@ -62,6 +62,8 @@ class ExpectedPrint:
     layer_area_mm2: float = 2.5
     """How far one layer's plastic may be from the model's cross-section: this share of it and so much more.
     `layer_off_most` in the audit's measures tells how much of the share a file has used."""
+    heap_layers: float = 2.0
+    """Plastic over 4 by 4 mm of a layer, in layers. Vertebrae measured up to 1.4; filler under a flat roof 1.6."""
     filler_share: float = 0.3
     """Plastic of the filler over volume of its mesh. Vertebrae measured 0.07 to 0.09; a box under a flat roof 0.20."""
     filler_roof_mm: float = 4.0

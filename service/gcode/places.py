@@ -1,14 +1,18 @@
-"""Where the plastic of printed lines lies, as points along them."""
+"""Where the plastic of printed lines lies, as points along them, and that it lies nowhere in a heap."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gcode.expected import ExpectedPrint
+from service.gcode.expected import ExpectedPrint, Finding
 from service.gcode.reader import FloatArray, Gcode, IntArray
+
+_SQUARE_MM = 4.0
+_PIECE_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -31,3 +35,22 @@ def places_along(gcode: Gcode, chosen: NDArray[np.bool_], expected: ExpectedPrin
     step = gcode.end[rows, :2] - gcode.start[rows, :2]
     mm3 = gcode.extruded[rows] * expected.filament_mm2 / count
     return Places(gcode.layer[rows][of], start[of] + share[:, None] * step[of], mm3[of])
+
+
+def check_heaps(gcode: Gcode, expected: ExpectedPrint) -> Iterator[Finding]:
+    """Plastic of every kind over each square of a layer: many lines of a right width on one spot are a blob too."""
+    places = places_along(gcode, gcode.is_printed_line, expected, _PIECE_MM)
+    if not places.mm3.size:
+        return
+    square = np.floor(places.xy / _SQUARE_MM).astype(np.int64)
+    square -= square.min(axis=0)
+    columns, rows = (int(n) + 1 for n in square.max(axis=0))
+    plastic = np.bincount((places.layer * rows + square[:, 1]) * columns + square[:, 0], places.mm3)
+    filled = plastic / (_SQUARE_MM**2 * expected.layer_mm)
+    worst = int(np.argmax(filled))
+    if filled[worst] > expected.heap_layers:
+        yield Finding(
+            "extrusion.heap",
+            f"In layer {worst // (rows * columns)} a spot gets {filled[worst]:.1f} times the plastic that has room "
+            "there.",
+        )

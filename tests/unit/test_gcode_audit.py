@@ -16,11 +16,11 @@ from service.gcode.audit import Channel
 from service.gcode.reader import read_gcode
 from tests.support_gcode import RADIUS, SlicedPart, sliced_part
 from tests.support_spoilt_gcode import EXPECTED, audit, codes
+from tests.support_spoilt_unseen import filled_cavity
 from tests.support_spoilt_ways import (
     MUTATIONS,
     blocked_channel,
     check_caught,
-    filled_cavity,
     nozzle_dives,
     one_wall_missing,
     spoilt,
