@@ -34,12 +34,13 @@ from service.ports import (
 from service.store import approvals, blobs, cases, outbox, prints, times
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import print_found, print_queued, print_record
+from service.workflow import print_found, print_queued, print_record, print_settle
 from service.workflow.app import App
 from service.workflow.print_end import (
     not_configured,
 )
 from service.workflow.print_guard import check_earlier_attempts, check_file, check_plate_seen
+from service.workflow.print_settle import PLATE_NOT_CONFIRMED, shows_it_no_more
 
 log = logging.getLogger("spineprint.print")
 
@@ -244,6 +245,8 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
         if not told.state and not told.result:
             # In the history without an end, and not in the printer any more: it was cut off there.
             told = replace(told, cleared=True)
+        elif not (told.state or told.cleared) and shows_it_no_more(asdict(seen), job):
+            told = replace(told, remark=PLATE_NOT_CONFIRMED)
     target = observed(told.state, told.result, cleared=told.cleared)
     if target is PrintState.QUEUED:
         print_queued.wait_or_withdraw(app, printer, seen, job, told)
@@ -255,6 +258,8 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
             )
         return
     print_record.record(app, job, told, target)
+    if told.remark == PLATE_NOT_CONFIRMED != job.detail:
+        print_settle.tell_plate_not_confirmed(app, job)
 
 
 def _is_ours(told: PrinterJob, job: PrintJob) -> bool:

@@ -339,7 +339,9 @@ class Machine:
         now_s = self.now_s()
         self._heaters_off(now_s)
         job = self.job
-        if job is not None and not (self.options.after_power_cut == "reboot_job" or job.result):
+        if job is not None and job.result and self.options.ended_job_after_power_cut == "gone":
+            self.job = None
+        elif job is not None and not (self.options.after_power_cut == "reboot_job" or job.result):
             self.job = None
             if self.options.after_power_cut == "nothing":
                 self.history.forget(job.uuid)
