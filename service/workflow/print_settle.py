@@ -20,6 +20,7 @@ from service.workflow import print_queued
 from service.workflow.app import App
 from service.workflow.jobs import tell_attention
 from service.workflow.print_end import ended_badly, not_configured, park_print, printed, void_and_park
+from service.workflow.print_found import was_found
 
 NOT_STARTED = "not_started"
 #: What a person may say of a print, and what it becomes by that.
@@ -116,7 +117,8 @@ def _seen_not_to_run(
 def settle_as(app: App, rows: prints.PrinterRows, job: PrintJob) -> tuple[str, ...]:
     """The outcomes for which a person's word is taken for this print; none while its printer can tell."""
     if job.may_start_late:
-        return (NOT_STARTED,)
+        # it was seen that it did start: the record is about to follow it
+        return () if was_found(job) else (NOT_STARTED,)
     seen = rows.get(job.printer, ("", None, None))[1]
     if job.state is PrintState.UNKNOWN or (job.state in ON_PLATE and _gone(app, rows, job)) or (
         job.state is PrintState.AWAITING_REMOVAL and seen is not None and shows_it_no_more(seen, job)
