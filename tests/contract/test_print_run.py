@@ -663,6 +663,59 @@ def test_a_part_whose_job_the_printer_has_lost_can_be_settled(room: Room):
     assert room.case.state is CaseState.PRINTED
 
 
+def _reprinted_at_the_panel(room: Room) -> str:
+    """Aborted, cleared and printed once more at the display, all between two looks. The identifier of the copy."""
+    room.device.panel("abort")
+    room.device.panel("clock", advance_s=200)
+    room.device.panel("clear")
+    room.device.panel("reprint")
+    return str(room.device.ledger()[-1]["uuid"])
+
+
+# with a queue the machine's identifier may be another than the one the job was accepted by
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_reprint_at_the_panel_is_not_taken_for_our_print(room: Room):
+    room.start()
+    uuid = room.send().uuid
+    room.wait(300)
+    copy = _reprinted_at_the_panel(room)
+    ended = room.wait(30)
+    assert (ended.state, ended.uuid, ended.result) == (P.ABORTED, uuid, "Aborted")
+    assert (room.code(), copy != uuid) == ("print.aborted", True)
+    room.wait(5000)
+    room.device.panel("clear")
+    assert (room.wait(5).state, room.job().uuid) == (P.ABORTED, uuid)
+    (message,) = [text for topic, text in room.rig.notes.told if topic == "print"]
+    assert "once more" in message and ended.token in message
+    assert room.events().count("print_copy_at_printer") == 1
+
+
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_reprint_of_a_print_the_history_has_lost_leaves_it_to_a_person(room: Room):
+    room.start()
+    uuid = room.send().uuid
+    room.wait(300)
+    room.device.panel("options", after_power_cut="nothing")
+    room.device.fault("power_cut")
+    room.device.fault("power_on")
+    room.device.panel("clock", advance_s=600)
+    room.device.panel("reprint")
+    for _ in range(2):
+        job = room.wait(60)
+        assert (job.state, job.uuid) == (P.UNKNOWN, uuid)
+    assert room.events().count("print_copy_at_printer") == 1
+
+
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_stop_never_reaches_a_reprint_of_our_print(room: Room):
+    job = room.start()
+    room.send()
+    room.wait(300)
+    _reprinted_at_the_panel(room)
+    with pytest.raises(DeviceError, match="Another job"):
+        print_settle.command(room.rig.app, job.token, "abort", TECHNICIAN)
+
+
 def _settle_as(room: Room) -> list[str]:
     """The outcomes that the page offers."""
     with reading(room.rig.app.engine) as connection:
