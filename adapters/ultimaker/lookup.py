@@ -52,12 +52,16 @@ class _AlikeError(DeviceError):
 class Wanted:
     name: str
     uuid: str = ""
+    own_uuid: bool = False
+    """`uuid` is the machine's own. Behind a queue it may be the queue's, and the machine has another for the job."""
 
     def fits(self, job: PrinterJob | None) -> bool:
         if job is None:
             return False
         if self.uuid and job.uuid == self.uuid:
             return True
+        if self.own_uuid and self.uuid and job.uuid:
+            return False  # our name under another identifier: somebody printed our file again at the panel
         return job.is_called(self.name)
 
     def may_be(self, job: PrinterJob | None) -> bool:
@@ -185,6 +189,10 @@ def _search_history(client: PrinterClient, wanted: Wanted) -> tuple[PrinterJob |
         if not isinstance(document, list):
             raise PrinterOddAnswerError("The printer's history is not a list.")
         jobs = [job for entry in document if (job := job_from_history(entry)) is not None]
+        for job in jobs:
+            # the newest of our name may be a reprint of ours
+            if wanted.uuid and job.uuid == wanted.uuid:
+                return job, len(seen)
         for job in jobs:
             if wanted.fits(job):
                 return job, len(seen)

@@ -128,7 +128,11 @@ class UltimakerPrinter:
 
     def find(self, job_name: str, uuid: str = "") -> JobLookup:
         """See the port. ABSENT takes at least `settle_s`, since it needs two looks."""
-        return find_job(self._reader, Wanted(job_name, uuid), self._settings.settle_s, queue=self._queue)
+        wanted = self._wanted(job_name, uuid)
+        return find_job(self._reader, wanted, self._settings.settle_s, queue=self._queue)
+
+    def _wanted(self, job_name: str, uuid: str) -> Wanted:
+        return Wanted(job_name, uuid, own_uuid=not self._interface.has_queue)
 
     def preflight(self, gcode: Path) -> Sequence[str]:
         """Reasons in words not to print now; empty = fine.
@@ -201,11 +205,11 @@ class UltimakerPrinter:
             commander = self._commander(self._doer())
         except ConfigError as exc:
             raise PrinterAuthError(exc.message, status=401) from exc
-        commander.command(target, Wanted(job_name, uuid))
+        commander.command(target, self._wanted(job_name, uuid))
 
     def withdraw(self, job_name: str, uuid: str = "") -> JobLookup:
         """See the port. Never raises for the device."""
-        return self._commander(self._reader).withdraw(Wanted(job_name, uuid))
+        return self._commander(self._reader).withdraw(self._wanted(job_name, uuid))
 
     def _commander(self, client: PrinterClient) -> Commander:
         settings = self._settings

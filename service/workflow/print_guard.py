@@ -13,6 +13,7 @@ from service.ports import JobLookup, LookupOutcome
 from service.store import blobs, prints
 from service.store.database import reading
 from service.store.prints import PrintJob
+from service.workflow import print_found
 from service.workflow.app import App
 
 #: A plate that was seen clear is not known to be clear for ever: the service may have been down since.
@@ -76,7 +77,12 @@ def check_earlier_attempts(app: App, job: PrintJob) -> None:
 
 def _check_absent(app: App, other: PrintJob) -> None:
     printer = app.printers.get(other.printer)
-    lookup = JobLookup(LookupOutcome.UNSURE) if printer is None else printer.find(other.token, other.uuid)
+    if print_found.was_found(other):
+        lookup = JobLookup(LookupOutcome.FOUND)  # what was seen once needs no second answer
+    elif printer is None:
+        lookup = JobLookup(LookupOutcome.UNSURE)
+    else:
+        lookup = printer.find(other.token, other.uuid)
     outcome = lookup.outcome
     if outcome is LookupOutcome.FOUND and lookup.job is not None and lookup.job.waits:
         raise DeviceError(
@@ -86,6 +92,7 @@ def _check_absent(app: App, other: PrintJob) -> None:
             "again; should it have begun meanwhile, the case goes on with that print.",
         )
     if outcome is LookupOutcome.FOUND:
+        print_found.mark(app, other)
         raise DeviceError(
             f"The earlier attempt {other.token} was started by {other.printer} after all.",
             code="print.found",

@@ -31,20 +31,20 @@ from service.ports import (
     PrinterState,
     SendOutcome,
 )
-from service.store import approvals, blobs, cases, outbox, prints, times
+from service.store import approvals, audit, blobs, cases, outbox, prints, times
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.workflow import print_found, print_queued, print_record
+from service.workflow import print_found, print_queued, print_record, print_settle
 from service.workflow.app import App
-from service.workflow.print_end import (
-    not_configured,
-)
+from service.workflow.print_end import PRINTER, not_configured
 from service.workflow.print_guard import check_earlier_attempts, check_file, check_plate_seen
+from service.workflow.print_settle import PLATE_NOT_CONFIRMED, shows_it_no_more
 
 log = logging.getLogger("spineprint.print")
 
 #: After a replay the printer may still be digesting an upload of the killed process: ask, wait, ask again.
 _SETTLE_S = 2.0
+_COPY = "print_copy_at_printer"
 
 
 def start_print(
@@ -236,6 +236,8 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
         lookup = printer.find(job.token, job.uuid)
         if lookup.outcome is LookupOutcome.UNSURE:
             return
+        if lookup.job is None or not lookup.job.state:
+            _tell_of_copy(app, printer, seen.job, job)
         if lookup.outcome is LookupOutcome.ABSENT or lookup.job is None:
             if job.state is not PrintState.UNKNOWN:
                 print_record.unknown(app, job, "the printer does not know the job any more")
@@ -244,6 +246,8 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
         if not told.state and not told.result:
             # In the history without an end, and not in the printer any more: it was cut off there.
             told = replace(told, cleared=True)
+        elif not (told.state or told.cleared) and shows_it_no_more(asdict(seen), job):
+            told = replace(told, remark=PLATE_NOT_CONFIRMED)
     target = observed(told.state, told.result, cleared=told.cleared)
     if target is PrintState.QUEUED:
         print_queued.wait_or_withdraw(app, printer, seen, job, told)
@@ -255,8 +259,33 @@ def follow(app: App, printer: Printer, seen: PrinterReading, job: PrintJob) -> N
             )
         return
     print_record.record(app, job, told, target)
+    if told.remark == PLATE_NOT_CONFIRMED != job.detail:
+        print_settle.tell_plate_not_confirmed(app, job)
 
 
 def _is_ours(told: PrinterJob, job: PrintJob) -> bool:
-    # Two empty identifiers are not the same job: ours has none yet when the answer to its upload was lost.
-    return told.is_called(job.token) or bool(job.uuid and told.uuid == job.uuid)
+    # Two empty identifiers are not the same job: ours has none yet when the answer to its upload was lost. Our name
+    # under another identifier may be a reprint: whether it is ours is for the printer's interface to say.
+    return told.uuid == job.uuid if told.uuid and job.uuid else told.is_called(job.token)
+
+
+def _tell_of_copy(app: App, printer: Printer, shown: PrinterJob | None, job: PrintJob) -> None:
+    """The machine has a job of our name that is not ours, our file chosen again at its panel. People are told once."""
+    if shown is None or not shown.is_called(job.token):
+        return
+    with reading(app.engine) as connection:
+        case = cases.get(connection, job.case_id)
+        known = audit.events(connection, {f"case:{case.id}"}, (_COPY,))
+    if any(row.data.get("uuid") == shown.uuid for row in known):
+        return
+    again = printer.read().job
+    if again is None or again.uuid != shown.uuid:
+        return  # it ended between the look and the question: nobody can say whether it was a copy
+    with transaction(app.engine) as connection:
+        data = {"job": job.token, "printer": job.printer, "uuid": shown.uuid}
+        cases.note(connection, case, event=_COPY, actor=PRINTER, now=app.clock.now(), data=data)
+    app.notifier.notify(
+        "print", f"{job.token} is printed once more by {job.printer}, and not from here: one approval allows one "
+        "print. Stop it at the printer; that part is not for use.",
+        case_code=case.code,
+    )  # fmt: skip

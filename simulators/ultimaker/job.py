@@ -55,6 +55,8 @@ class Job:
     resume_left_s: float = 0.0
     mismatch: tuple[str, ...] = ()
     aborting: bool = False
+    reprint_of: str = ""
+    """Identifier of the print that somebody repeated at the display."""
 
     def file_s(self, now_s: float) -> float:
         """Seconds of the file that are done."""
@@ -86,7 +88,7 @@ class Job:
             "name": self.name,
             "pause_source": self.pause_source if self.phase in ("pausing", "paused") else "",
             "progress": self.progress(now_s, scale),
-            "reprint_original_uuid": "",
+            "reprint_original_uuid": self.reprint_of,
             "result": self.result,
             "source": self.source,
             "source_application": self.application,
@@ -118,7 +120,7 @@ class History:
                 "name": job.name,
                 "source": job.source,
                 "result": None,
-                "reprint_original_uuid": None,
+                "reprint_original_uuid": job.reprint_of or None,
                 "datetime_started": stamp(job.started_s),
                 "datetime_finished": None,
                 "datetime_cleaned": None,

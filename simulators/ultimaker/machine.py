@@ -49,6 +49,8 @@ class Machine:
     """Every start, as an independent witness."""
     spool_empty: bool = False
     job: Job | None = None
+    last: Job | None = None
+    """The newest print, whose file the display offers once more; not kept over a restart of the simulator."""
     on: bool = True
     maintenance: bool = False
     booted_s: float = 0.0
@@ -188,6 +190,7 @@ class Machine:
         application: str,
         received: dict[str, Any],
         uuid: str = "",
+        reprint_of: str = "",
     ) -> Job:
         """Begin a print at once. Raises BusyError. `received` goes into the ledger with the start."""
         self.advance()
@@ -196,7 +199,8 @@ class Machine:
         now_s = self.now_s()
         mismatch = self.mismatches(gcode) if self.options.on_mismatch == "prompt" else ()
         job = Job(uuid or str(uuids.uuid4()), name, user, application, now_s, gcode, mismatch=mismatch)
-        self.job = job
+        job.reprint_of = reprint_of
+        self.job = self.last = job
         if self.options.elapsed_from == "start":
             job.elapsed_from_s = now_s
         self._enter(job, "none", now_s, self.options.none_s)
@@ -307,6 +311,14 @@ class Machine:
         self._begin_pre_print(self.job, self.now_s())
         return True
 
+    def reprint(self) -> bool:
+        """Print the newest file once more, under its name and an identifier of its own. Raises BusyError."""
+        last = self.last
+        if last is None:
+            return False
+        self.start(last.gcode, last.name, last.user, last.application, {}, reprint_of=last.uuid)
+        return True
+
     def clear_plate(self, at_s: float | None = None) -> bool:
         """The part is off and the person has said so; only this ends `wait_cleanup`."""
         if at_s is None:
@@ -339,7 +351,9 @@ class Machine:
         now_s = self.now_s()
         self._heaters_off(now_s)
         job = self.job
-        if job is not None and not (self.options.after_power_cut == "reboot_job" or job.result):
+        if job is not None and job.result and self.options.ended_job_after_power_cut == "gone":
+            self.job = None
+        elif job is not None and not (self.options.after_power_cut == "reboot_job" or job.result):
             self.job = None
             if self.options.after_power_cut == "nothing":
                 self.history.forget(job.uuid)

@@ -88,6 +88,9 @@ class Options:
     after_power_cut: str = "history"
     """`history`: an entry without result or end; `reboot_job`: the job waits for clean-up, source Reboot; `nothing`:
     it was never written down (sheet section 5: whether the history is kept at the start or at the end)."""
+    ended_job_after_power_cut: str = "kept"
+    """A print that had ended, its part on the plate: `kept`, it waits for clean-up again; `gone`: the history keeps its
+    result, and nobody ever confirms the plate."""
 
     after_hardware_error: str = "Failed"
     """The result that a hardware error leaves: `Failed`, `Aborted`, or `none` (no result, no end)."""

@@ -11,6 +11,7 @@ from simulators.ultimaker import tree
 from simulators.ultimaker.auth import Client
 from simulators.ultimaker.faults import EVENTS, TOLD, WIRE, Fault
 from simulators.ultimaker.job import EVENT_KEY_ADDED
+from simulators.ultimaker.machine import BusyError
 from simulators.ultimaker.simulator import Simulator
 from simulators.ultimaker.web import ApiError, payload, sim_of
 
@@ -98,6 +99,15 @@ async def clear(request: Request) -> dict[str, bool]:
 @router.post("/continue")
 async def go_on(request: Request) -> dict[str, bool]:
     return _done(sim_of(request).machine.go_on(), "nothing waits for an answer")
+
+
+@router.post("/reprint")
+async def reprint(request: Request) -> dict[str, bool]:
+    """The newest print once more, chosen at the display."""
+    try:
+        return _done(sim_of(request).machine.reprint(), "nothing was printed yet")
+    except BusyError as exc:
+        raise ApiError(409, "a print is on") from exc
 
 
 @router.post("/pause")

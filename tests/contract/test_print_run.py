@@ -663,6 +663,126 @@ def test_a_part_whose_job_the_printer_has_lost_can_be_settled(room: Room):
     assert room.case.state is CaseState.PRINTED
 
 
+def _reprinted_at_the_panel(room: Room) -> str:
+    """Aborted, cleared and printed once more at the display, all between two looks. The identifier of the copy."""
+    room.device.panel("abort")
+    room.device.panel("clock", advance_s=200)
+    room.device.panel("clear")
+    room.device.panel("reprint")
+    return str(room.device.ledger()[-1]["uuid"])
+
+
+# with a queue the machine's identifier may be another than the one the job was accepted by
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_reprint_at_the_panel_is_not_taken_for_our_print(room: Room):
+    room.start()
+    uuid = room.send().uuid
+    room.wait(300)
+    copy = _reprinted_at_the_panel(room)
+    ended = room.wait(30)
+    assert (ended.state, ended.uuid, ended.result) == (P.ABORTED, uuid, "Aborted")
+    assert (room.code(), copy != uuid) == ("print.aborted", True)
+    room.wait(5000)
+    room.device.panel("clear")
+    assert (room.wait(5).state, room.job().uuid) == (P.ABORTED, uuid)
+    (message,) = [text for topic, text in room.rig.notes.told if topic == "print"]
+    assert "once more" in message and ended.token in message
+    assert room.events().count("print_copy_at_printer") == 1
+
+
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_reprint_of_a_print_the_history_has_lost_leaves_it_to_a_person(room: Room):
+    room.start()
+    uuid = room.send().uuid
+    room.wait(300)
+    room.device.panel("options", after_power_cut="nothing")
+    room.device.fault("power_cut")
+    room.device.fault("power_on")
+    room.device.panel("clock", advance_s=600)
+    room.device.panel("reprint")
+    for _ in range(2):
+        job = room.wait(60)
+        assert (job.state, job.uuid) == (P.UNKNOWN, uuid)
+    assert room.events().count("print_copy_at_printer") == 1
+
+
+@pytest.mark.parametrize("room", ["direct"], indirect=True)
+def test_a_stop_never_reaches_a_reprint_of_our_print(room: Room):
+    job = room.start()
+    room.send()
+    room.wait(300)
+    _reprinted_at_the_panel(room)
+    with pytest.raises(DeviceError, match="Another job"):
+        print_settle.command(room.rig.app, job.token, "abort", TECHNICIAN)
+
+
+def _settle_as(room: Room) -> list[str]:
+    """The outcomes that the page offers."""
+    with reading(room.rig.app.engine) as connection:
+        (view,) = print_views(connection, room.rig.app, [room.job()])
+    return list(view["settle_as"])
+
+
+def _plate_never_confirmed(room: Room) -> PrintJob:
+    """Ended with its part on the plate; then the power goes, and the printer shows the job no more."""
+    room.device.panel("options", ended_job_after_power_cut="gone")
+    room.start()
+    room.send()
+    assert room.wait(4000).state is P.AWAITING_REMOVAL
+    assert _settle_as(room) == []
+    room.device.fault("power_cut")
+    room.device.fault("power_on")
+    return room.wait(600)
+
+
+def test_a_finished_print_whose_plate_nobody_can_confirm_any_more_is_left_to_a_person(room: Room):
+    job = _plate_never_confirmed(room)
+    assert (job.state, job.result, room.reserved()) == (P.AWAITING_REMOVAL, "Finished", job.token)
+    assert "take the part off" in job.detail
+    room.wait(5)
+    assert [t for t in room.rig.notes.topics() if t == "print"] == ["print"]
+    assert _settle_as(room) == ["finished", "failed"]
+    with pytest.raises(ConflictError):
+        print_settle.settle(room.rig.app, job.token, "not_started", TECHNICIAN, "took it off")
+    settled = print_settle.settle(room.rig.app, job.token, "finished", TECHNICIAN, "took it off")
+    assert (settled.state, room.case.state, room.reserved()) == (P.FINISHED, CaseState.PRINTED, "")
+
+
+def test_an_aborted_print_that_its_printer_shows_no_more_is_never_called_finished(room: Room):
+    room.device.panel("options", ended_job_after_power_cut="gone")
+    room.start()
+    room.send()
+    room.wait(400)
+    room.device.fault("panel_abort")
+    assert room.wait(300).state is P.AWAITING_REMOVAL
+    room.device.fault("power_cut")
+    room.device.fault("power_on")
+    assert room.wait(600).result == "Aborted"
+    assert _settle_as(room) == ["failed"]
+
+
+def test_a_part_that_lies_there_while_another_job_is_shown_is_left_to_a_person(room: Room):
+    job = _plate_never_confirmed(room)
+    other = room.rig.app.config.data_dir / "other.gcode"
+    other.write_text(room.rig.tasks.gcode)
+    room.printer.send(other, "somebody-elses")
+    assert (room.wait(5).state, _settle_as(room)) == (P.AWAITING_REMOVAL, ["finished", "failed"])
+    print_settle.settle(room.rig.app, job.token, "failed", TECHNICIAN, "it was thrown away")
+    assert room.code() == "print.failed"
+
+
+def test_what_has_begun_on_a_silent_printer_is_not_offered_as_never_started(room: Room):
+    job = room.start()
+    room.send()
+    room.wait(400)
+    room.device.fault("refuse_connection")
+    assert room.wait(5).state is P.PRINTING
+    assert _settle_as(room) == ["finished", "failed"]
+    with pytest.raises(ConflictError) as caught:
+        print_settle.settle(room.rig.app, job.token, "not_started", TECHNICIAN, "nothing there")
+    assert "finished, failed" in caught.value.message
+
+
 def test_pause_and_resume_from_the_service(room: Room):
     job = room.start()
     with pytest.raises(ConflictError):

@@ -216,6 +216,60 @@ def test_a_late_start_under_a_name_with_the_file_s_ending_is_taken_up(hall: Hall
     assert hall.job(first).state is P.AWAITING_REMOVAL
 
 
+def _printed_there_unseen(hall: Hall) -> PrintJob:
+    """Given up on A, which prints it while nobody looks; the part is taken off and confirmed."""
+    first = hall.cut_off_on("A")
+    hall.resume()
+    hall.starts_late("A", first)
+    hall.devices["A"].panel("clock", advance_s=9000)
+    hall.devices["A"].panel("clear")
+    hall.poll("A")
+    assert (hall.job(first).state, hall.settle_as(first)) == (P.NOT_STARTED, ["not_started"])
+    return first
+
+
+@pytest.mark.parametrize("seen_by", ["A", "B"])
+def test_a_late_start_that_ended_unseen_is_the_print_of_the_case(hall: Hall, seen_by: str):
+    first = _printed_there_unseen(hall)
+    assert hall.send(hall.start("B")).state is P.NOT_STARTED
+    assert (hall.code(), hall.settle_as(first)) == ("print.found", [])
+    with pytest.raises(ConflictError):
+        print_settle.settle(hall.rig.app, first.token, "not_started", TECHNICIAN, "plate is empty")
+    hall.poll(seen_by)
+    hall.poll("A")
+    assert hall.job(first).state is P.FINISHED
+    assert hall.rig.case(hall.case_id).state is CaseState.PRINTED
+    assert hall.starts("A") + hall.starts("B") == 1
+    assert len([m for m in hall.told() if "though it was given up" in m]) == 1
+
+
+def test_a_late_start_that_was_found_is_known_though_its_printer_is_not_configured_any_more(hall: Hall):
+    first = _printed_there_unseen(hall)
+    hall.send(hall.start("B"))
+    hall.resume()
+    hall.rig.with_printers({"B": hall.printer("B")})
+    assert hall.send(hall.start("B")).state is P.NOT_STARTED
+    assert (hall.code(), hall.settle_as(first), hall.starts("B")) == ("print.found", [], 0)
+    hall.poll("B")
+    assert hall.job(first).state is P.UNKNOWN
+    print_settle.settle(hall.rig.app, first.token, "finished", TECHNICIAN, "took it off")
+    assert hall.rig.case(hall.case_id).state is CaseState.PRINTED
+
+
+def test_a_late_start_that_was_found_waits_for_its_printer_to_be_free(hall: Hall):
+    """Another case has the printer meanwhile: the print is taken up when that one is over, not forgotten."""
+    first = _printed_there_unseen(hall)
+    with transaction(hall.rig.app.engine) as connection:
+        assert prints.reserve(connection, "A", "SP-another")
+    hall.send(hall.start("B"))
+    hall.poll("A")
+    assert (hall.job(first).state, hall.settle_as(first)) == (P.NOT_STARTED, [])
+    with transaction(hall.rig.app.engine) as connection:
+        prints.release(connection, "A", "SP-another")
+    hall.poll("A")
+    assert hall.job(first).state is P.FINISHED
+
+
 # --- killed while sending, and something else is wrong here ----------------------------------------------
 
 

@@ -116,6 +116,29 @@ def test_the_name_may_come_back_with_its_ending(name: str, fits: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ours", "theirs", "own_uuid", "fits"),
+    [("a", "b", True, False), ("a", "b", False, True), ("a", "a", True, True), ("", "b", True, True),
+     ("a", "", True, True)],
+)  # fmt: skip
+def test_a_name_under_another_identifier_is_a_copy_where_the_machine_s_own_is_known(
+    ours: str, theirs: str, own_uuid: bool, fits: bool
+) -> None:
+    job = PrinterJob(theirs, "case-1", "printing", "", None, None, None)
+    assert Wanted("case-1", ours, own_uuid=own_uuid).fits(job) is fits
+
+
+@pytest.mark.parametrize("own_uuid", [True, False])
+def test_the_history_is_searched_by_identifier_before_the_newest_of_the_name(own_uuid: bool) -> None:
+    history = [
+        {"uuid": "copy", "name": "case-1", "result": "Finished"},
+        {"uuid": "ours", "name": "case-1", "result": "Aborted"},
+    ]
+    wanted = Wanted("case-1", "ours", own_uuid=own_uuid)
+    found = find_job(_Printer(history, turns_pages=True), wanted, 0.0).job
+    assert found is not None and (found.uuid, found.result) == ("ours", "Aborted")
+
+
+@pytest.mark.parametrize(
     ("name", "may"),
     [("SP-A-1f2e3d-12", False), ("SP-A-1f2e3d-1", False), ("SP-A-1f2e3d-", True), ("SP-A-1f2e", True),
      ("sp_a_1f2e3d_12", True), ("SP-A", False), ("SP-B-1f2e3d-12", False), ("", False)],
