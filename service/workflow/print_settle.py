@@ -64,10 +64,8 @@ def settle(app: App, token: str, outcome: str, actor: Actor, note: str) -> Print
         offered = settle_as(app, prints.printer_rows(connection), job)
         if outcome not in offered:
             raise ConflictError(
-                f"This print can be settled by hand as {', '.join(offered)} only."
-                if offered
-                else "Only a print whose outcome is unknown, or whose printer does not answer or shows it no more, can "
-                "be settled by hand.",
+                "A print is settled by hand only where its outcome is unknown, or its printer does not answer or shows "
+                f"it no more; this one as: {', '.join(offered) or 'nothing'}.",
                 code="print.state",
                 next_step="Load the print job again.",
             )
