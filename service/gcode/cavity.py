@@ -40,11 +40,11 @@ def check_cavity(gcode: Gcode, expected: ExpectedPrint, filler: FloatArray | Non
     grid = Grid.around(filler, expected.layer_mm)
     inside = mesh_filling(filler, grid) > _HALF
     places = places_along(gcode, own, expected, STEP_MM)
-    outside = _sum_in(places, ~_grown(inside), grid, beyond=True)
+    outside = _far_from(inside, places, grid)
     if outside > _NOTHING_MM3:
         yield Finding("filler.outside", f"{outside:.1f} mm3 of the filler lie outside the cavity.")
     others = printed & ~own & _beside(gcode, filler, expected)
-    other = _sum_in(places_along(gcode, others, expected, _PIECE_MM), ~_grown(~inside), grid)
+    other = _deep_in(inside, places_along(gcode, others, expected, _PIECE_MM), grid)
     if other > _NOTHING_MM3:
         yield Finding("filler.other", f"{other:.1f} mm3 of support or of the part lie inside the cavity.")
     yield from _density(places, inside, grid, expected)
@@ -91,23 +91,35 @@ def _density(places: Places, inside: _Mask, grid: Grid, expected: ExpectedPrint)
         )
 
 
-def _grown(mask: _Mask) -> _Mask:
-    """The mask and what is near to it in the same layer."""
-    grown = mask.copy()
-    n = _NEAR_STEPS
-    for axis in (1, 2):
-        of = np.moveaxis(grown, axis, 0)
-        before = of.copy()
-        of[n:] |= before[:-n]
-        of[:-n] |= before[n:]
-    return grown
-
-
-def _sum_in(places: Places, where: _Mask, grid: Grid, *, beyond: bool = False) -> float:
-    """Plastic (mm3) at the voxels of `where`, and beyond the grid when asked."""
+def _far_from(inside: _Mask, places: Places, grid: Grid) -> float:
+    """Plastic (mm3) with nothing of `inside` near it in its layer."""
     there, cell = _cells(places, grid)
-    found = float(places.mm3[there][where.reshape(-1)[cell]].sum())
-    return found + (float(places.mm3[~there].sum()) if beyond else 0.0)
+    mm3 = places.mm3[there]
+    away = ~inside.reshape(-1)[cell]
+    far = ~_beside_any(inside, cell[away], grid)
+    return float(mm3[away][far].sum()) + float(places.mm3[~there].sum())
+
+
+def _deep_in(inside: _Mask, places: Places, grid: Grid) -> float:
+    """Plastic (mm3) with nothing but `inside` near it in its layer."""
+    there, cell = _cells(places, grid)
+    within = inside.reshape(-1)[cell]
+    deep = ~_beside_any(~inside, cell[within], grid)
+    return float(places.mm3[there][within][deep].sum())
+
+
+def _beside_any(mask: _Mask, cell: NDArray[np.int64], grid: Grid) -> _Mask:
+    """Whether a voxel of `mask` is near each of these in its layer; few are asked, so the mask itself is not grown."""
+    _, rows, columns = grid.shape
+    flat = mask.reshape(-1)
+    row, column = cell // columns % rows, cell % columns
+    first = cell - row * columns - column
+    found = np.zeros(cell.size, np.bool_)
+    for down in range(-_NEAR_STEPS, _NEAR_STEPS + 1):
+        for right in range(-_NEAR_STEPS, _NEAR_STEPS + 1):
+            at = np.clip(row + down, 0, rows - 1) * columns + np.clip(column + right, 0, columns - 1)
+            found |= flat[first + at]
+    return found
 
 
 def _by_layer(places: Places, where: _Mask, grid: Grid) -> FloatArray:
