@@ -111,8 +111,8 @@ def _quaternion(directions: Array) -> tuple[tuple[float, float, float] | None, f
 def read_nifti(path: Path) -> Volume:
     """Read a 3-D .nii or .nii.gz; scaling applied when the file has one.
 
-    Raises ImagingError (`imaging.nifti`) when the file is damaged, not 3-D, or does not say where it lies in the
-    patient.
+    Raises ImagingError: `imaging.nifti` when the file is damaged, not 3-D, or does not say where it lies in the
+    patient; `imaging.unsafe` when it announces more voxels than a scan has.
     """
     try:
         with path.open("rb") as plain, _unpacked(plain, path) as stream:

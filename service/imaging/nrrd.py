@@ -21,7 +21,6 @@ from service.geometry.volume import Volume
 _HEADER_BYTES = 4 << 20
 """3D Slicer writes about 600 bytes for each segment."""
 _MOST_BYTES = 8 << 30
-"""As NIfTI's."""
 _PLAIN_BYTES = 16 << 20
 _MOST_EXPANSION = 1100
 """As of a DICOM SEG: the most that deflate can pack."""

@@ -23,8 +23,7 @@ def handed_out_hash(argument: Mapping[str, Any]) -> str | None:
     """SHA-256 of the file that decides beside the mask of the argument of a model task; None when none does."""
     if not argument.get("mask"):
         return None
-    given = argument.get("handed_out")
-    path = Path(given) if given else Path(argument["out"]) / FILE
+    path = _path(argument.get("handed_out"), Path(argument["out"]))
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
@@ -33,7 +32,7 @@ def read_handed_out(given: str | None, out: Path) -> Volume | None:
 
     Raises ImagingError (`imaging.handed_out`): without it what a person erased would come back without a word.
     """
-    path = Path(given) if given else out / FILE
+    path = _path(given, out)
     if not given and not path.is_file():
         return None
     try:
@@ -45,6 +44,10 @@ def read_handed_out(given: str | None, out: Path) -> Volume | None:
             f"take {FILE} out of the output folder.",
             code="imaging.handed_out",
         ) from error
+
+
+def _path(given: str | None, out: Path) -> Path:
+    return Path(given) if given else out / FILE
 
 
 def write_handed_out(isolation: Isolation, out: Path) -> None:
