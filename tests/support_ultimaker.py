@@ -149,8 +149,12 @@ def in_process(sim: Simulator) -> Iterator[RunningSimulator]:
     try:
         yield RunningSimulator(address(sock), os.getpid(), None)
     finally:
-        # it ends by itself within a tenth of a second, and closes its socket; no test needs to wait for that
+        # it ends by itself within a tenth of a second, and closes its socket; only a test that lets another
+        # simulator go on from the same memory needs to wait for that, or two would write the one file
         server.should_exit = True
+        if sim.state_file is not None:
+            thread.join(READY_WITHIN_S)
+            assert not thread.is_alive(), "the printer simulator did not end"
 
 
 def small_gcode(
