@@ -8,8 +8,8 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from adapters.ultimaker import pair
 from bench.printing.scenario import MACHINES, SPARES
 from bench.printing.wire import Wire
 from service.domain.case import CaseState
+from service.ops.clock import SystemClock
 from service.ports import bare_name
 from service.store import approvals, prints
 from service.store.cases import Case
@@ -30,6 +31,8 @@ from tests.support_postgres import running_cluster
 from tests.support_ultimaker import small_gcode
 
 POLL_S = 0.5
+#: More than the making of a case takes on the clock of the use cases.
+_A_CASE = timedelta(minutes=10)
 #: Machine seconds per second while a scenario runs; the driver moves the clock over the long stretches.
 SPEED = 30.0
 #: 180 mm high: as large a file as the simple one can be.
@@ -182,7 +185,9 @@ def build_world(folder: Path, printers: int, cases: int, database: str = "sqlite
         ]
     }
     rig = make_rig(folder / "rig", database_url=url, **sections)
-    rig.clock.advance(seconds=(datetime.now(UTC) - rig.clock.now()).total_seconds())
+    # Each case made takes the clock of the use cases on; the service has the machine's, and so have people then.
+    begun = datetime.now(UTC) - cases * _A_CASE
+    rig.clock.advance(seconds=(begun - rig.clock.now()).total_seconds())
     rig.tasks.gcode = small_gcode(layers=_LAYERS, seconds=1800)
     rig.with_printers(dict.fromkeys(d.name for d in devices))  # type: ignore[arg-type]  # only their names are asked
     for device in devices:
@@ -196,6 +201,7 @@ def build_world(folder: Path, printers: int, cases: int, database: str = "sqlite
     for spare in spares:
         world.free_spares.put(spare)
     world.make_cases(cases)
+    rig.app = replace(rig.app, clock=SystemClock())
     service.process.start()
     return world
 

@@ -22,12 +22,19 @@ def gaussian(values: NDArray[Any], sigma: float | Sequence[float], *, truncate: 
 def gradient_magnitude(values: Grid, sigma: float) -> Grid:
     """`ndimage.gaussian_gradient_magnitude`: per voxel; `sigma` in voxels."""
     source = values.astype(np.float32, copy=False)
-    square = np.zeros_like(source)
-    for axis in range(3):
-        orders = tuple(int(a == axis) for a in range(3))
-        part = _filtered(source, _each(sigma), orders, 4.0)
-        part *= part
-        square += part
+    each = _each(sigma)
+    square = _filtered(source, each, (1, 0, 0), 4.0)
+    square *= square
+    # The slopes along the other two axes begin with the same blur along the first.
+    blurred = _pass(source, np.empty_like(source), 0, each, 0, 4.0)
+    part = _pass(blurred, np.empty_like(source), 1, each, 1, 4.0)
+    _pass(part, part, 2, each, 0, 4.0)
+    part *= part
+    square += part
+    _pass(blurred, blurred, 1, each, 0, 4.0)
+    _pass(blurred, blurred, 2, each, 1, 4.0)
+    blurred *= blurred
+    square += blurred
     return np.asarray(np.sqrt(square, out=square))
 
 
@@ -38,13 +45,18 @@ def _each(sigma: float | Sequence[float]) -> tuple[float, ...]:
 def _filtered(source: Grid, sigma: tuple[float, ...], orders: tuple[int, ...], truncate: float) -> Grid:
     out = np.empty_like(source)
     for axis in range(3):
-        along_axis(
-            source,
-            out,
-            axis,
-            lambda part, to, at: ndimage.gaussian_filter1d(
-                part, sigma[at], at, orders[at], output=to, truncate=truncate
-            ),
-        )
-        source = out
+        source = _pass(source, out, axis, sigma, orders[axis], truncate)
+    return out
+
+
+def _pass(source: Grid, out: Grid, axis: int, sigma: tuple[float, ...], order: int, truncate: float) -> Grid:
+    """Along one axis, into `out`, which may be `source` itself: each line is read before it is written."""
+    along_axis(
+        source,
+        out,
+        axis,
+        lambda part, to, at: ndimage.gaussian_filter1d(
+            part, sigma[at], at, order, output=to, truncate=truncate
+        ),
+    )
     return out

@@ -28,6 +28,7 @@ from service.geometry.volume import Volume
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Triangles = tuple[NDArray[np.float64], NDArray[np.int32]]
+Box = tuple[slice, slice, slice]
 
 #: Farther than this from the mask's boundary no surface is looked for.
 CAP_MM = 6.0
@@ -59,12 +60,13 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
         When the mask is empty.
     """
     use = settings or SurfaceSettings()
-    grid, hu = _working_grid(ct, mask, use)
+    box = _box_of(mask)
+    grid, hu = _working_grid(ct, mask, box, use)
     how = use.cortex if use.correct_bias else replace(use.cortex, every=use.cortex.every_to_measure)
     # Beside what waits for one core alone; neither needs the other.
     with ThreadPoolExecutor(1) as beside:
         slope = beside.submit(gradient_magnitude, hu, 0.5 / use.grid_mm)
-        soft = _mask_distance(mask, grid, use)
+        soft = _mask_distance(mask, box, grid, use)
         edge = find_edge(hu, soft, use)
         surface = _pores_closed(_at_the_threshold(hu, soft, edge, slope.result() / use.grid_mm, use), use)
         blur = max(use.smoothing_mm, use.smoothing_of_voxel * max(ct.spacing_mm))
@@ -90,18 +92,22 @@ def outer_surface(ct: Volume, mask: Volume, *, settings: SurfaceSettings | None 
 def _at_the_threshold(hu: Grid, soft: Grid, edge: Edge, slope: Grid, use: SurfaceSettings) -> Grid:
     """Signed distance (mm) to the threshold where the CT crosses it near the mask's boundary, else to that boundary.
 
-    slope : HU per mm.
+    slope : HU per mm; overwritten.
     """
     guide, weight = soft - edge.offset, edge.weight
-    threshold = np.clip((np.float32(use.threshold_hu) - hu) / np.maximum(slope, 40.0), -3.0, 3.0)
+    threshold = np.float32(use.threshold_hu) - hu
+    threshold /= np.maximum(slope, 40.0, out=slope)
+    np.clip(threshold, -3.0, 3.0, out=threshold)
     # Between the two limits the threshold decides; deeper than 1 mm it is bone whatever the marrow holds, and
     # beyond 0.7 mm it is not, whatever lies there. With weight 0 both limits meet at the mask's boundary.
-    return np.clip(threshold, guide - 0.7 * weight, guide + 1.0 * weight).astype(np.float32)
+    limit = np.multiply(weight, np.float32(0.7), out=slope)
+    np.maximum(threshold, np.subtract(guide, limit, out=limit), out=threshold)
+    np.minimum(threshold, np.add(guide, weight, out=limit), out=threshold)
+    return threshold
 
 
-def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volume, Grid]:
-    box = _box_of(mask)[::-1]
-    low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
+def _working_grid(ct: Volume, mask: Volume, box: Box, use: SurfaceSettings) -> tuple[Volume, Grid]:
+    low, high = np.array([s.start - 0.5 for s in box[::-1]]), np.array([s.stop - 0.5 for s in box[::-1]])
     corners = np.array([[low, high][(n >> a) & 1][a] for n in range(8) for a in range(3)]).reshape(8, 3)
     points = mask.to_lps(corners)
     start = np.floor((points.min(axis=0) - use.margin_mm) / use.grid_mm) * use.grid_mm
@@ -115,7 +121,7 @@ def _working_grid(ct: Volume, mask: Volume, use: SurfaceSettings) -> tuple[Volum
     return Volume(np.broadcast_to(np.float32(0), shape), hu.lps_from_ijk), hu.values
 
 
-def _box_of(mask: Volume) -> tuple[slice, slice, slice]:
+def _box_of(mask: Volume) -> Box:
     """Bounding box (k, j, i) of the mask's voxels."""
     found = ndimage.find_objects((mask.values != 0).view(np.uint8))
     if not found:
@@ -128,9 +134,8 @@ def _box_of(mask: Volume) -> tuple[slice, slice, slice]:
     return k, j, i
 
 
-def _mask_distance(mask: Volume, grid: Volume, use: SurfaceSettings) -> Grid:
+def _mask_distance(mask: Volume, box: Box, grid: Volume, use: SurfaceSettings) -> Grid:
     """Signed distance to the mask's boundary on the working grid, without the stairs of its voxels."""
-    box = _box_of(mask)
     # Room for all distances within the cap; beyond it there are no others.
     pad = [int(np.ceil(CAP_MM / s)) + 1 for s in mask.spacing_mm[::-1]]
     low = [max(s.start - p, 0) for s, p in zip(box, pad, strict=True)]

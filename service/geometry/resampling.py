@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Grid = NDArray[np.float32]
 
+#: Samples of a source brought along its first axis at a time, by each thread.
+SAMPLES_AT_ONCE = 500_000
+
 
 def affine_resampled(
     values: NDArray[Any],
@@ -79,6 +82,12 @@ def spline_coefficients(values: NDArray[Any], order: int, mode: str = "constant"
     return out
 
 
+def _thin(length: int, samples: int) -> list[slice]:
+    """`range(length)` cut so that what is made of a piece stays in the cache, and its memory is used again."""
+    each = max(1, length * SAMPLES_AT_ONCE // max(samples, 1))
+    return [slice(n, min(n + each, length)) for n in range(0, length, each)]
+
+
 def _by_axis(
     values: NDArray[Any],
     scale: NDArray[np.float64],
@@ -102,7 +111,7 @@ def _by_axis(
         part = prefiltered(source[:, slab])
         out[:, slab] = (taps[0] @ part.reshape(len(part), -1)).reshape(shape[0], *part.shape[1:])
 
-    in_threads(along_first, slabs(out.shape[1], source.size))
+    in_threads(along_first, _thin(out.shape[1], source.size))
     between, result = out, np.empty(shape, dtype=np.float32)
 
     def along_others(slab: slice) -> None:
