@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from service.geometry.cortex_edge import CortexSettings
 from service.geometry.filters import gaussian
 from service.geometry.parallel import by_rows
+from service.geometry.resampling import sampled_along
 
 Array = NDArray[np.float64]
 Grid = NDArray[np.float32]
@@ -74,10 +74,8 @@ def _offsets(hu: Grid, soft: Grid, places: NDArray[np.intp], use: SurfaceSetting
 
     def above(rows: NDArray[np.bool_], steps: NDArray[np.int_]) -> Array:
         """HU over the threshold (N, M) so many steps outwards of the boundary."""
-        along = (STEP_MM / use.grid_mm) * steps[None, :, None]
-        where = base[rows, None, :] + along * normal[rows, None, :]
-        values = ndimage.map_coordinates(hu, where.reshape(-1, 3).T, order=1, mode="nearest")
-        return np.asarray(values.reshape(-1, len(steps)).astype(np.float64) - use.threshold_hu)
+        along = (STEP_MM / use.grid_mm) * steps
+        return sampled_along(hu, base[rows], normal[rows], along).astype(np.float64) - use.threshold_hu
 
     everywhere = np.ones(len(places), dtype=bool)
     bone = above(everywhere, np.zeros(1, dtype=int))[:, 0] >= 0

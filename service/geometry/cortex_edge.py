@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import sparse
 
 from service.geometry.blurred_sheet import Blur, SheetFit, SheetSettings, estimate_blur, fit_sheets
 from service.geometry.parallel import by_rows
+from service.geometry.resampling import sampled_along
 from service.geometry.shape_fit import vertex_normals
 
 Array = NDArray[np.float64]
@@ -118,14 +119,8 @@ def limited(
 
 def _profiles(hu: Grid, places: Array, normals: Array, grid_mm: float, use: SheetSettings) -> Grid:
     """HU (N, M) along the normals."""
-    along = (use.offsets_mm / grid_mm)[None, :, None]
-
-    def part(rows: slice) -> Grid:
-        at = places[rows, None, :] + along * normals[rows, None, :]
-        found = ndimage.map_coordinates(hu, at.reshape(-1, 3).T, order=1, mode="nearest", output=np.float32)
-        return np.asarray(found.reshape(at.shape[:2]))
-
-    return by_rows(part, len(places))
+    along = use.offsets_mm / grid_mm
+    return by_rows(lambda rows: sampled_along(hu, places[rows], normals[rows], along), len(places))
 
 
 def _rise(profiles: Grid, use: SheetSettings) -> float:

@@ -103,6 +103,8 @@ def find_landmarks(
     use = settings or LandmarkSettings()
     trial = np.eye(3) if axes is None else np.asarray(axes, dtype=np.float64)
     centre = _deep_centre(outer)
+    # The field is asked no farther than in the cells that the surface passes: 2 mm is more than their diagonal.
+    outer = outer.crop_around(outer.values < 0, 2.0)
     for _ in range(use.frame_iterations):
         local = _resample(outer, centre, trial, use)
         canal = _canal(local, use, level)

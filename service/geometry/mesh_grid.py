@@ -78,21 +78,22 @@ def signed_edt(inside: NDArray[np.bool_], spacing_zyx: tuple[float, ...]) -> NDA
     """Signed distance of a voxel mask, mm, negative inside, zero half-way between unlike voxels."""
     if not inside.any():
         return np.full(inside.shape, 1e3, dtype=np.float32)
-    solid = np.ascontiguousarray(inside)
-    outer, inner = unsigned_edt(~solid, spacing_zyx), unsigned_edt(solid, spacing_zyx)
-    half = 0.5 * min(spacing_zyx)
-    outer -= np.float32(half)
-    np.subtract(np.float32(half), inner, out=outer, where=solid)
-    return outer
+    # Two labels in one pass: the distance of each voxel to the nearest one of the other.
+    label = np.ascontiguousarray(inside).view(np.uint8) + np.uint8(1)
+    distance = _edt(label, spacing_zyx)
+    distance -= np.float32(0.5 * min(spacing_zyx))
+    return np.negative(distance, out=distance, where=inside)
 
 
 def unsigned_edt(inside: NDArray[np.bool_], spacing_zyx: tuple[float, ...]) -> NDArray[np.float32]:
     """Distance of each voxel inside to the nearest one outside, mm; zero outside."""
     # The same bytes read as numbers take the library's faster way: 2.7 times for the same distances.
-    numbers = np.ascontiguousarray(inside).view(np.uint8)
-    return np.asarray(
-        edt.edt(numbers, anisotropy=spacing_zyx, black_border=False, parallel=WORKERS), dtype=np.float32
-    )
+    return _edt(np.ascontiguousarray(inside).view(np.uint8), spacing_zyx)
+
+
+def _edt(labels: NDArray[np.uint8], spacing_zyx: tuple[float, ...]) -> NDArray[np.float32]:
+    found = edt.edt(labels, anisotropy=spacing_zyx, black_border=False, parallel=WORKERS)
+    return np.asarray(found, dtype=np.float32)
 
 
 def without_holes(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:

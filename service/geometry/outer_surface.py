@@ -32,6 +32,8 @@ Box = tuple[slice, slice, slice]
 
 #: Farther than this from the mask's boundary no surface is looked for.
 CAP_MM = 6.0
+#: Voxels beside a surface, with what the voxel distance may be off, within which it may pass.
+_BESIDE = 1.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,16 +202,38 @@ def moved(
     distance : signed voxel distance of `solid`, mm; overwritten and handed out as the field of the new surface.
     """
     vertices, faces = triangles
-    low, high = float(shift_mm.min()), float(shift_mm.max())
+    low, high = _shifts_near(triangles, shift_mm, distance.shape, use)
     # Where the new surface may pass, and one voxel to both sides with what the voxel distance may be off.
-    around_mm = 1.9 * use.grid_mm
+    around_mm = np.float32(_BESIDE * use.grid_mm)
     band = (distance > low - around_mm) & (distance < high + around_mm)
-    distance -= np.where(distance < low, np.float32(low), np.float32(high))
+    distance -= np.where(distance < low, low, high)
     places = np.asarray(np.argwhere(band) * use.grid_mm, dtype=np.float64)
     exact, face = nearest_on_mesh(places, vertices * use.grid_mm, faces)
     by_face = shift_mm[faces].mean(axis=1)
     distance[band] = np.where(solid[band], -exact, exact) - by_face[face]
     return distance, _one_body(distance < 0)
+
+
+def _shifts_near(
+    triangles: Triangles, shift_mm: NDArray[np.float64], shape: tuple[int, ...], use: SurfaceSettings
+) -> tuple[Grid, Grid]:
+    """(K, J, I) the least and the most by which the surface near each voxel is moved, and no less than that.
+
+    Near is as far as the surface may come to lie from where it was: beyond, all of it counts.
+    """
+    low, high = np.float32(shift_mm.min()), np.float32(shift_mm.max())
+    reach = int(np.ceil(max(-low, high) / use.grid_mm + _BESIDE)) + 1
+    block = tuple((triangles[0] // reach).astype(np.intp).T)
+    blocks = tuple(-(-n // reach) for n in shape)
+    least, most = np.full(blocks, np.inf, np.float32), np.full(blocks, -np.inf, np.float32)
+    np.minimum.at(least, block, shift_mm.astype(np.float32))
+    np.maximum.at(most, block, shift_mm.astype(np.float32))
+    # With those of the blocks beside it, each block knows all that lies within one block of any of its voxels.
+    least, most = ndimage.minimum_filter(least, 3), ndimage.maximum_filter(most, 3)
+    bare = least > most
+    least[bare], most[bare] = low, high
+    places = [np.arange(n) // reach for n in shape]
+    return least[np.ix_(*places)], most[np.ix_(*places)]
 
 
 def _metric(triangles: Triangles, solid: Mask, distance: Grid, use: SurfaceSettings) -> Grid:

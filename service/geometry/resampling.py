@@ -64,6 +64,25 @@ def affine_resampled(
     return out
 
 
+def sampled_along(
+    values: Grid, places: NDArray[np.floating], directions: NDArray[np.floating], steps: NDArray[np.floating]
+) -> Grid:
+    """Values (N, M) at `places` (N, 3) moved by each of `steps` (M,) along their `directions` (N, 3).
+
+    All in samples (k, j, i); trilinear, the border goes on beyond the edge. The places are laid out as they are read,
+    which spares a copy of them.
+    """
+    # here, because the daemon imports this module for its types and resamples nothing itself
+    from scipy import ndimage
+
+    where = np.empty((3, len(places), len(steps)))
+    for axis in range(3):
+        np.multiply(steps, directions[:, axis, None], out=where[axis])
+        where[axis] += places[:, axis, None]
+    found = ndimage.map_coordinates(values, where.reshape(3, -1), order=1, mode="nearest", output=np.float32)
+    return np.asarray(found).reshape(where.shape[1:])
+
+
 def spline_coefficients(values: NDArray[Any], order: int, mode: str = "constant") -> NDArray[np.float64]:
     """What `scipy.ndimage` would make of `values` before it asks them at places between samples.
 

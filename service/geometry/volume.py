@@ -100,6 +100,16 @@ class Volume:
         high = np.ceil(ijk.max(axis=0)).astype(int) + 1
         return self.crop((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
+    def crop_around(self, there: NDArray[np.bool_], margin_mm: float) -> Volume:
+        """Smallest crop that holds all voxels (K, J, I) that are `there` and, clipped to the image, a margin."""
+        low, high = [], []
+        for axis, (size, step) in enumerate(zip(there.shape, self.spacing_mm[::-1], strict=True)):
+            known = np.flatnonzero(there.any(axis=tuple(a for a in range(3) if a != axis)))
+            margin = int(np.ceil(margin_mm / step))
+            low.append(max(int(known[0]) - margin, 0))
+            high.append(min(int(known[-1]) + 1 + margin, size))
+        return self.crop((low[2], low[1], low[0]), (high[2], high[1], high[0]))
+
     def resampled(
         self,
         origin: NDArray[Any],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def load_series(
     progress: Progress = silent,
     policy: GatePolicy = DEFAULT_POLICY,
     ahead: ReadAhead | None = None,
+    each: Callable[[Path], object] = lambda file: None,
 ) -> LoadedSeries:
     """Read one series as a volume.
 
@@ -75,6 +76,7 @@ def load_series(
     series_uid : which series; without it the only one, or the best planning CT when there are several
         (`propose_planning_series`), which is then said in the findings.
     ahead : what was read of the files before; the result is the same without it.
+    each : told every file of the volume, once, when its pixels have been read.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def load_series(
     images, gate = one_stack(images_of(summary, notes, scan.headers), policy, notes)
     del scan  # the headers of a large study take as much memory as its pixels
     _require_accepted(gate)
-    volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress, ahead)
+    volume = _assemble(images, gate, summary.info.frame_of_reference_uid or "", progress, ahead, each)
     if abs(gate.tilt_deg) > policy.tilt_notice_deg:
         # distances and blurs further on are taken along the axes of the grid, which shear would falsify
         volume = volume.straightened()
@@ -206,6 +208,7 @@ def _assemble(
     frame_of_reference: str,
     progress: Progress,
     ahead: ReadAhead | None,
+    each: Callable[[Path], object],
 ) -> Volume:
     first = images[gate.ordered[0]].place
     values: NDArray[Any] = np.empty((len(gate.ordered), first.rows, first.cols), np.int16)
@@ -228,6 +231,7 @@ def _assemble(
                 values = values.astype(np.float32)
             values[wanted[frame]] = data
             done += 1
+        each(file)
         progress(f"Reading slice {done} of {len(gate.ordered)}", done / len(gate.ordered))
     if gate.lps_from_ijk is None:
         raise AssertionError("an accepted series has an affine")

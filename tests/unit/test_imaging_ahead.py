@@ -16,7 +16,9 @@ from tests.support_dicom import write_series
 
 def _same(first: Path | list[Path], ahead: ReadAhead) -> None:
     files = sorted(first.glob("*.dcm")) if isinstance(first, Path) else first
-    plain, early = load_series(files), load_series(files, ahead=ahead)
+    told: list[Path] = []
+    plain, early = load_series(files), load_series(files, ahead=ahead, each=told.append)
+    assert sorted(told) == sorted(plain.files), "each file once"
     np.testing.assert_array_equal(plain.volume.values, early.volume.values)
     assert plain.volume.values.dtype == early.volume.values.dtype
     np.testing.assert_array_equal(plain.volume.lps_from_ijk, early.volume.lps_from_ijk)

@@ -17,6 +17,29 @@ def degrees_between(a, b) -> float:
     return float(np.degrees(np.arccos(np.clip(np.dot(a, b), -1.0, 1.0))))
 
 
+def test_what_lies_far_from_the_bone_is_not_asked() -> None:
+    field = ModelVertebra(axes=tilted_axes(14, -8, 6)).field()
+    wide = np.pad(field.values, 24, constant_values=float(field.values.max()))
+    affine = field.lps_from_ijk.copy()
+    affine[:3, 3] = field.to_lps(np.array([[-24.0, -24.0, -24.0]]))[0]
+    near, far = find_landmarks(field, "L1"), find_landmarks(Volume(wide, affine), "L1")
+    np.testing.assert_allclose(far.body_centre, near.body_centre, atol=1e-6)
+    for one, other in zip(far.pedicles, near.pedicles, strict=True):
+        np.testing.assert_allclose(one.centre, other.centre, atol=1e-6)
+
+
+def test_a_crop_around_voxels_keeps_their_place_and_a_margin() -> None:
+    there = np.zeros((10, 20, 30), dtype=bool)
+    there[1:4, 10, 12:15] = True
+    affine = np.diag([0.5, 1.0, 2.0, 1.0])
+    affine[:3, 3] = (3.0, -4.0, 5.0)
+    crop = Volume(there, affine).crop_around(there, 2.0)
+    # 4 voxels of 0.5 mm to both sides, 2 of 1 mm, and 1 of 2 mm as far as there are any
+    assert crop.values.shape == (5, 5, 11)
+    np.testing.assert_allclose(crop.lps_from_ijk[:3, 3], (3.0 + 8 * 0.5, -4.0 + 8 * 1.0, 5.0 + 0 * 2.0))
+    assert crop.values.sum() == there.sum()
+
+
 @pytest.mark.parametrize("turn", [(0, 0, 0), (14, -8, 6), (-12, 9, -7)])
 def test_frame_and_landmarks_follow_the_vertebra(turn: tuple[float, float, float]) -> None:
     axes = tilted_axes(*turn)

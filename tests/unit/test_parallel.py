@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from service.geometry import resampling
 from service.geometry.evidence import QuickField
 from service.geometry.parallel import ROWS_AT_ONCE, WORTH_SAMPLES, by_rows, in_threads, slabs
 from service.geometry.resampling import affine_resampled
@@ -15,7 +16,10 @@ TURN = np.array([[0.9, 0.1, 0.0], [-0.1, 0.8, 0.2], [0.05, -0.1, 1.1]])
 
 @pytest.mark.parametrize("order", [0, 1, 3])
 @pytest.mark.parametrize("matrix", [np.array([0.7, 1.2, 0.9]), TURN], ids=["along the axes", "turned"])
-def test_resampling_in_slabs_is_scipys(order: int, matrix: np.ndarray) -> None:
+def test_resampling_in_slabs_is_scipys(
+    order: int, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "SAMPLES_AT_ONCE", 7_000)
     values = np.random.default_rng(3).integers(-1000, 3000, (40, 50, 60)).astype(np.int16)
     shape, offset = (70, 60, 65), np.array([-np.pi, np.sqrt(2.0), np.e])
     # Nothing lies exactly on the edge of the values, where rounding would decide whether it is outside.
@@ -53,3 +57,17 @@ def test_finer_field_holds_the_means_half_way_between_the_samples() -> None:
     index = (2.0 * places.T[None]).astype(np.float32)
     linear = ndimage.map_coordinates(values, places.T[::-1], order=1, mode="constant", cval=0.0)
     np.testing.assert_allclose(field.at(index)[0], linear, atol=1e-6)
+
+
+def test_samples_along_lines_are_scipys() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(9, 8, 7)).astype(np.float32)
+    places, directions = rng.uniform(-1.0, 9.0, (20, 3)), rng.normal(size=(20, 3)).astype(np.float32)
+    steps = np.array([-1.5, 0.0, 2.0])
+    mine = resampling.sampled_along(values, places, directions, steps)
+    assert mine.shape == (20, 3)
+    for m, step in enumerate(steps):
+        at = (places + step * directions).T
+        np.testing.assert_array_equal(
+            mine[:, m], ndimage.map_coordinates(values, at, order=1, mode="nearest")
+        )

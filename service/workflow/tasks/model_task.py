@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from service.geometry.ct_deviation import CtDeviation, deviation_from_ct
 from service.geometry.edits import apply_edits
 from service.geometry.mesh import Mesh, write_stl
 from service.geometry.orientation import Orientation, between_plate_and_top, blocker_mesh, choose_orientation
-from service.geometry.parallel import in_threads
 from service.geometry.plates import find_bodies, target_field, write_bodies
 from service.geometry.print_bodies import clear_of
 from service.geometry.progress import Progress
@@ -63,10 +62,8 @@ def model_task(
     out = Path(argument["out"])
     settings = dict(argument.get("settings") or {})
     watch.stage("reading the CT", 0.0, 0.05)
-    source = [Path(f) for f in argument["files"]] if argument.get("files") else Path(argument["ct"])
-    ct = load_series(source, argument.get("series_uid") or None, progress=watch.inner)
+    ct, ct_sha256 = _read(argument, watch.inner)
     watch.stage("isolating the vertebra", 0.05, 0.5)
-    ct_sha256 = _digest(ct.files)
     hashes = {"ct_sha256": ct_sha256, **_given_hashes(argument)}
     edits = edits_from_document(argument.get("edits"))
     found = isolate(argument, ct, ct_sha256, watch.inner, segmenter)
@@ -211,10 +208,19 @@ def _write_pictures(
     return deviation
 
 
-def _digest(files: Sequence[Path]) -> str:
-    """One hash over the files' contents, independent of their names and order."""
-    parts = sorted(in_threads(lambda f: hashlib.sha256(f.read_bytes()).hexdigest(), files))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _read(argument: Mapping[str, Any], progress: Progress) -> tuple[LoadedSeries, str]:
+    """The CT, and one hash over its files' contents, independent of their names and order."""
+    source = [Path(f) for f in argument["files"]] if argument.get("files") else Path(argument["ct"])
+    hashes: list[Future[str]] = []
+    with ThreadPoolExecutor(1) as beside:
+        ct = load_series(
+            source,
+            argument.get("series_uid") or None,
+            progress=progress,
+            each=lambda file: hashes.append(beside.submit(_sha256, file)),
+        )
+    parts = sorted(one.result() for one in hashes)
+    return ct, hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _given_hashes(argument: Mapping[str, Any]) -> dict[str, str | None]:
