@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -69,9 +71,15 @@ def same(one: Isolation, other: Isolation) -> bool:
     )
 
 
+def kept(folder: Path | None, key: str, make: Callable[[], Isolation]) -> Isolation:
+    """And written, as at the end of a run."""
+    with ThreadPoolExecutor(1) as beside:
+        return kept_or_made(folder, key, make, beside)
+
+
 def test_edits_of_what_was_kept_give_the_same_bytes(bone: Isolation, tmp_path: Path) -> None:
-    kept_or_made(tmp_path, "key", lambda: bone)
-    again = kept_or_made(tmp_path, "key", never)
+    kept(tmp_path, "key", lambda: bone)
+    again = kept(tmp_path, "key", never)
     assert again is not bone and same(again, bone)
     tip = bone.landmarks.body_centre + np.array([0.0, 0.0, 10.0])
     edits = [Edit("erase", (float(tip[0]), float(tip[1]), float(tip[2])), 3.0)]
@@ -86,17 +94,17 @@ def test_another_key_is_made_anew_and_takes_its_place(bone: Isolation, tmp_path:
         made.append(name)
         return bone
 
-    kept_or_made(tmp_path, "one", lambda: make("one"))
-    kept_or_made(tmp_path, "two", lambda: make("two"))
-    kept_or_made(tmp_path, "two", never)
-    kept_or_made(tmp_path, "one", lambda: make("one again"))
+    kept(tmp_path, "one", lambda: make("one"))
+    kept(tmp_path, "two", lambda: make("two"))
+    kept(tmp_path, "two", never)
+    kept(tmp_path, "one", lambda: make("one again"))
     assert made == ["one", "two", "one again"]
     assert [f.name for f in tmp_path.iterdir()] == [FILE], "one isolation is kept, and nothing half-written"
 
 
 @pytest.mark.parametrize("where", [0, 0.001, 0.3, 0.9, "cut", "empty"])
 def test_a_damaged_file_is_not_used(bone: Isolation, tmp_path: Path, where: float | str) -> None:
-    kept_or_made(tmp_path, "key", lambda: bone)
+    kept(tmp_path, "key", lambda: bone)
     content = bytearray((tmp_path / FILE).read_bytes())
     if isinstance(where, str):
         content = content[: len(content) // 2] if where == "cut" else bytearray()
@@ -104,15 +112,15 @@ def test_a_damaged_file_is_not_used(bone: Isolation, tmp_path: Path, where: floa
         content[int(where * len(content))] ^= 0x55
     (tmp_path / FILE).write_bytes(content)
     asked = []
-    assert same(kept_or_made(tmp_path, "key", lambda: asked.append(1) or bone), bone)  # type: ignore[func-returns-value]
+    assert same(kept(tmp_path, "key", lambda: asked.append(1) or bone), bone)  # type: ignore[func-returns-value]
     assert asked
-    assert same(kept_or_made(tmp_path, "key", never), bone), "and it is replaced"
+    assert same(kept(tmp_path, "key", never), bone), "and it is replaced"
 
 
 def test_what_cannot_be_kept_costs_nothing_else(bone: Isolation, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file where the folder should be")
-    assert kept_or_made(tmp_path / "kept", "key", lambda: bone) is bone
-    assert kept_or_made(None, "key", lambda: bone) is bone
+    assert kept(tmp_path / "kept", "key", lambda: bone) is bone
+    assert kept(None, "key", lambda: bone) is bone
 
 
 def test_every_input_and_the_program_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +141,15 @@ def test_a_cancelled_case_leaves_nothing_behind(tmp_path: Path) -> None:
     (folder / "bone.npz").write_bytes(b"x")
     cancel(rig.app, case.id, actor(Role.PLANNER), "another date")
     assert not folder.exists()
+
+
+def test_an_error_of_ours_in_the_writing_is_told(
+    bone: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no such array")
+
+    monkeypatch.setattr(kept_isolation, "write_kept", broken)
+    assert kept(tmp_path, "key", lambda: bone) is bone
+    assert "could not be kept" in caplog.text
+    assert "no such array" in caplog.text

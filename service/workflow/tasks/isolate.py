@@ -7,6 +7,7 @@ answer that the checks refuse never stops the work: the shapes are fitted instea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ def isolate(
     ct: LoadedSeries,
     ct_sha256: str,
     progress: Progress,
+    beside: Executor,
     segmenter: Segmenter | None = None,
 ) -> Isolation:
-    """The vertebra of `argument` (see `model_task`).
+    """The vertebra of `argument` (see `model_task`); what is kept of it is written `beside` what follows.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def isolate(
     points = {"points": {name: argument.get(name) for name in SEEDS}}
     marked = seeds.surface is not None or seeds.endplates is not None
     if segmenter is None or marked:
-        found = kept_or_made(kept, isolation_key(about | points), lambda: fitted(progress))
+        found = kept_or_made(kept, isolation_key(about | points), lambda: fitted(progress), beside)
         # Who marks the bone wants it drawn through the marks; a model's answer would not follow them.
         return found if segmenter is None else replace(found, model=PASSED_OVER)
     model = known(segmenter)
@@ -107,7 +109,7 @@ def isolate(
         return found.model == model or (found.model is not None and found.model.outcome == "refused")
 
     key = isolation_key(about | points | {"model": asdict(model), "bar": bar})
-    return kept_or_made(kept, key, made, worth)
+    return kept_or_made(kept, key, made, beside, worth)
 
 
 def _by_model_else(

@@ -13,6 +13,7 @@ import logging
 import secrets
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -62,17 +63,28 @@ def kept_or_made(
     folder: Path | None,
     key: str,
     make: Callable[[], Isolation],
+    beside: Executor,
     worth: Callable[[Isolation], bool] = lambda made: True,
 ) -> Isolation:
-    """The isolation kept in `folder` under this key, else the one made now, kept in its place if `worth` it."""
+    """The isolation kept in `folder` under this key, else the one made now, kept in its place if `worth` it.
+
+    beside : where it is written, while the caller goes on with it.
+    """
     if folder is None:
         return make()
     found = _read(folder / FILE, key)
     if found is None:
         found = make()
         if worth(found):
-            _write(found, folder, key)
+            beside.submit(_write, found, folder, key).add_done_callback(_report)
     return found
+
+
+def _report(written: Future[None]) -> None:
+    """Nobody asks how the writing went: what went wrong is told here, and the next correction fits anew."""
+    error = written.exception()
+    if error is not None:
+        log.error("the isolation could not be kept", exc_info=error)
 
 
 def _write(isolation: Isolation, folder: Path, key: str) -> None:

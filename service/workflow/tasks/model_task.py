@@ -66,18 +66,18 @@ def model_task(
     watch.stage("isolating the vertebra", 0.05, 0.5)
     hashes = {"ct_sha256": ct_sha256, **_given_hashes(argument)}
     edits = edits_from_document(argument.get("edits"))
-    found = isolate(argument, ct, ct_sha256, watch.inner, segmenter)
-    isolation = apply_edits(found, edits)
-    try:
-        require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
-    except GeometryError:
-        write_handed_out(found, out)
-        raise
-    watch.stage("planning the needle paths", 0.5, 0.55)
-    planning, plan = _plan(argument, isolation, settings, ct)
-    code = str(argument.get("case_code") or "")
     # What the checked mesh does not wait for runs beside it, on the other core.
     with ThreadPoolExecutor(1) as beside:
+        found = isolate(argument, ct, ct_sha256, watch.inner, beside, segmenter)
+        isolation = apply_edits(found, edits)
+        try:
+            require_confidence(isolation, float(settings.get("min_confidence", 0.5)), out, edited=bool(edits))
+        except GeometryError:
+            write_handed_out(found, out)
+            raise
+        watch.stage("planning the needle paths", 0.5, 0.55)
+        planning, plan = _plan(argument, isolation, settings, ct)
+        code = str(argument.get("case_code") or "")
         registration = beside.submit(build_model, ct.volume, isolation.mask)
         volumes = beside.submit(packed_volumes, isolation)
         handed_out = beside.submit(write_handed_out, found, out)
