@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from service.errors import GeometryError, SpineprintError
 from service.geometry import progress as listening
 from service.geometry.anatomy import Isolation
 from service.geometry.isolation import isolation_from_mask
+from service.geometry.progress import Progress
 from service.geometry.spine_fit import FitStart
 from service.geometry.volume import Volume
 from service.imaging.nifti import read_nifti
 from service.imaging.series import LoadedSeries, load_series
-from service.ports import SegmentedVertebrae, SegmenterFacts
+from service.ports import SegmentedVertebrae, Segmenter, SegmenterFacts
 from service.workflow.tasks import isolate as isolate_module
 from service.workflow.tasks.isolate import isolate
 from service.workflow.tasks.model_report import _isolation, _model_warnings
@@ -34,6 +36,18 @@ from service.workflow.tasks.points_used import points_unused, points_used
 from simulators.phantom.anatomy import small_parameters
 from simulators.phantom.study import generate, write_study
 from tests.support_segmentation import atlas_model, description, write_model
+
+
+def isolated(
+    argument: Mapping[str, Any],
+    ct: LoadedSeries,
+    sha256: str,
+    progress: Progress,
+    model: Segmenter | None = None,
+) -> Isolation:
+    """And kept, as at the end of a run."""
+    with ThreadPoolExecutor(1) as beside:
+        return isolate(argument, ct, sha256, progress, beside, model)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def by_model(scene: Scene) -> tuple[Isolation, list[tuple[str, float]]]:
     seen: list[tuple[str, float]] = []
     argument = scene.argument(keep_isolation=str(scene.folder / "kept"))
     model = InstalledSegmenter(scene.model)
-    return isolate(argument, scene.ct, "ab", lambda s, f: seen.append((s, f)), model), seen
+    return isolated(argument, scene.ct, "ab", lambda s, f: seen.append((s, f)), model), seen
 
 
 def test_the_bone_is_the_phantoms_own(
@@ -133,7 +147,7 @@ def test_the_bone_is_the_phantoms_own(
 def test_a_mask_from_outside_comes_first(scene: Scene) -> None:
     mask = str(scene.folder / "truth_labels.nii.gz")
     argument = scene.argument(mask=mask, mask_label=scene.numbers["L1"], out=str(scene.folder / "out"))
-    found = isolate(argument, scene.ct, "ab", listening.silent, Never())
+    found = isolated(argument, scene.ct, "ab", listening.silent, Never())
     assert found.source == "mask" and found.model is None and _isolation(found)["method"] == "mask"
 
 
@@ -152,10 +166,10 @@ def test_marks_of_a_person_ask_for_the_fit_that_follows_them(
     scene: Scene, quick_fit: list[str], marks: str
 ) -> None:
     argument = scene.argument(**{marks: [scene.seeds["target"]] * 4})
-    found = isolate(argument, scene.ct, "ab", listening.silent, Never())
+    found = isolated(argument, scene.ct, "ab", listening.silent, Never())
     assert quick_fit == ["fit"] and found.model and found.model.outcome == "passed_over"
     assert "are marked" in _model_warnings(found)[0]["message"]
-    assert isolate(argument, scene.ct, "ab", listening.silent).model is None
+    assert isolated(argument, scene.ct, "ab", listening.silent).model is None
 
 
 def broken(folder: Path) -> InstalledSegmenter:
@@ -167,7 +181,7 @@ def broken(folder: Path) -> InstalledSegmenter:
 def test_a_model_that_cannot_be_loaded_is_told_and_shapes_are_fitted(
     scene: Scene, quick_fit: list[str], tmp_path: Path
 ) -> None:
-    found = isolate(scene.argument(), scene.ct, "ab", listening.silent, broken(tmp_path))
+    found = isolated(scene.argument(), scene.ct, "ab", listening.silent, broken(tmp_path))
     assert found.source == "fitted" and quick_fit == ["fit"]
     assert found.model and (found.model.outcome, found.model.name) == ("failed", "")
     message = _model_warnings(found)[0]["message"]
@@ -179,7 +193,7 @@ def test_without_onnxruntime_shapes_are_fitted(
     scene: Scene, quick_fit: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    found = isolate(scene.argument(), scene.ct, "ab", listening.silent, InstalledSegmenter(scene.model))
+    found = isolated(scene.argument(), scene.ct, "ab", listening.silent, InstalledSegmenter(scene.model))
     assert quick_fit == ["fit"]
     assert (
         "onnxruntime, which runs the segmentation model, is not installed"
@@ -191,7 +205,7 @@ def test_another_level_than_the_models_is_told_and_shapes_are_fitted(
     scene: Scene, quick_fit: list[str]
 ) -> None:
     """The person's level stands; that the model counts otherwise is told."""
-    found = isolate(
+    found = isolated(
         scene.argument(level="L2"), scene.ct, "ab", listening.silent, InstalledSegmenter(scene.model)
     )
     assert quick_fit == ["fit"] and found.model and found.model.outcome == "refused"
@@ -203,7 +217,7 @@ def test_an_answer_that_every_mask_would_be_refused_for_is_refused(
 ) -> None:
     """All bone of the scan as L1: it hangs together and is far too large for a vertebra, or reaches the border."""
     everything = InstalledSegmenter(write_model(tmp_path, description(patch=[64, 64, 64]), level="L1"))
-    found = isolate(scene.argument(), scene.ct, "ab", listening.silent, everything)
+    found = isolated(scene.argument(), scene.ct, "ab", listening.silent, everything)
     assert quick_fit == ["fit"] and found.model and found.model.outcome == "refused"
     assert found.model.name == "stand-in" and found.model.reason
 
@@ -230,7 +244,7 @@ def test_soft_tissue_is_refused_as_in_a_mask_from_outside(scene: Scene, quick_fi
     depth = (19.0 - np.linalg.norm(index, axis=-1)).astype(np.float32)
     answer = SegmentedVertebrae((depth > 0).astype(np.uint8), ("L1",), depth, affine)
     argument = scene.argument(target=(near + np.array([0, 8, 0])).tolist())
-    found = isolate(argument, scene.ct, "ab", listening.silent, Answers(lambda: answer))
+    found = isolated(argument, scene.ct, "ab", listening.silent, Answers(lambda: answer))
     assert quick_fit == ["fit"] and found.model and found.model.outcome == "refused"
     assert found.model.reason
 
@@ -250,7 +264,7 @@ def test_a_model_that_stops_is_asked_again_the_next_time(
         raise error
 
     for count in (1, 2):
-        found = isolate(
+        found = isolated(
             scene.argument(keep_isolation=str(tmp_path)), scene.ct, "ab", listening.silent, Answers(stops)
         )
         assert found.model and found.model.outcome == "failed" and found.model.reason
@@ -267,7 +281,7 @@ def test_what_was_found_is_kept_with_the_model_and_not_for_another(
         def segment(self, *_: Any, **__: Any) -> SegmentedVertebrae:
             raise AssertionError("what was kept should have been used")
 
-    again = isolate(argument, scene.ct, "ab", listening.silent, Silent(scene.model))
+    again = isolated(argument, scene.ct, "ab", listening.silent, Silent(scene.model))
     assert again.model == first.model and again.source == "segmented"
     assert np.array_equal(again.mask.values, first.mask.values) and len(again.neighbours) == 2
     with pytest.raises(AssertionError):
@@ -276,7 +290,7 @@ def test_what_was_found_is_kept_with_the_model_and_not_for_another(
         other.mkdir()
         (other / "model.json").write_text(json.dumps(words))
         (other / "model.onnx").write_bytes((scene.model / "model.onnx").read_bytes())
-        isolate(argument, scene.ct, "ab", listening.silent, Silent(other))
+        isolated(argument, scene.ct, "ab", listening.silent, Silent(other))
 
 
 def test_where_nothing_can_be_fitted_either_the_models_word_is_not_lost(
@@ -289,14 +303,18 @@ def test_where_nothing_can_be_fitted_either_the_models_word_is_not_lost(
 
     monkeypatch.setattr(isolate_module, "isolate_resumable", fit)
     with pytest.raises(GeometryError) as error:
-        isolate(scene.argument(level="L2"), scene.ct, "ab", listening.silent, InstalledSegmenter(scene.model))
+        isolated(
+            scene.argument(level="L2"), scene.ct, "ab", listening.silent, InstalledSegmenter(scene.model)
+        )
     assert error.value.code == "geometry.no_vertebra" and error.value.next_step == "Check it."
     assert "for L1, not L2" in error.value.message
 
 
 def test_a_point_outside_the_scan_is_refused_before_the_model_is_asked(scene: Scene) -> None:
     with pytest.raises(GeometryError) as error:
-        isolate(scene.argument(target=[0, 0, 999.0]), scene.ct, "ab", listening.silent, Answers(lambda: None))  # type: ignore[arg-type,return-value]
+        isolated(
+            scene.argument(target=[0, 0, 999.0]), scene.ct, "ab", listening.silent, Answers(lambda: None)
+        )  # type: ignore[arg-type,return-value]
     assert error.value.code == "geometry.seed_outside"
 
 
