@@ -15,11 +15,12 @@ from service.store import prints
 from service.store.prints import PrinterRows, PrintJob
 from service.workflow import print_trace
 from service.workflow.app import App
-from service.workflow.print_settle import ON_PLATE, is_silent, settle_as
+from service.workflow.print_settle import ON_PLATE, is_silent, settle_as, shows_it_no_more
 
 P = PrintState
 
 _PRINTING = "The part is being printed."
+_SHOWN_NO_MORE = "The print has ended and its printer shows it no more: look at the plate, and settle the print by what you find."
 _RUNNING_TEXT: Mapping[PrintState, str] = {
     P.UNKNOWN: "Nobody can say whether the print runs: look at the printer and settle the job.",
     P.PAUSED: "The print is paused.",
@@ -126,7 +127,8 @@ def print_sentence(connection: Connection, case_id: str) -> str:
     if not jobs:
         return _PRINTING
     job = jobs[0]
-    since = silent_since(prints.printer_rows(connection), job)
+    rows = prints.printer_rows(connection)
+    since = silent_since(rows, job)
     if since is not None:
         return (
             f"The printer has been silent since {since:%Y-%m-%d %H:%M} UTC: look at it, and settle the print "
@@ -134,5 +136,8 @@ def print_sentence(connection: Connection, case_id: str) -> str:
         )
     outcome = print_trace.outcomes(connection, [job])[job.token]
     if job.state is P.AWAITING_REMOVAL and outcome is not None:
+        _, seen, _ = rows.get(job.printer, ("", None, None))
+        if seen and shows_it_no_more(seen, job):
+            return _SHOWN_NO_MORE
         return _ENDED_TEXT[outcome]
     return _RUNNING_TEXT.get(job.state, _PRINTING)

@@ -28,7 +28,7 @@ from service.ports import LookupOutcome, PrinterState, SendResult
 from service.store import approvals, audit, blobs, prints, sterile
 from service.store.database import reading, transaction
 from service.store.prints import PrintJob
-from service.web.print_views import print_views
+from service.web.print_views import print_sentence, print_views
 from service.workflow import person_steps, print_end, print_run, print_settle, print_stop
 from simulators.ultimaker.clock import MachineClock
 from simulators.ultimaker.simulator import Simulator
@@ -723,6 +723,12 @@ def _settle_as(room: Room) -> list[str]:
     return list(view["settle_as"])
 
 
+def _sentence(room: Room) -> str:
+    """What the page says that the case waits for."""
+    with reading(room.rig.app.engine) as connection:
+        return print_sentence(connection, room.job().case_id)
+
+
 def _plate_never_confirmed(room: Room) -> PrintJob:
     """Ended with its part on the plate; then the power goes, and the printer shows the job no more."""
     room.device.panel("options", ended_job_after_power_cut="gone")
@@ -730,6 +736,7 @@ def _plate_never_confirmed(room: Room) -> PrintJob:
     room.send()
     assert room.wait(4000).state is P.AWAITING_REMOVAL
     assert _settle_as(room) == []
+    assert "confirm the plate at the printer" in _sentence(room)
     room.device.fault("power_cut")
     room.device.fault("power_on")
     return room.wait(600)
@@ -739,6 +746,7 @@ def test_a_finished_print_whose_plate_nobody_can_confirm_any_more_is_left_to_a_p
     job = _plate_never_confirmed(room)
     assert (job.state, job.result, room.reserved()) == (P.AWAITING_REMOVAL, "Finished", job.token)
     assert "take the part off" in job.detail
+    assert "settle the print" in _sentence(room), "there is no plate to confirm at the printer"
     room.wait(5)
     assert [t for t in room.rig.notes.topics() if t == "print"] == ["print"]
     assert _settle_as(room) == ["finished", "failed"]
