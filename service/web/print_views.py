@@ -20,7 +20,10 @@ from service.workflow.print_settle import ON_PLATE, is_silent, settle_as, shows_
 P = PrintState
 
 _PRINTING = "The part is being printed."
-_SHOWN_NO_MORE = "The print has ended and its printer shows it no more: look at the plate, and settle the print by what you find."
+_SHOWN_NO_MORE = (
+    "The print has ended and its printer shows it no more: look at the plate, and settle "
+    "the print by what you find."
+)
 _RUNNING_TEXT: Mapping[PrintState, str] = {
     P.UNKNOWN: "Nobody can say whether the print runs: look at the printer and settle the job.",
     P.PAUSED: "The print is paused.",
