@@ -217,9 +217,10 @@ def moved(
 def _shifts_near(
     triangles: Triangles, shift_mm: NDArray[np.float64], shape: tuple[int, ...], use: SurfaceSettings
 ) -> tuple[Grid, Grid]:
-    """(K, J, I) the least and the most by which the surface near each voxel is moved, and no less than that.
+    """(K, J, I) each: bounds, mm, of how far the surface near a voxel is moved; never narrower than the truth.
 
-    Near is as far as the surface may come to lie from where it was: beyond, all of it counts.
+    Near is as far as any of the surface may come to lie from where it was. Where none is that near, the bounds are
+    those of the whole surface.
     """
     low, high = np.float32(shift_mm.min()), np.float32(shift_mm.max())
     reach = int(np.ceil(max(-low, high) / use.grid_mm + _BESIDE)) + 1
